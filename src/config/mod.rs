@@ -1,0 +1,3 @@
+//! Configuration: raw file → checked plan.
+
+pub mod plan;

@@ -1,0 +1,317 @@
+//! The checked configuration: what `check` returns and everything else reads.
+//!
+//! Owns no behaviour and no text of the file: every value here is in range, every reference
+//! is an index that exists, every default is filled in. Raw TOML or JSON never gets past
+//! `check.rs`. A plan is immutable; a new file makes a new plan.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU8, NonZeroU32};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Everything one file (and what it includes) says.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub runtime: Runtime,
+    pub admin: Option<Admin>,
+    pub log: Log,
+    /// In file order; `ListenerId` indexes it.
+    pub listeners: Vec<Listener>,
+    /// In file order; `PoolId` indexes it.
+    pub pools: Vec<Pool>,
+    /// Hex digest of the bytes that were read, shown as `config.hash`.
+    pub hash: String,
+}
+
+/// Process-wide settings, read once at start.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// `None`: the CPUs this process may use.
+    pub workers: Option<u16>,
+    pub timeout_drain: Duration,
+    /// After SIGTERM: `/readyz` says 503 while accepting goes on for this long.
+    pub delay_shutdown: Option<Duration>,
+    /// Sessions in all; `None`: from `RLIMIT_NOFILE`, with a reserve.
+    pub max_conns: Option<u32>,
+    pub dns: Dns,
+}
+
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// Empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    pub ttl_min: Duration,
+    pub ttl_max: Duration,
+    /// Kinds of address that a name must not resolve to.
+    pub refuse: Vec<AddressKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressKind {
+    Loopback,
+    LinkLocal,
+    Multicast,
+    Unspecified,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub bind: BindAddr,
+    /// Bearer token for everything; obligatory when `bind` is not loopback or unix.
+    pub token: Option<Secret>,
+    /// Bearer token for GET, except `/v1/config`.
+    pub read_token: Option<Secret>,
+    /// Host values accepted beside IP literals and `localhost`.
+    pub hosts: Vec<String>,
+}
+
+/// A value that must not be printed: `Debug` shows only that it is there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub access: AccessLog,
+    pub level: Level,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+/// How much the process says on stderr about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// Where a listener or the admin API binds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BindAddr {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: String,
+    pub bind: Vec<BindAddr>,
+    /// Index into [`Plan::pools`].
+    pub pool: usize,
+    pub limit: ConnLimit,
+    /// Empty: everybody who is not in `deny`.
+    pub allow: Vec<IpNet>,
+    /// Wins over `allow`.
+    pub deny: Vec<IpNet>,
+    pub backlog: u32,
+    /// Permission bits of a unix socket.
+    pub unix_mode: u32,
+    pub access_log: bool,
+    pub timeouts: TimeoutOverrides,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnLimit {
+    pub max_conns: Option<NonZeroU32>,
+    pub conns_per_ip: Option<NonZeroU32>,
+    pub new_conns_per_ip: Option<Rate>,
+}
+
+/// A token bucket: `burst` at once, refilled at `per_unit` a `unit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_unit: NonZeroU32,
+    pub unit: Duration,
+    /// `per_unit` unless the file says `burst B`.
+    pub burst: NonZeroU32,
+}
+
+/// The L4 timeouts of one listener with one pool, all filled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub idle: Duration,
+    pub half_closed: Duration,
+    /// `None`: a session may last for ever.
+    pub session: Option<Duration>,
+    /// First keep-alive probe after this long without a byte (then every 5 s, 3 times).
+    pub keepalive: Duration,
+}
+
+/// What a listener or a pool says of its own; pool > listener > `[defaults]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimeoutOverrides {
+    pub connect: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub half_closed: Option<Duration>,
+    /// `Some(None)`: said to be off here.
+    pub session: Option<Option<Duration>>,
+    pub keepalive: Option<Duration>,
+}
+
+impl TimeoutOverrides {
+    /// `self` where it says something, else `below`.
+    #[must_use]
+    pub fn over(&self, below: Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.connect.unwrap_or(below.connect),
+            idle: self.idle.unwrap_or(below.idle),
+            half_closed: self.half_closed.unwrap_or(below.half_closed),
+            session: self.session.unwrap_or(below.session),
+            keepalive: self.keepalive.unwrap_or(below.keepalive),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    /// The built-in values, before `[defaults]`.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            idle: Duration::from_secs(600),
+            half_closed: Duration::from_secs(60),
+            session: None,
+            keepalive: Duration::from_secs(15),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub name: String,
+    pub balance: Balance,
+    pub check: Option<Check>,
+    pub send_proxy: SendProxy,
+    pub slow_start: Option<Duration>,
+    /// How long a new client waits while no server is up; `None`: refuse at once.
+    pub hold: Option<Duration>,
+    /// Clients waiting at once in this pool, whatever they wait for.
+    pub max_held: u32,
+    pub on_down: OnDown,
+    pub outlier: Option<Outlier>,
+    /// Local addresses to connect from, taken in turn; empty: the kernel chooses.
+    pub source: Vec<IpAddr>,
+    pub servers: Vec<Server>,
+    pub timeouts: TimeoutOverrides,
+    /// `[defaults]` as they stand below listener and pool.
+    pub defaults: Timeouts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConn,
+    IpHash,
+    RandomTwo,
+    Maglev,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    Off,
+    V1,
+    V2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    Keep,
+    CloseSessions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlier {
+    /// Failures in a row before a server is ejected.
+    pub errors: NonZeroU32,
+    pub eject_for: Duration,
+    /// At most this share of a pool's servers is out at once, in percent (1–100).
+    pub max_ejected_percent: u8,
+}
+
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub kind: CheckKind,
+    pub every: Duration,
+    pub timeout: Duration,
+    /// Failures in a row until down.
+    pub fall: NonZeroU8,
+    /// Passes in a row until up.
+    pub rise: NonZeroU8,
+    pub init: Init,
+    /// Port to check instead of the server's own.
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug)]
+pub enum CheckKind {
+    Tcp,
+    Http(HttpCheck),
+    /// Sends `PING` (after `AUTH` with a password), wants `+PONG`.
+    Redis { password: Option<Secret> },
+    /// Sends a start-up message, wants an authentication request or an error other than "starting up".
+    Postgres { user: String },
+}
+
+#[derive(Clone, Debug)]
+pub struct HttpCheck {
+    pub method: String,
+    pub path: String,
+    /// `None`: the server's address.
+    pub host: Option<String>,
+    pub expect: Vec<RangeInclusive<u16>>,
+    pub headers: Vec<(String, String)>,
+    /// The body must contain this.
+    pub body: Option<String>,
+}
+
+/// What a server counts as before its first check result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    Wait,
+    Up,
+    Down,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub name: String,
+    pub address: ServerAddr,
+    /// 1–1000.
+    pub weight: u16,
+    pub max_conns: Option<NonZeroU32>,
+    pub backup: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddr {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+    /// `dns:host:port`: A and AAAA, one member an address.
+    Dns { host: String, port: u16 },
+    /// `srv:_service._proto.name`: port, priority and weight from the record.
+    Srv { name: String },
+}
+
+impl Plan {
+    /// The timeouts that hold for sessions of `listener` (pool > listener > defaults).
+    #[must_use]
+    pub fn timeouts(&self, listener: &Listener) -> Timeouts {
+        let pool = &self.pools[listener.pool];
+        pool.timeouts.over(listener.timeouts.over(pool.defaults))
+    }
+}

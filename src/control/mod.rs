@@ -1,0 +1,3 @@
+//! The control thread: everything rare.
+
+pub mod notice;

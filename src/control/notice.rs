@@ -1,0 +1,57 @@
+//! What workers tell the control thread while they run.
+
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use tokio::sync::Notify;
+
+use crate::observe::counters::ConnectResult;
+use crate::registry::{ServerId, Snapshot};
+
+#[derive(Debug)]
+pub enum Notice {
+    /// A connect failed: check the server at once (control makes that single flight).
+    ConnectFailed { server: ServerId, result: ConnectResult },
+    /// `errors_in_row` of a server reached its pool's `outlier.errors`.
+    Outlier { server: ServerId },
+    /// A snapshot no worker uses any more, to be dropped here.
+    Old(Arc<Snapshot>),
+    /// The last session of a worker that drains has ended, or it was stopped.
+    WorkerDone { worker: u16 },
+    /// A worker's ring refused to go on.
+    WorkerFailed { worker: u16, error: String },
+}
+
+/// The bounded way from the workers to control. Losing a notice when it is full is harmless
+/// for all but the last two, and those are two a worker.
+#[derive(Debug)]
+pub struct Notices {
+    queue: ArrayQueue<Notice>,
+    wake: Notify,
+}
+
+const NOTICES_MAX: usize = 8_192;
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self { queue: ArrayQueue::new(NOTICES_MAX), wake: Notify::new() }
+    }
+}
+
+impl Notices {
+    pub fn post(&self, notice: Notice) {
+        if self.queue.push(notice).is_ok() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The next notice; waits for one.
+    pub async fn next(&self) -> Notice {
+        loop {
+            if let Some(notice) = self.queue.pop() {
+                return notice;
+            }
+            self.wake.notified().await;
+        }
+    }
+}

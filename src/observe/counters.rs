@@ -1,0 +1,134 @@
+//! What each worker counts: one writer, relaxed, read by the control thread at a scrape.
+//!
+//! A cell is written by its worker alone, so an increment is a load and a store without a
+//! locked instruction. Tables have a fixed length; pages nobody counts in are never touched.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+
+use super::reason::Reason;
+use crate::registry::{LISTENERS_MAX, ListenerId, SERVERS_MAX, ServerId};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds; only the owning worker may.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a connect ended: the `result` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ConnectResult {
+    Ok,
+    Refused,
+    Timeout,
+    Unreachable,
+    Reset,
+    /// Our own lack: no port, no descriptor.
+    Local,
+}
+
+impl ConnectResult {
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Refused, Self::Timeout, Self::Unreachable, Self::Reset, Self::Local];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Local => "local",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct ListenerCounts {
+    pub connections: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    /// By `Reason as usize`.
+    pub ended: [Count; Reason::COUNT],
+}
+
+#[derive(Debug, Default)]
+pub struct ServerCounts {
+    /// By `ConnectResult as usize`.
+    pub connects: [Count; 6],
+    /// Sessions that ended with `server-reset`.
+    pub resets: Count,
+    pub bytes_in: Count,
+    pub bytes_out: Count,
+    /// Attempts made because this server failed another.
+    pub retries: Count,
+}
+
+/// All counters of one worker.
+#[derive(Debug)]
+pub struct WorkerCounts {
+    listeners: Box<[ListenerCounts]>,
+    servers: Box<[ServerCounts]>,
+    /// Sessions in its table; also read by other workers for the hand-over.
+    pub sessions: CachePadded<AtomicU32>,
+    /// Nanoseconds spent outside the wait.
+    pub busy_ns: Count,
+    pub turns: Count,
+    /// Sessions closed because of a defect of ours.
+    pub panics: Count,
+    /// Log records that found the queue full.
+    pub log_dropped: Count,
+    /// Places taken at a server without the exact exchange (8 lost races in a row).
+    pub pick_races: Count,
+    /// Connections handed to a less loaded worker.
+    pub handed_over: Count,
+    /// Bytes held for slow peers in overflow blocks now, and the most there were.
+    pub overflow_bytes: Count,
+    pub overflow_bytes_peak: Count,
+    /// Bytes accepted from one side that a reset kept from the other.
+    pub bytes_lost: Count,
+}
+
+impl Default for WorkerCounts {
+    fn default() -> Self {
+        Self {
+            listeners: (0..LISTENERS_MAX).map(|_| ListenerCounts::default()).collect(),
+            servers: (0..SERVERS_MAX).map(|_| ServerCounts::default()).collect(),
+            sessions: CachePadded::default(),
+            busy_ns: Count::default(),
+            turns: Count::default(),
+            panics: Count::default(),
+            log_dropped: Count::default(),
+            pick_races: Count::default(),
+            handed_over: Count::default(),
+            overflow_bytes: Count::default(),
+            overflow_bytes_peak: Count::default(),
+            bytes_lost: Count::default(),
+        }
+    }
+}
+
+impl WorkerCounts {
+    #[must_use]
+    pub fn listener(&self, id: ListenerId) -> &ListenerCounts {
+        &self.listeners[usize::from(id.0)]
+    }
+
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> &ServerCounts {
+        &self.servers[id.0 as usize]
+    }
+}

@@ -1,0 +1,83 @@
+//! Why a session ended: one table for the log, the counters and `explain-reason`.
+
+/// Declares the closed set once; everything else is derived from the same rows.
+macro_rules! reasons {
+    ($($variant:ident $word:literal $text:literal)*) => {
+        /// The one reason a session ended. `as_str` is the stable word in logs and metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($variant,)* }
+
+        /// Every reason, in the order of the documentation.
+        pub const REASONS: &[Reason] = &[$(Reason::$variant,)*];
+
+        impl Reason {
+            /// The stable word.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// What it means and what to look at, in a sentence or two.
+            #[must_use]
+            pub const fn explain(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    Ok "ok" "Both sides closed their direction with a FIN and every byte was delivered."
+    ClientReset "client-reset" "The client aborted the connection with a RST, or stopped answering keep-alive probes. The server was reset too."
+    ServerReset "server-reset" "The server aborted an established connection with a RST, or stopped answering keep-alive probes. The client was reset too, after every byte the server had sent."
+    IdleTimeout "idle-timeout" "No byte moved in either direction for `idle_timeout`."
+    HalfClosedTimeout "half-closed-timeout" "One side had sent its FIN and no byte moved for `half_closed_timeout` after it."
+    SessionTimeout "session-timeout" "The session was older than `session_timeout`."
+    ConnectRefused "connect-refused" "Every server that was tried refused the connection: nothing listens on its port, or a firewall rejects."
+    ConnectTimeout "connect-timeout" "No server that was tried answered within `connect_timeout`: the host is down, the network drops, or its backlog is full."
+    ConnectUnreachable "connect-unreachable" "The kernel had no route to any server that was tried, or an ICMP error came back."
+    NoServer "no-server" "No server of the pool was up, and none came up within `hold`."
+    ServerFull "server-full" "Every server of the pool that was up stayed at its `max_conns` for `connect_timeout`, or the wait queue was at `max_held`."
+    PortsExhausted "ports-exhausted" "No local port was free to connect from (EADDRNOTAVAIL). Add addresses to the pool's `source`, or widen net.ipv4.ip_local_port_range."
+    Denied "denied" "The listener's `deny` names the client, or its `allow` does not."
+    ListenerLimit "listener-limit" "The listener was at its `limit.max_conns`."
+    IpLimit "ip-limit" "The client's address was at `limit.conns_per_ip`, or the per-address table was full."
+    IpRateLimit "ip-rate-limit" "The client's address opened connections faster than `limit.new_conns_per_ip`."
+    FdLimit "fd-limit" "No file descriptor was left for the connection to the server. Raise `ulimit -n` (LimitNOFILE)."
+    MemoryLimit "memory-limit" "The worker had no buffer left for the session."
+    ServerDown "server-down" "The server went down and its pool says `on_down = \"close-sessions\"`."
+    DrainTimeout "drain-timeout" "The process was stopping and the session outlived `drain_timeout`."
+    Shutdown "shutdown" "The process was told to stop at once."
+    Internal "internal" "A defect in Sluicegate: the session was closed to protect its neighbours. Please report it with the log line."
+}
+
+impl Reason {
+    /// How many there are: the length of a counter array indexed by `reason as usize`.
+    pub const COUNT: usize = REASONS.len();
+
+    /// The reason that `word` names.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        REASONS.iter().copied().find(|reason| reason.as_str() == word)
+    }
+
+    /// Refused before a server was tried: counted in `refused_total` too.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::ListenerLimit | Self::IpLimit | Self::IpRateLimit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_leads_back_to_its_reason() {
+        for &reason in REASONS {
+            assert_eq!(Reason::from_word(reason.as_str()), Some(reason));
+        }
+        assert_eq!(Reason::from_word("no-such-word"), None);
+    }
+}

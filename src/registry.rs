@@ -1,0 +1,237 @@
+//! Run-time state that all workers and the control thread share, by stable id.
+//!
+//! A plan says what should be; this is what is: sessions per server, health, who waits. It
+//! lives as long as the process, so a session may hold an id across any change of the
+//! membership. What workers write is one padded atomic per server (`load`), one per listener
+//! (`active`), and the wait queue, which only matters when a pool is out of servers. All else
+//! is written by the control thread and read by workers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crossbeam::utils::CachePadded;
+
+use crate::config::plan;
+use crate::net::Endpoint;
+use crate::runtime::time::Time;
+
+/// Index of a listener, the same in plan, registry and counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId(pub u16);
+
+/// Index of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub u16);
+
+/// A (pool, server name, address), never reused for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServerId(pub u32);
+
+/// Servers that ever existed in one process: names can come and go by DNS, so ids are bounded.
+/// Sixteen bytes of table and a few counters each; a process that needs more is restarted.
+pub const SERVERS_MAX: usize = 16_384;
+pub const LISTENERS_MAX: usize = 1_024;
+
+/// What workers and control share about one server.
+#[derive(Debug)]
+pub struct ServerState {
+    pub id: ServerId,
+    pub pool: PoolId,
+    /// The name in the configuration; members of one DNS name share it.
+    pub name: Arc<str>,
+    pub address: Endpoint,
+    /// Sessions that hold a place here, over all workers: reserved before connect.
+    pub load: CachePadded<AtomicU32>,
+    /// Health says it may get traffic. Written by control.
+    pub up: AtomicBool,
+    /// No longer in the plan or in DNS: gets nothing new, stays until its sessions end.
+    pub removed: AtomicBool,
+    /// Ejected by `outlier` until this [`Time`]; 0 is not.
+    pub ejected_until: AtomicU64,
+    /// When `slow_start` began; 0 is not warming up.
+    pub warm_from: AtomicU64,
+    /// Failures in a row as workers see them; reset by a success.
+    pub errors_in_row: AtomicU32,
+    /// The last check in words, for status. Locked by control only.
+    pub last_check: Mutex<Option<CheckResult>>,
+}
+
+/// What the last active check said.
+#[derive(Clone, Debug)]
+pub struct CheckResult {
+    pub ok: bool,
+    /// For example `connected in 0.3 ms`, `refused`, `status 500, expected 200-399`.
+    pub detail: String,
+    pub at: SystemTime,
+}
+
+impl ServerState {
+    #[must_use]
+    pub fn new(id: ServerId, pool: PoolId, name: &str, address: Endpoint, up: bool) -> Self {
+        Self {
+            id,
+            pool,
+            name: name.into(),
+            address,
+            load: CachePadded::new(AtomicU32::new(0)),
+            up: AtomicBool::new(up),
+            removed: AtomicBool::new(false),
+            ejected_until: AtomicU64::new(0),
+            warm_from: AtomicU64::new(0),
+            errors_in_row: AtomicU32::new(0),
+            last_check: Mutex::new(None),
+        }
+    }
+
+    #[must_use]
+    pub fn is_ejected(&self, now: Time) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > now.0
+    }
+
+    /// May get a new session, as far as health goes.
+    #[must_use]
+    pub fn is_eligible(&self, now: Time) -> bool {
+        self.up.load(Ordering::Relaxed)
+            && !self.removed.load(Ordering::Relaxed)
+            && !self.is_ejected(now)
+    }
+}
+
+/// A client that waits for a server: which worker has it, and under which token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiter {
+    pub worker: u16,
+    pub slot: u32,
+    pub generation: u32,
+    /// Order of arrival in the pool; a waiter that goes back keeps its place.
+    pub arrival: u64,
+}
+
+/// What workers and control share about one pool.
+#[derive(Debug)]
+pub struct PoolState {
+    pub name: Arc<str>,
+    /// Waiters, so that the common case reads one atomic and takes no lock.
+    pub waiting: AtomicU32,
+    /// Waiters released and not yet connected: bounds the rush at a server that comes back.
+    pub released: AtomicU32,
+    queue: Mutex<WaitQueue>,
+}
+
+#[derive(Debug, Default)]
+struct WaitQueue {
+    waiters: VecDeque<Waiter>,
+    arrivals: u64,
+}
+
+/// Clients that go to a server that has just come back before one of them has connected.
+/// Enough to fill a listen backlog's start, too few to knock a cold server over.
+pub const RELEASED_MAX: u32 = 64;
+
+impl PoolState {
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            waiting: AtomicU32::new(0),
+            released: AtomicU32::new(0),
+            queue: Mutex::new(WaitQueue::default()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, WaitQueue> {
+        // The queue is valid between any two statements that hold it, so a panic elsewhere
+        // in a session that held the lock leaves nothing half done.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a client at the end of the queue, unless `max` wait already. Returns its arrival.
+    pub fn wait(&self, worker: u16, slot: u32, generation: u32, max: u32) -> Option<u64> {
+        let mut queue = self.lock();
+        if queue.waiters.len() >= max as usize {
+            return None;
+        }
+        queue.arrivals += 1;
+        let arrival = queue.arrivals;
+        queue.waiters.push_back(Waiter { worker, slot, generation, arrival });
+        self.waiting.store(queue.waiters.len() as u32, Ordering::Release);
+        Some(arrival)
+    }
+
+    /// Puts a client that found no room after all back where it stood.
+    pub fn wait_again(&self, waiter: Waiter) {
+        let mut queue = self.lock();
+        let at = queue.waiters.partition_point(|other| other.arrival < waiter.arrival);
+        queue.waiters.insert(at, waiter);
+        self.waiting.store(queue.waiters.len() as u32, Ordering::Release);
+    }
+
+    /// Takes a client out that gave up or was reset. `false` if it had been released already.
+    pub fn leave(&self, arrival: u64) -> bool {
+        let mut queue = self.lock();
+        let at = queue.waiters.partition_point(|other| other.arrival < arrival);
+        let found = queue.waiters.get(at).is_some_and(|other| other.arrival == arrival);
+        if found {
+            queue.waiters.remove(at);
+            self.waiting.store(queue.waiters.len() as u32, Ordering::Release);
+        }
+        found
+    }
+
+    /// The next client to be let go, if fewer than [`RELEASED_MAX`] are on their way. `send`
+    /// tells its worker; if it cannot, the client stays first.
+    pub fn release(&self, send: impl FnOnce(Waiter) -> bool) -> bool {
+        if self.waiting.load(Ordering::Acquire) == 0
+            || self.released.load(Ordering::Acquire) >= RELEASED_MAX
+        {
+            return false;
+        }
+        let mut queue = self.lock();
+        let Some(&waiter) = queue.waiters.front() else { return false };
+        if !send(waiter) {
+            return false;
+        }
+        queue.waiters.pop_front();
+        self.waiting.store(queue.waiters.len() as u32, Ordering::Release);
+        self.released.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+}
+
+/// What workers and control share about one listener.
+#[derive(Debug)]
+pub struct ListenerState {
+    pub name: Arc<str>,
+    /// Sessions over all workers, for `limit.max_conns`.
+    pub active: CachePadded<AtomicU32>,
+}
+
+/// One server as a pool uses it now.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub state: Arc<ServerState>,
+    pub weight: u16,
+    pub max_conns: Option<u32>,
+    pub backup: bool,
+}
+
+/// What a worker holds: the plan, and the run-time state that goes with it. Replaced as a
+/// whole when the membership changes; the old one goes back to control to be dropped.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub plan: Arc<plan::Plan>,
+    pub listeners: Vec<Arc<ListenerState>>,
+    pub pools: Vec<PoolSnapshot>,
+    /// Every server that ever was, by [`ServerId`].
+    pub servers: Vec<Arc<ServerState>>,
+    /// Grows by one with every change; a worker rebuilds its balancing state on a new one.
+    pub version: u64,
+}
+
+#[derive(Debug)]
+pub struct PoolSnapshot {
+    pub state: Arc<PoolState>,
+    pub members: Vec<Member>,
+}

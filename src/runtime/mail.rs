@@ -1,0 +1,89 @@
+//! Messages to a worker, and the eventfd that wakes its ring.
+//!
+//! Anyone may post: the control thread, another worker handing a connection over, whoever
+//! released a waiting client. The queue is bounded; a post that does not fit comes back.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use hdrhistogram::Histogram;
+
+use super::driver::Fd;
+use crate::net::Peer;
+use crate::registry::{ListenerId, ServerId, Snapshot};
+
+/// Posts that wait for one worker. A worker empties its mailbox every turn, so this is only
+/// reached when it is stuck; a release of waiters then simply happens later.
+const MAIL_MAX: usize = 16_384;
+
+#[derive(Debug)]
+pub enum Mail {
+    /// A connection accepted by a busier worker. Its place in the listener's count is taken.
+    Adopt { fd: Fd, listener: ListenerId, peer: Peer },
+    /// A waiting client may try again: a server has room.
+    Released { slot: u32, generation: u32, arrival: u64 },
+    /// The membership changed. The worker posts the old one back to be dropped.
+    Snapshot(Arc<Snapshot>),
+    /// Asks for the histograms filled since the last time.
+    Scrape(std::sync::mpsc::SyncSender<Histograms>),
+    /// First checks are done: start accepting.
+    Accept,
+    /// `on_down = "close-sessions"`.
+    CloseSessionsOn(ServerId),
+    /// Stop accepting (after emptying the accept queues) and end when the last session has.
+    Drain,
+    /// Reset what is left, as `drain-timeout` or `shutdown`, and end.
+    Stop { timed_out: bool },
+}
+
+/// What one worker measured since it was last asked. Microseconds, 1 µs–1 h, 2 digits.
+#[derive(Debug, Default)]
+pub struct Histograms {
+    pub worker: u16,
+    /// Whole sessions, by listener.
+    pub session: Vec<(ListenerId, Histogram<u32>)>,
+    /// Successful connects, by server.
+    pub connect: Vec<(ServerId, Histogram<u32>)>,
+}
+
+/// The address of a worker.
+#[derive(Clone, Debug)]
+pub struct Mailbox(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    queue: ArrayQueue<Mail>,
+    wake: OwnedFd,
+}
+
+impl Mailbox {
+    /// # Errors
+    /// When the kernel refuses an eventfd (descriptor limit).
+    pub fn new() -> std::io::Result<Self> {
+        let wake = super::sys::eventfd()?;
+        Ok(Self(Arc::new(Inner { queue: ArrayQueue::new(MAIL_MAX), wake })))
+    }
+
+    /// Puts `mail` in and wakes the worker; gives it back when the box is full.
+    ///
+    /// # Errors
+    /// The mail itself, when [`MAIL_MAX`] posts wait already.
+    pub fn post(&self, mail: Mail) -> Result<(), Mail> {
+        self.0.queue.push(mail)?;
+        super::sys::eventfd_signal(&self.0.wake);
+        Ok(())
+    }
+
+    /// The oldest post.
+    #[must_use]
+    pub fn take(&self) -> Option<Mail> {
+        self.0.queue.pop()
+    }
+
+    /// The descriptor a worker's ring waits on.
+    #[must_use]
+    pub fn wake_fd(&self) -> Fd {
+        Fd(self.0.wake.as_raw_fd())
+    }
+}

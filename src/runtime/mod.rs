@@ -1,0 +1,10 @@
+//! What a worker stands on: the seam to the kernel, memory, time, mail.
+
+pub mod buffers;
+pub mod driver;
+pub mod mail;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod time;
+pub mod token;
+pub mod worker;
