@@ -6,5 +6,6 @@ pub mod mail;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
+pub mod timer;
 pub mod token;
 pub mod worker;
