@@ -1,3 +1,4 @@
 //! Configuration: raw file → checked plan.
 
 pub mod plan;
+pub mod units;
