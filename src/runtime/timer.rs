@@ -178,7 +178,7 @@ impl Wheel {
     fn link(&mut self, id: u32, due: u64) {
         debug_assert!(due >= self.tick);
         let differs = (due ^ self.tick) | (SLOTS as u64 - 1);
-        let level = (63 - differs.leading_zeros()) / DIGIT_BITS;
+        let level = differs.ilog2() / DIGIT_BITS;
         let slot = (due >> (DIGIT_BITS * level)) as usize % SLOTS;
         let level = level as usize;
         let next = std::mem::replace(&mut self.heads[level][slot], id);
