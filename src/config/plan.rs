@@ -262,9 +262,13 @@ pub enum CheckKind {
     Tcp,
     Http(HttpCheck),
     /// Sends `PING` (after `AUTH` with a password), wants `+PONG`.
-    Redis { password: Option<Secret> },
+    Redis {
+        password: Option<Secret>,
+    },
     /// Sends a start-up message, wants an authentication request or an error other than "starting up".
-    Postgres { user: String },
+    Postgres {
+        user: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -302,9 +306,14 @@ pub enum ServerAddr {
     Ip(SocketAddr),
     Unix(PathBuf),
     /// `dns:host:port`: A and AAAA, one member an address.
-    Dns { host: String, port: u16 },
+    Dns {
+        host: String,
+        port: u16,
+    },
     /// `srv:_service._proto.name`: port, priority and weight from the record.
-    Srv { name: String },
+    Srv {
+        name: String,
+    },
 }
 
 impl Plan {

@@ -8,4 +8,6 @@ pub mod sys;
 pub mod time;
 pub mod timer;
 pub mod token;
+#[allow(unsafe_code)]
+pub mod uring;
 pub mod worker;

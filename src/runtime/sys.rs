@@ -4,10 +4,15 @@
 //! from [`map_anonymous`]; none keeps one.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use libc::c_int;
+use nix::errno::Errno;
+use socket2::SockAddr;
+
+use super::driver::{StreamOptions, TcpOptions};
+use crate::net::Endpoint;
 
 /// Address space that takes no memory until touched.
 ///
@@ -68,4 +73,173 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: `ts` is written.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
     ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+}
+
+/// The address in the form the kernel takes it, and its length.
+///
+/// # Errors
+/// A unix path that is longer than 107 bytes.
+pub fn sockaddr(to: &Endpoint) -> io::Result<SockAddr> {
+    match to {
+        Endpoint::Ip(address) => Ok((*address).into()),
+        Endpoint::Unix(path) => SockAddr::unix(path),
+    }
+}
+
+fn check(result: isize) -> Result<u32, Errno> {
+    if result < 0 { Err(Errno::last()) } else { Ok(result as u32) }
+}
+
+/// send(2) that neither waits nor raises SIGPIPE. `span` must be readable: it comes from
+/// [`super::buffers::Buffers::span`] or a slice.
+pub(super) fn send(fd: c_int, span: (*const u8, u32)) -> Result<u32, Errno> {
+    // SAFETY: the caller's span is readable for the length of the call.
+    check(unsafe {
+        libc::send(fd, span.0.cast(), span.1 as usize, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// A FIN after what is queued.
+pub(super) fn shutdown_write(fd: c_int) {
+    // SAFETY: no pointers.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
+/// An RST, now (connect(2) with `AF_UNSPEC`); a unix socket, which has none, is shut down.
+pub(super) fn disconnect(fd: c_int) {
+    // SAFETY: an all-zero sockaddr is valid (family AF_UNSPEC) and outlives the call.
+    unsafe {
+        let unspecified: libc::sockaddr = std::mem::zeroed();
+        let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+        if libc::connect(fd, &raw const unspecified, len) < 0 {
+            libc::shutdown(fd, libc::SHUT_RDWR);
+        }
+    }
+}
+
+/// Bytes sent and not yet acknowledged.
+pub(super) fn unsent(fd: c_int) -> u32 {
+    let mut bytes: c_int = 0;
+    // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 { 0 } else { bytes.max(0) as u32 }
+}
+
+type NameCall = unsafe extern "C" fn(c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> c_int;
+
+fn name(fd: c_int, call: NameCall) -> Option<std::net::SocketAddr> {
+    // SAFETY: `try_init` gives storage of the length it says; the call writes no more and
+    // stores the true length.
+    let result = unsafe {
+        SockAddr::try_init(|storage, len| {
+            if call(fd, storage.cast(), len) < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        })
+    };
+    result.ok()?.1.as_socket()
+}
+
+/// getpeername(2), for TCP.
+pub(super) fn peer(fd: c_int) -> Option<std::net::SocketAddr> {
+    name(fd, libc::getpeername)
+}
+
+/// getsockname(2), for TCP.
+pub(super) fn local(fd: c_int) -> Option<std::net::SocketAddr> {
+    name(fd, libc::getsockname)
+}
+
+/// splice(2) between a non-blocking socket and a pipe, in either direction.
+pub(super) fn splice(from: c_int, to: c_int, max: u32) -> Result<u32, Errno> {
+    let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    // SAFETY: null offsets: neither side is a file.
+    check(unsafe {
+        libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), max as usize, flags)
+    })
+}
+
+/// read(2) into the free tail of a chunk.
+pub(super) fn read(fd: c_int, tail: (*mut u8, u32)) -> Result<u32, Errno> {
+    // SAFETY: the caller's tail is writable for its length.
+    check(unsafe { libc::read(fd, tail.0.cast(), tail.1 as usize) })
+}
+
+/// Sets one integer socket option.
+///
+/// # Errors
+/// setsockopt(2)'s.
+pub fn set_option(fd: c_int, level: c_int, option: c_int, value: c_int) -> Result<(), Errno> {
+    let len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the option is read from `value`, whose size is given.
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
+    check(result as isize).map(drop)
+}
+
+/// The options both sides of a session get. On a listening socket, what it accepts has them.
+///
+/// # Errors
+/// setsockopt(2)'s; none is expected on a TCP socket.
+pub fn set_tcp_options(fd: c_int, options: &TcpOptions) -> Result<(), Errno> {
+    let tcp = |option, value| set_option(fd, libc::IPPROTO_TCP, option, value);
+    tcp(libc::TCP_NODELAY, 1)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    tcp(libc::TCP_KEEPIDLE, options.keepalive_secs.clamp(1, 32_767) as c_int)?;
+    tcp(libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECS)?;
+    tcp(libc::TCP_KEEPCNT, KEEPALIVE_PROBES)?;
+    tcp(libc::TCP_USER_TIMEOUT, options.user_timeout_ms.min(i32::MAX as u32) as c_int)
+}
+
+const KEEPALIVE_INTERVAL_SECS: c_int = 5;
+const KEEPALIVE_PROBES: c_int = 3;
+
+/// A non-blocking stream socket towards `to`, bound to a source address if one is given.
+pub(super) fn open(to: &Endpoint, options: &StreamOptions) -> Result<c_int, Errno> {
+    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let family = match to {
+        Endpoint::Ip(address) if address.is_ipv4() => libc::AF_INET,
+        Endpoint::Ip(_) => libc::AF_INET6,
+        Endpoint::Unix(_) => libc::AF_UNIX,
+    };
+    // SAFETY: no pointers; a non-negative result is a new descriptor.
+    let fd = unsafe { libc::socket(family, flags, 0) };
+    check(fd as isize)?;
+    let set = || {
+        if to.is_unix() {
+            return Ok(());
+        }
+        set_tcp_options(fd, &options.tcp)?;
+        let Some(source) = options.source else { return Ok(()) };
+        // The port is chosen at connect, so that one port serves many destinations.
+        set_option(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+        let source = SockAddr::from(std::net::SocketAddr::new(source, 0));
+        // SAFETY: pointer and length describe a live SockAddr.
+        check(unsafe { libc::bind(fd, source.as_ptr().cast(), source.len()) } as isize).map(drop)
+    };
+    set().inspect_err(|_| close(fd)).map(|()| fd)
+}
+
+pub(super) fn close(fd: c_int) {
+    // SAFETY: no pointers. The caller owns the number and gives it up (D4).
+    unsafe { libc::close(fd) };
+}
+
+/// A non-blocking pipe as large as the kernel grants, and its capacity in bytes.
+///
+/// # Errors
+/// pipe2(2)'s: no descriptor left.
+pub(super) fn pipe(wanted: u32) -> Result<([OwnedFd; 2], u32), Errno> {
+    let mut fds = [0; 2];
+    // SAFETY: two descriptors are written; we own them.
+    let fds = unsafe {
+        check(libc::pipe2(fds.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) as isize)?;
+        fds.map(|fd| OwnedFd::from_raw_fd(fd))
+    };
+    // Without CAP_SYS_RESOURCE a user has 64 MiB of pipes in all: take a smaller one then.
+    for size in [wanted, wanted / 4, wanted / 16] {
+        // SAFETY: an integer argument.
+        let granted = unsafe { libc::fcntl(fds[1].as_raw_fd(), libc::F_SETPIPE_SZ, size as c_int) };
+        if granted > 0 {
+            return Ok((fds, granted as u32));
+        }
+    }
+    Ok((fds, 4096 * 16))
 }

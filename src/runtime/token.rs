@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn fields_survive_the_trip_through_the_ring() {
-        for (op, slot, generation) in [(0, 0, 0), (15, Token::SLOT_MAX, u32::MAX), (7, 12_345, 99)] {
+        for (op, slot, generation) in [(0, 0, 0), (15, Token::SLOT_MAX, u32::MAX), (7, 12_345, 99)]
+        {
             let token = Token::from_bits(Token::new(Tag::Session, op, slot, generation).bits());
             assert_eq!(
                 (token.tag(), token.op(), token.slot(), token.generation()),
