@@ -1,1 +1,3 @@
 //! The data path of TCP sessions.
+
+pub mod proxy_protocol;
