@@ -123,6 +123,15 @@ impl Tally {
         self.service.saturating_record(nanoseconds(begun, now));
     }
 
+    /// Back to nothing, keeping its memory.
+    pub fn clear(&mut self) {
+        self.latency.reset();
+        self.service.reset();
+        self.errors = Errors::default();
+        (self.requests, self.bytes_in, self.bytes_out) = (0, 0, 0);
+        (self.never_started, self.retried) = (0, 0);
+    }
+
     /// Adds what another worker counted.
     pub fn add(&mut self, other: &Self) {
         // Both have the bounds of `empty_histogram`, so neither addition can fail.
