@@ -180,6 +180,11 @@ impl PoolState {
         found
     }
 
+    /// A released client has connected, ended or gone back to wait.
+    pub fn done_released(&self) {
+        self.released.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// The next client to be let go, if fewer than [`RELEASED_MAX`] are on their way. `send`
     /// tells its worker; if it cannot, the client stays first.
     pub fn release(&self, send: impl FnOnce(Waiter) -> bool) -> bool {
