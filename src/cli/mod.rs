@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod completions;
 mod explain_reason;
 mod man;
@@ -51,6 +52,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Generate load and measure latency, in a closed or an open loop
+    Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
     #[command(name = "explain-reason")]
     ExplainReason(explain_reason::ExplainReasonArgs),
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
