@@ -87,6 +87,7 @@ impl Desk {
         let workers = &self.instance.shared.workers;
         while state.release(|waiter| {
             let mail = Mail::Released {
+                pool,
                 slot: waiter.slot,
                 generation: waiter.generation,
                 arrival: waiter.arrival,

@@ -363,13 +363,11 @@ mod tests {
     use std::io::Read;
     use std::net::SocketAddr;
 
-    use crossbeam::queue::ArrayQueue;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::control::fixture;
     use crate::control::membership::Membership;
-    use crate::control::notice::Notices;
     use crate::net::Peer;
     use crate::observe::reason::Reason;
     use crate::registry::{ListenerId, ServerId};
@@ -396,9 +394,9 @@ mod tests {
     }
 
     fn shared(records: usize) -> Arc<Shared> {
-        let queue = ArrayQueue::new(crate::runtime::worker::RECORDS_MAX);
-        (0..records).for_each(|_| drop(queue.push(record())));
-        Arc::new(Shared { notices: Notices::default(), records: vec![queue], workers: vec![] })
+        let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
+        (0..records).for_each(|_| drop(shared.records[0].push(record())));
+        Arc::new(shared)
     }
 
     #[test]
