@@ -12,10 +12,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-mod bench;
+pub mod check;
 mod completions;
 mod explain_reason;
 mod man;
+pub mod schema;
 
 /// Failed while running.
 pub const FAILED: u8 = 1;
@@ -52,8 +53,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Generate load and measure latency, in a closed or an open loop
-    Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
     #[command(name = "explain-reason")]
     ExplainReason(explain_reason::ExplainReasonArgs),
@@ -75,7 +74,6 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

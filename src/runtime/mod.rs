@@ -2,7 +2,6 @@
 
 pub mod buffers;
 pub mod driver;
-pub mod listen;
 pub mod mail;
 #[allow(unsafe_code)]
 pub mod sys;

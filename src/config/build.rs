@@ -1,0 +1,410 @@
+//! Typed fields → a draft of the plan, defaults filled in.
+//!
+//! The draft keeps, beside every plan value, the fields it came from, so that the checks that
+//! follow can point into the file. Where a value was refused a default stands in: the error is
+//! reported already and such a plan is never given out.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::{NonZeroU8, NonZeroU32};
+use std::time::Duration;
+
+use super::keys::Section;
+use super::plan::{
+    AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns, HttpCheck,
+    Init, Level, Listener, Log, OnDown, Outlier, Plan, Pool, Rate, Runtime, Secret, SendProxy,
+    Server, TimeoutOverrides, Timeouts,
+};
+use super::source::Place;
+use super::table;
+use super::value::Scalar;
+use super::walk::{Fields, Item, Said};
+
+/// A plan in the making, and where its parts stand in the file.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    pub root: &'a Fields,
+    pub runtime: Runtime,
+    pub admin: Option<(Admin, &'a Fields)>,
+    pub log: Log,
+    pub listeners: Vec<ListenerDraft<'a>>,
+    pub pools: Vec<PoolDraft<'a>>,
+    /// Every name of a pool; `None` for one that is no table, and so has no draft.
+    pub pool_names: HashMap<&'a str, Option<usize>>,
+}
+
+#[derive(Debug)]
+pub struct ListenerDraft<'a> {
+    pub name: &'a str,
+    pub fields: &'a Fields,
+    pub plan: Listener,
+    /// Beside each of `plan.bind`.
+    pub bind_places: Vec<Place>,
+    /// The pool it names, as far as it names one.
+    pub pool_name: Option<(String, Place)>,
+    /// That pool, if it exists.
+    pub pool: Option<usize>,
+}
+
+#[derive(Debug)]
+pub struct PoolDraft<'a> {
+    pub name: &'a str,
+    pub name_place: Place,
+    pub fields: &'a Fields,
+    pub plan: Pool,
+    /// Beside each of `plan.servers`: where its address stands.
+    pub server_places: Vec<Place>,
+}
+
+impl<'a> Draft<'a> {
+    #[must_use]
+    pub fn new(root: &'a Fields) -> Self {
+        let defaults = defaults(&section(root, "defaults", &table::DEFAULTS));
+        let mut pools = Vec::new();
+        let mut pool_names = HashMap::new();
+        for (name, said) in root.named("pool") {
+            let index = said.fields().map(|fields| {
+                pools.push(pool(name, said, fields, defaults));
+                pools.len() - 1
+            });
+            pool_names.insert(name.as_str(), index);
+        }
+        let listeners = root.named("listener").iter();
+        let listeners =
+            listeners.filter_map(|(name, said)| Some(listener(name, said.fields()?, &pool_names)));
+        Self {
+            root,
+            runtime: runtime(&section(root, "runtime", &table::RUNTIME)),
+            admin: root.table("admin").map(|fields| (admin(fields), fields)),
+            log: log(&section(root, "log", &table::LOG)),
+            listeners: listeners.collect(),
+            pools,
+            pool_names,
+        }
+    }
+
+    /// The plan. Only for a draft in which no error was found.
+    #[must_use]
+    pub fn into_plan(self, hash: String) -> Plan {
+        Plan {
+            runtime: self.runtime,
+            admin: self.admin.map(|(admin, _)| admin),
+            log: self.log,
+            listeners: self.listeners.into_iter().map(|draft| draft.plan).collect(),
+            pools: self.pools.into_iter().map(|draft| draft.plan).collect(),
+            hash,
+        }
+    }
+}
+
+/// The table as the file has it, or one in which nothing is said.
+fn section<'a>(fields: &'a Fields, key: &str, section: &'static Section) -> Cow<'a, Fields> {
+    match fields.table(key) {
+        Some(fields) => Cow::Borrowed(fields),
+        None => Cow::Owned(Fields::empty(section, fields.place)),
+    }
+}
+
+fn runtime(fields: &Fields) -> Runtime {
+    Runtime {
+        workers: integer(fields, "workers").map(|n| n as u16),
+        timeout_drain: duration(fields, "drain_timeout").unwrap_or_default(),
+        delay_shutdown: duration(fields, "shutdown_delay"),
+        max_conns: integer(fields, "max_conns").map(|n| n as u32),
+        dns: dns(&section(fields, "dns", &table::DNS)),
+    }
+}
+
+fn dns(fields: &Fields) -> Dns {
+    const KINDS: [(&str, AddressKind); 4] = [
+        ("loopback", AddressKind::Loopback),
+        ("link-local", AddressKind::LinkLocal),
+        ("multicast", AddressKind::Multicast),
+        ("unspecified", AddressKind::Unspecified),
+    ];
+    let servers = fields.list("servers").into_iter().filter_map(|(scalar, _)| match scalar {
+        Scalar::Socket(address) => Some(address),
+        _ => None,
+    });
+    Dns {
+        servers: servers.collect(),
+        ttl_min: duration(fields, "min_ttl").unwrap_or_default(),
+        ttl_max: duration(fields, "max_ttl").unwrap_or_default(),
+        refuse: fields
+            .list("refuse")
+            .iter()
+            .filter_map(|(scalar, _)| choice(Some(scalar), &KINDS))
+            .collect(),
+    }
+}
+
+fn admin(fields: &Fields) -> Admin {
+    let bind = match fields.scalar("bind") {
+        Some(Scalar::Bind(bind)) => bind,
+        // Refused; port 0 is nobody's server.
+        _ => BindAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 0))),
+    };
+    let hosts = fields.list("hosts").iter().filter_map(|(scalar, _)| text_of(scalar)).collect();
+    Admin { bind, token: secret(fields, "token"), read_token: secret(fields, "read_token"), hosts }
+}
+
+fn log(fields: &Fields) -> Log {
+    const LEVELS: [(&str, Level); 4] = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+    ];
+    let access = match fields.scalar("access") {
+        Some(Scalar::Log(access)) => access,
+        _ => AccessLog::Off,
+    };
+    let level = choice(fields.scalar("level").as_ref(), &LEVELS);
+    Log { access, level: level.unwrap_or(Level::Info) }
+}
+
+fn defaults(fields: &Fields) -> Timeouts {
+    Timeouts {
+        connect: duration(fields, "connect_timeout").unwrap_or_default(),
+        idle: duration(fields, "idle_timeout").unwrap_or_default(),
+        half_closed: duration(fields, "half_closed_timeout").unwrap_or_default(),
+        session: duration(fields, "session_timeout"),
+        keepalive: duration(fields, "tcp_keepalive").unwrap_or_default(),
+    }
+}
+
+fn overrides(fields: &Fields) -> TimeoutOverrides {
+    // Absent must stay absent, so the defaults of the table are not asked.
+    let said = |key| fields.said(key).and_then(Said::scalar);
+    let time = |key| match said(key) {
+        Some(Scalar::Duration(time)) => Some(*time),
+        _ => None,
+    };
+    TimeoutOverrides {
+        connect: time("connect_timeout"),
+        idle: time("idle_timeout"),
+        half_closed: time("half_closed_timeout"),
+        session: match said("session_timeout") {
+            Some(Scalar::Off) => Some(None),
+            _ => time("session_timeout").map(Some),
+        },
+        keepalive: time("tcp_keepalive"),
+    }
+}
+
+fn listener<'a>(
+    name: &'a str,
+    fields: &'a Fields,
+    pools: &HashMap<&str, Option<usize>>,
+) -> ListenerDraft<'a> {
+    let mut bind = Vec::new();
+    let mut bind_places = Vec::new();
+    for (scalar, place) in fields.list("bind") {
+        if let Scalar::Bind(address) = scalar {
+            bind.push(address);
+            bind_places.push(place);
+        }
+    }
+    let networks = |key| {
+        let nets = fields.list(key).into_iter().filter_map(|(scalar, _)| match scalar {
+            Scalar::Network { net, .. } => Some(net),
+            _ => None,
+        });
+        nets.collect()
+    };
+    let pool_name = fields
+        .scalar("pool")
+        .as_ref()
+        .and_then(text_of)
+        .map(|name| (name, fields.place_of("pool")));
+    let pool = pool_name.as_ref().and_then(|(name, _)| *pools.get(name.as_str())?);
+    let plan = Listener {
+        name: name.to_owned(),
+        bind,
+        pool: pool.unwrap_or(usize::MAX),
+        limit: fields.table("limit").map(limit).unwrap_or_default(),
+        allow: networks("allow"),
+        deny: networks("deny"),
+        backlog: integer(fields, "backlog").map_or(0, |n| n as u32),
+        unix_mode: match fields.scalar("unix_mode") {
+            Some(Scalar::Mode(mode)) => mode,
+            _ => 0,
+        },
+        access_log: boolean(fields, "access_log").unwrap_or(true),
+        timeouts: overrides(fields),
+    };
+    ListenerDraft { name, fields, plan, bind_places, pool_name, pool }
+}
+
+fn limit(fields: &Fields) -> ConnLimit {
+    let rate: Option<Rate> = match fields.scalar("new_conns_per_ip") {
+        Some(Scalar::Rate(rate)) => Some(rate),
+        _ => None,
+    };
+    ConnLimit {
+        max_conns: count(fields, "max_conns"),
+        conns_per_ip: count(fields, "conns_per_ip"),
+        new_conns_per_ip: rate,
+    }
+}
+
+fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) -> PoolDraft<'a> {
+    const BALANCE: [(&str, Balance); 5] = [
+        ("round-robin", Balance::RoundRobin),
+        ("least-conn", Balance::LeastConn),
+        ("ip-hash", Balance::IpHash),
+        ("random-two", Balance::RandomTwo),
+        ("maglev", Balance::Maglev),
+    ];
+    const PROXY: [(&str, SendProxy); 3] =
+        [("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2)];
+    const ON_DOWN: [(&str, OnDown); 2] =
+        [("keep", OnDown::Keep), ("close-sessions", OnDown::CloseSessions)];
+    let (servers, server_places) = fields
+        .named("servers")
+        .iter()
+        .filter_map(|(name, said)| server(name, said.fields()?))
+        .unzip();
+    let source = fields.list("source").into_iter().filter_map(|(scalar, _)| match scalar {
+        Scalar::Ip(ip) => Some(ip),
+        _ => None,
+    });
+    let word = |key| fields.scalar(key);
+    let plan = Pool {
+        name: name.to_owned(),
+        balance: choice(word("balance").as_ref(), &BALANCE).unwrap_or(Balance::RoundRobin),
+        check: fields.table("check").and_then(check),
+        send_proxy: choice(word("send_proxy").as_ref(), &PROXY).unwrap_or(SendProxy::Off),
+        slow_start: duration(fields, "slow_start"),
+        hold: duration(fields, "hold"),
+        max_held: integer(fields, "max_held").map_or(0, |n| n as u32),
+        on_down: choice(word("on_down").as_ref(), &ON_DOWN).unwrap_or(OnDown::Keep),
+        outlier: fields.table("outlier").map(outlier),
+        source: source.collect(),
+        servers,
+        timeouts: overrides(fields),
+        defaults,
+    };
+    PoolDraft { name, name_place: said.key_place, fields, plan, server_places }
+}
+
+/// `None` when the address was refused: there is nothing to compare with others.
+fn server(name: &str, fields: &Fields) -> Option<(Server, Place)> {
+    let Some(Scalar::Server(address)) = fields.scalar("addr") else { return None };
+    let server = Server {
+        name: name.to_owned(),
+        address,
+        weight: integer(fields, "weight").map_or(0, |n| n as u16),
+        max_conns: count(fields, "max_conns"),
+        backup: boolean(fields, "backup").unwrap_or(false),
+    };
+    Some((server, fields.place_of("addr")))
+}
+
+fn check(fields: &Fields) -> Option<Check> {
+    const INIT: [(&str, Init); 3] = [("wait", Init::Wait), ("up", Init::Up), ("down", Init::Down)];
+    let in_a_row =
+        |key| integer(fields, key).and_then(|n| NonZeroU8::new(n as u8)).unwrap_or(NonZeroU8::MIN);
+    Some(Check {
+        kind: check_kind(fields)?,
+        every: duration(fields, "every").unwrap_or_default(),
+        timeout: duration(fields, "timeout").unwrap_or_default(),
+        fall: in_a_row("fall"),
+        rise: in_a_row("rise"),
+        init: choice(fields.scalar("init").as_ref(), &INIT).unwrap_or(Init::Wait),
+        port: integer(fields, "port").map(|n| n as u16),
+    })
+}
+
+fn check_kind(fields: &Fields) -> Option<CheckKind> {
+    let text = |key| fields.scalar(key).as_ref().and_then(text_of);
+    let Some(Scalar::Word(word)) = fields.scalar("type") else { return None };
+    Some(match word {
+        "http" => {
+            let expect = fields.list("expect").into_iter().filter_map(|(scalar, _)| match scalar {
+                Scalar::Statuses(range) => Some(range),
+                _ => None,
+            });
+            let headers = fields.named("headers").iter();
+            let headers =
+                headers.filter_map(|(name, said)| Some((name.clone(), text_of(said.scalar()?)?)));
+            CheckKind::Http(HttpCheck {
+                method: text("method").unwrap_or_default(),
+                path: text("path").unwrap_or_default(),
+                host: text("host"),
+                expect: expect.collect(),
+                headers: headers.collect(),
+                body: text("body"),
+            })
+        }
+        "redis" => CheckKind::Redis { password: secret(fields, "password") },
+        "postgres" => CheckKind::Postgres { user: text("user").unwrap_or_default() },
+        _ => CheckKind::Tcp,
+    })
+}
+
+fn outlier(fields: &Fields) -> Outlier {
+    Outlier {
+        errors: count(fields, "errors").unwrap_or(NonZeroU32::MIN),
+        eject_for: duration(fields, "eject_for").unwrap_or_default(),
+        max_ejected_percent: match fields.scalar("max_ejected") {
+            Some(Scalar::Share(percent)) => percent,
+            _ => 0,
+        },
+    }
+}
+
+fn duration(fields: &Fields, key: &str) -> Option<Duration> {
+    match fields.scalar(key) {
+        Some(Scalar::Duration(time)) => Some(time),
+        _ => None,
+    }
+}
+
+fn integer(fields: &Fields, key: &str) -> Option<i64> {
+    match fields.scalar(key) {
+        Some(Scalar::Integer(number)) => Some(number),
+        _ => None,
+    }
+}
+
+fn count(fields: &Fields, key: &str) -> Option<NonZeroU32> {
+    integer(fields, key).and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
+}
+
+fn boolean(fields: &Fields, key: &str) -> Option<bool> {
+    match fields.scalar(key) {
+        Some(Scalar::Bool(on)) => Some(on),
+        _ => None,
+    }
+}
+
+fn secret(fields: &Fields, key: &str) -> Option<Secret> {
+    match fields.scalar(key) {
+        Some(Scalar::Secret { value, .. }) => Some(Secret(value)),
+        _ => None,
+    }
+}
+
+fn text_of(scalar: &Scalar) -> Option<String> {
+    match scalar {
+        Scalar::Text(text) => Some(text.clone()),
+        _ => None,
+    }
+}
+
+fn choice<T: Copy>(scalar: Option<&Scalar>, choices: &[(&str, T)]) -> Option<T> {
+    let Some(Scalar::Word(word)) = scalar else { return None };
+    choices.iter().find(|(name, _)| name == word).map(|(_, choice)| *choice)
+}
+
+/// Whether the pool says it has servers, good or bad.
+#[must_use]
+pub fn says_servers(fields: &Fields) -> bool {
+    match fields.said("servers").map(|said| &said.item) {
+        Some(Item::Named(names)) => !names.is_empty(),
+        Some(_) => true, // Bad, and reported.
+        None => false,
+    }
+}

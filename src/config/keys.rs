@@ -1,0 +1,292 @@
+//! The static table of every section, key, type, range, default and explanation.
+//!
+//! One table, four readers: [`walk`](super::walk) checks a file by it and suggests from it,
+//! [`schema`](super::schema) prints it for machines, [`reference`](super::reference) for
+//! people. A key that is not here does not exist. The sections themselves are in
+//! [`table`](super::table), this file says what a row can be.
+//!
+//! To add a key: add its row in `table.rs`, read it in `build.rs`, run
+//! `SLUICEGATE_UPDATE=1 cargo test reference`, and put it into `config/full.toml`.
+
+use std::time::Duration;
+
+/// A table of the file: `[runtime]`, every `[pool.NAME]`, an inline `check = { … }`.
+#[derive(Debug)]
+pub struct Section {
+    /// What messages call it: "pool".
+    pub noun: &'static str,
+    /// How it is written, for the reference: `[pool.NAME]`.
+    pub heading: &'static str,
+    pub doc: &'static str,
+    pub keys: &'static [Key],
+    /// The key whose word decides which others may stand beside it.
+    pub tag: Option<&'static str>,
+    /// The key whose value alone may stand for the whole table.
+    pub short: Option<&'static str>,
+    /// Keys of the interface that later versions bring. They are unknown, and the message says so.
+    pub later: &'static [&'static str],
+}
+
+/// One key of a section.
+#[derive(Debug)]
+pub struct Key {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub fallback: Fallback,
+    pub required: bool,
+    /// Only with one of these words in the section's tag; empty: always.
+    pub only: &'static [&'static str],
+    /// Sentences for the reference and the schema.
+    pub doc: &'static str,
+    /// What to do instead of a number that is out of range; empty: the range says it.
+    pub range_hint: &'static str,
+}
+
+/// What holds when the key is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Nothing: the thing is then not there.
+    Absent,
+    Bool(bool),
+    Integer(i64),
+    /// A value as it would be written.
+    Text(&'static str),
+    /// A list of words as they would be written.
+    Words(&'static [&'static str]),
+    /// Decided elsewhere; in words for the reference.
+    Described(&'static str),
+}
+
+/// What a value may be.
+#[derive(Debug)]
+pub enum Kind {
+    Bool,
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    /// An integer, or the word "auto", which counts as absent.
+    IntegerOrAuto {
+        min: i64,
+        max: i64,
+    },
+    /// "10s"; with `off` also the word "off".
+    Duration {
+        min: Duration,
+        max: Duration,
+        off: bool,
+    },
+    /// "20/s burst 40"
+    Rate,
+    /// "50%"
+    Share,
+    /// One of a closed set.
+    Word {
+        words: &'static [&'static str],
+        later: &'static [&'static str],
+    },
+    Text(Text),
+    /// A list of at most `max` items.
+    List {
+        of: &'static Kind,
+        max: usize,
+    },
+    /// One item, or a list of 1 to `max`.
+    OneOrList {
+        of: &'static Kind,
+        max: usize,
+    },
+    /// A status code, or a range of them: 200, "200-399".
+    Statuses,
+    Table(&'static Section),
+    /// A table whose keys are names, at most `max`.
+    Named {
+        section: &'static Section,
+        max: usize,
+    },
+    /// A table of free names with text values: header fields.
+    Fields {
+        max: usize,
+    },
+}
+
+/// Forms of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// "0.0.0.0:5432", "[::]:5432", "unix:/path"
+    Bind,
+    /// as `Bind`, or "dns:host:port", "srv:_service._proto.name"
+    Server,
+    /// "10.0.0.0/8", "10.0.0.1"
+    Network,
+    /// An address without port.
+    Ip,
+    /// "9.9.9.9" or "9.9.9.9:53"
+    Resolver,
+    /// A host name or address, perhaps with a port, as a Host header has it.
+    Host,
+    /// Text, "env:NAME" or "file:/path", of at least `min` bytes.
+    Secret { min: usize },
+    /// Permission bits in octal: "0660"
+    Mode,
+    /// "stdout", "off" or "file:/path"
+    LogTarget,
+    /// A path relative to this file; `*` and `?` in the last part.
+    Pattern,
+    /// A name of a pool.
+    PoolName,
+    /// An HTTP method.
+    Method,
+    /// The path and query of an HTTP request.
+    RequestPath,
+    /// A value of a header field.
+    FieldValue,
+    /// Free text of 1 to `max` bytes without NUL.
+    Free { max: usize },
+}
+
+impl Key {
+    #[must_use]
+    pub const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        let (fallback, only): (_, &[&str]) = (Fallback::Absent, &[]);
+        Self { name, kind, fallback, required: false, only, doc, range_hint: "" }
+    }
+
+    /// The default as text.
+    #[must_use]
+    pub const fn or(mut self, text: &'static str) -> Self {
+        self.fallback = Fallback::Text(text);
+        self
+    }
+
+    #[must_use]
+    pub const fn or_integer(mut self, number: i64) -> Self {
+        self.fallback = Fallback::Integer(number);
+        self
+    }
+
+    #[must_use]
+    pub const fn or_bool(mut self, on: bool) -> Self {
+        self.fallback = Fallback::Bool(on);
+        self
+    }
+
+    #[must_use]
+    pub const fn or_words(mut self, words: &'static [&'static str]) -> Self {
+        self.fallback = Fallback::Words(words);
+        self
+    }
+
+    #[must_use]
+    pub const fn or_described(mut self, words: &'static str) -> Self {
+        self.fallback = Fallback::Described(words);
+        self
+    }
+
+    #[must_use]
+    pub const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn only(mut self, words: &'static [&'static str]) -> Self {
+        self.only = words;
+        self
+    }
+
+    #[must_use]
+    pub const fn range_hint(mut self, hint: &'static str) -> Self {
+        self.range_hint = hint;
+        self
+    }
+
+    /// Its value must not be printed.
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
+        matches!(self.kind, Kind::Text(Text::Secret { .. }))
+    }
+}
+
+impl Kind {
+    /// The section below, if there is one.
+    #[must_use]
+    pub const fn section(&self) -> Option<&'static Section> {
+        match self {
+            Self::Table(section) | Self::Named { section, .. } => Some(section),
+            _ => None,
+        }
+    }
+}
+
+impl Section {
+    /// The index of a key, as [`Fields`](super::walk::Fields) counts them.
+    #[must_use]
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.keys.iter().position(|key| key.name == name)
+    }
+
+    /// This section and all below it, in reading order.
+    #[must_use]
+    pub fn all_below(&'static self) -> Vec<&'static Section> {
+        let mut all = vec![self];
+        for section in self.keys.iter().filter_map(|key| key.kind.section()) {
+            all.extend(section.all_below());
+        }
+        all
+    }
+}
+
+/// Names of keys whose values are secrets.
+pub fn secret_names() -> impl Iterator<Item = &'static str> {
+    let keys = super::table::ROOT.all_below().into_iter().flat_map(|section| section.keys);
+    keys.filter(|key| key.is_secret()).map(|key| key.name)
+}
+
+/// The known name that the operator most likely meant, if one is near enough.
+pub fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Below this, a suggestion is a guess: `pg` is not a misspelled `users`.
+    const LIKENESS_MIN: f64 = 0.6;
+    /// Comparing costs the product of the lengths; nobody misspells a name this long.
+    const CHARS_MAX: usize = 64;
+    if found.len() > CHARS_MAX {
+        return None;
+    }
+    let found = found.to_lowercase();
+    known
+        .filter(|name| name.len() <= CHARS_MAX)
+        .map(|name| (likeness(&found, name), name))
+        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+fn likeness(found: &str, name: &str) -> f64 {
+    // `timeout_idle` for `idle_timeout` is the same words in another order.
+    let words = |s: &str| {
+        let mut words: Vec<String> = s.split(['_', '-', '.']).map(str::to_owned).collect();
+        words.sort_unstable();
+        words
+    };
+    if found != name && words(found) == words(name) {
+        return 0.99;
+    }
+    strsim::normalized_damerau_levenshtein(found, &name.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_suggested_and_nothing_far_away() {
+        let known = ["balance", "check", "servers", "idle_timeout"];
+        let near = |found| nearest(found, known.into_iter());
+        assert_eq!(near("blance"), Some("balance"));
+        assert_eq!(near("Servers"), Some("servers"));
+        assert_eq!(near("timeout_idle"), Some("idle_timeout"));
+        assert_eq!(near("idle-timeout"), Some("idle_timeout"));
+        assert_eq!(near("colour"), None);
+        assert_eq!(near(&"x".repeat(100_000)), None);
+    }
+}

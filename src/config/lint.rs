@@ -1,0 +1,331 @@
+//! Lints: a configuration that can be used, but hardly is what somebody meant.
+//!
+//! Only said settings are judged; defaults never are. A lint is silent where a value was
+//! refused.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
+use super::code;
+use super::plan::{Balance, BindAddr, OnDown, Server, ServerAddr, Timeouts};
+use super::report::{Finding, Findings};
+use super::source::Place;
+use super::units::duration_text;
+use super::value::{Scalar, clip};
+use super::walk::{Fields, Said};
+
+/// Reports everything that looks unmeant.
+pub fn check(draft: &Draft<'_>, found: &mut Findings) {
+    let used: HashSet<&str> = draft
+        .listeners
+        .iter()
+        .filter_map(|l| l.pool_name.as_ref().map(|(name, _)| name.as_str()))
+        .collect();
+    // A listener whose pool was refused, or misspelled, may mean any of them.
+    let all_known = draft.listeners.len() == draft.root.named("listener").len()
+        && draft.listeners.iter().all(|l| l.pool.is_some());
+    for pool in &draft.pools {
+        if all_known && !draft.listeners.is_empty() && !used.contains(pool.name) {
+            let message = format!("pool `{}` is used by no listener", clip(pool.name));
+            found.add(Finding::new(
+                code::UNUSED_POOL,
+                pool.name_place,
+                pool.fields.path.clone(),
+                message,
+            ));
+        }
+        pool_alone(pool, found);
+    }
+    for listener in &draft.listeners {
+        on_unix(listener, draft, found);
+        limits(listener, found);
+        networks(listener, found);
+    }
+    timeouts(draft, found);
+    secrets(draft, found);
+}
+
+fn add(
+    found: &mut Findings,
+    code: code::Code,
+    fields: &Fields,
+    key: &str,
+    message: String,
+    hint: &str,
+) {
+    let place = fields.said(key).map_or(fields.place, |said| said.place);
+    found.add(Finding::new(code, place, fields.path_of(key), message).hint(hint));
+}
+
+fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
+    let (plan, fields, name) = (&pool.plan, pool.fields, clip(pool.name));
+    if let (Some(check), Some(table)) = (&plan.check, fields.table("check"))
+        && check.timeout >= check.every
+        && good(table, "timeout")
+        && good(table, "every")
+    {
+        let (timeout, every) = (duration_text(check.timeout), duration_text(check.every));
+        let key = if table.said("timeout").is_some() { "timeout" } else { "every" };
+        let message = format!(
+            "`check` of pool `{name}` may take {timeout}, but the next one is due after {every}"
+        );
+        add(
+            found,
+            code::CHECK_TOO_SLOW,
+            table,
+            key,
+            message,
+            "make `timeout` shorter than `every`",
+        );
+    }
+    // A name that does not resolve is down without any check.
+    let any_name =
+        |server: &Server| matches!(server.address, ServerAddr::Dns { .. } | ServerAddr::Srv { .. });
+    let nothing_notices = fields.said("check").is_none()
+        && fields.said("outlier").is_none()
+        && says_servers(fields)
+        && !plan.servers.iter().any(any_name);
+    // Clients also wait while all servers are full.
+    let never_full = plan.servers.iter().all(|server| server.max_conns.is_none());
+    let never = |key: &str, effect: &str, found: &mut Findings| {
+        let message = format!("`{key}` of pool `{name}` never takes effect: {effect}");
+        add(found, code::NEVER_DOWN, fields, key, message, "add `check`, or `outlier`");
+    };
+    if nothing_notices && never_full && plan.hold.is_some() {
+        never("hold", "without `check` or `outlier` no server is ever down", found);
+    }
+    if nothing_notices && plan.slow_start.is_some() {
+        never("slow_start", "without `check` or `outlier` no server ever comes back", found);
+    }
+    if nothing_notices && plan.on_down == OnDown::CloseSessions {
+        never("on_down", "without `check` or `outlier` no server ever goes down", found);
+    }
+    if plan.servers.len() > 1 && plan.servers.iter().all(|server| server.backup) {
+        let message = format!("every server of pool `{name}` is a backup");
+        add(
+            found,
+            code::ONLY_BACKUPS,
+            fields,
+            "servers",
+            message,
+            "take `backup` from those that should be used first",
+        );
+    }
+    servers_twice(pool, found);
+}
+
+fn servers_twice(pool: &PoolDraft<'_>, found: &mut Findings) {
+    let mut seen: HashMap<Key<'_>, usize> = HashMap::new();
+    for (index, server) in pool.plan.servers.iter().enumerate() {
+        let Some(first) = seen.insert(Key::of(&server.address), index) else { continue };
+        let message = format!(
+            "server `{}` of pool `{}` has the address of server `{}`",
+            clip(&server.name),
+            clip(pool.name),
+            clip(&pool.plan.servers[first].name)
+        );
+        let key = format!("{}.servers.{}", pool.fields.path, server.name);
+        let finding = Finding::new(code::SERVER_TWICE, pool.server_places[index], key, message);
+        found.add(
+            finding
+                .hint("for a larger share use `weight`")
+                .related(pool.server_places[first], "the first is here"),
+        );
+    }
+}
+
+/// A server address as a map key.
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'a> {
+    Ip(std::net::SocketAddr),
+    Unix(&'a std::path::Path),
+    Dns(String, u16),
+    Srv(String),
+}
+
+impl<'a> Key<'a> {
+    fn of(address: &'a ServerAddr) -> Self {
+        match address {
+            ServerAddr::Ip(address) => Self::Ip(*address),
+            ServerAddr::Unix(path) => Self::Unix(path),
+            ServerAddr::Dns { host, port } => Self::Dns(host.to_ascii_lowercase(), *port),
+            ServerAddr::Srv { name } => Self::Srv(name.to_ascii_lowercase()),
+        }
+    }
+}
+
+/// Settings that need a client's address, where there is none.
+fn on_unix(listener: &ListenerDraft<'_>, draft: &Draft<'_>, found: &mut Findings) {
+    let binds = &listener.plan.bind;
+    if binds.is_empty() || !binds.iter().all(|bind| matches!(bind, BindAddr::Unix(_))) {
+        return;
+    }
+    let (fields, name) = (listener.fields, clip(listener.name));
+    let mut lint = |fields: &Fields, key: &str| {
+        if fields.said(key).is_some() {
+            let message = format!(
+                "`{key}` does nothing on listener `{name}`: clients of a unix socket have no address"
+            );
+            add(
+                found,
+                code::PER_IP_ON_UNIX,
+                fields,
+                key,
+                message,
+                "use `unix_mode` to say who may connect",
+            );
+        }
+    };
+    lint(fields, "allow");
+    lint(fields, "deny");
+    if let Some(limit) = fields.table("limit") {
+        lint(limit, "conns_per_ip");
+        lint(limit, "new_conns_per_ip");
+    }
+    let Some(pool) = listener.pool.map(|pool| &draft.pools[pool]) else { return };
+    if matches!(pool.plan.balance, Balance::IpHash | Balance::Maglev) {
+        let message = format!(
+            "pool `{}` chooses by client address, but clients of unix listener `{name}` have none and go anywhere",
+            clip(pool.name)
+        );
+        let place = pool.fields.place_of("balance");
+        let finding =
+            Finding::new(code::PER_IP_ON_UNIX, place, pool.fields.path_of("balance"), message);
+        found.add(finding.related(fields.place_of("bind"), "the listener binds here"));
+    }
+}
+
+fn limits(listener: &ListenerDraft<'_>, found: &mut Findings) {
+    let limit = listener.plan.limit;
+    let (Some(all), Some(one), Some(fields)) =
+        (limit.max_conns, limit.conns_per_ip, listener.fields.table("limit"))
+    else {
+        return;
+    };
+    if one > all {
+        let message = format!(
+            "`conns_per_ip` of listener `{}` is above its `max_conns`",
+            clip(listener.name)
+        );
+        add(found, code::TIMEOUT_ORDER, fields, "conns_per_ip", message, "");
+    }
+}
+
+fn networks(listener: &ListenerDraft<'_>, found: &mut Findings) {
+    for key in ["allow", "deny"] {
+        for (scalar, place) in listener.fields.list(key) {
+            if let Scalar::Network { net, host_bits: true } = scalar {
+                let message = format!(
+                    "a network in `{key}` of listener `{}` has bits after its prefix",
+                    clip(listener.name)
+                );
+                let finding =
+                    Finding::new(code::HOST_BITS, place, listener.fields.path_of(key), message);
+                found.add(finding.hint(format!("it is read as \"{net}\"")));
+            }
+        }
+    }
+}
+
+/// Timeouts of which one can never happen. Each contradiction is told once, at the nearer of the
+/// two settings that was said.
+fn timeouts(draft: &Draft<'_>, found: &mut Findings) {
+    let mut told: HashSet<(Place, &str)> = HashSet::new();
+    for listener in &draft.listeners {
+        let Some(pool) = listener.pool.map(|pool| &draft.pools[pool]) else { continue };
+        let times = pool.plan.timeouts.over(listener.plan.timeouts.over(pool.plan.defaults));
+        let levels: Vec<&Fields> =
+            [Some(pool.fields), Some(listener.fields), draft.root.table("defaults")]
+                .into_iter()
+                .flatten()
+                .collect();
+        for (longer, shorter, effect) in contradictions(times) {
+            let keys = [longer, shorter];
+            // A refused value anywhere would be judged by what stands in for it.
+            if levels.iter().any(|fields| keys.iter().any(|key| !good(fields, key))) {
+                continue;
+            }
+            let said = |fields: &Fields| keys.into_iter().find(|key| fields.said(key).is_some());
+            let Some((fields, key)) =
+                levels.iter().find_map(|fields| Some((*fields, said(fields)?)))
+            else {
+                continue;
+            };
+            if told.insert((fields.place_of(key), effect)) {
+                let (l, s) = (time(times, longer), time(times, shorter));
+                let (l, s) =
+                    (duration_text(l.unwrap_or_default()), duration_text(s.unwrap_or_default()));
+                let message = format!(
+                    "`{longer}` ({l}) is longer than `{shorter}` ({s}) for listener `{}`",
+                    clip(listener.name)
+                );
+                add(found, code::TIMEOUT_ORDER, fields, key, message, effect);
+            }
+        }
+    }
+}
+
+fn contradictions(times: Timeouts) -> Vec<(&'static str, &'static str, &'static str)> {
+    const PAIRS: [(&str, &str, &str); 4] = [
+        (
+            "connect_timeout",
+            "idle_timeout",
+            "a client waits longer for a server than it may be idle",
+        ),
+        ("half_closed_timeout", "idle_timeout", "the idle timeout always comes first"),
+        (
+            "idle_timeout",
+            "session_timeout",
+            "the session always ends before it can be idle that long",
+        ),
+        (
+            "connect_timeout",
+            "session_timeout",
+            "a client waits longer for a server than its session may last",
+        ),
+    ];
+    let longer = |(a, b, _): &(&str, &str, &str)| {
+        time(times, a).zip(time(times, b)).is_some_and(|(a, b)| a > b)
+    };
+    PAIRS.into_iter().filter(longer).collect()
+}
+
+fn time(times: Timeouts, key: &str) -> Option<Duration> {
+    match key {
+        "connect_timeout" => Some(times.connect),
+        "idle_timeout" => Some(times.idle),
+        "half_closed_timeout" => Some(times.half_closed),
+        _ => times.session,
+    }
+}
+
+fn good(fields: &Fields, key: &str) -> bool {
+    fields.said(key).is_none_or(|said| said.scalar().is_some())
+}
+
+fn secrets(draft: &Draft<'_>, found: &mut Findings) {
+    let admin = draft.admin.as_ref().map(|(_, fields)| *fields);
+    let checks = draft.pools.iter().filter_map(|pool| pool.fields.table("check"));
+    for (fields, keys) in admin
+        .map(|fields| (fields, &["token", "read_token"][..]))
+        .into_iter()
+        .chain(checks.map(|fields| (fields, &["password"][..])))
+    {
+        for key in keys {
+            let Some(Scalar::Secret { plain: true, .. }) = fields.said(key).and_then(Said::scalar)
+            else {
+                continue;
+            };
+            let message = format!("`{key}` of {} stands in the file in plain text", fields.title);
+            add(
+                found,
+                code::PLAIN_SECRET,
+                fields,
+                key,
+                message,
+                "write \"env:NAME\" or \"file:/path\"",
+            );
+        }
+    }
+}

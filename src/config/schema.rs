@@ -1,0 +1,182 @@
+//! The key table as JSON Schema (draft 2020-12), for editors and generators.
+//!
+//! The schema holds what one value can be; what values mean together only `check` knows.
+
+use serde_json::{Map, Value, json};
+
+use super::keys::{Fallback, Key, Kind, Section, Text};
+use super::table::ROOT;
+
+/// The whole schema. The same for TOML and JSON files.
+#[must_use]
+pub fn schema() -> Value {
+    let mut out = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Sluicegate configuration",
+    });
+    let mut definitions = Map::new();
+    for section in ROOT.all_below().into_iter().skip(1) {
+        definitions.insert(definition_name(section), section_schema(section));
+    }
+    if let (Some(out), Value::Object(root)) = (out.as_object_mut(), section_schema(&ROOT)) {
+        out.extend(root);
+        out.insert("$defs".to_owned(), Value::Object(definitions));
+    }
+    out["required"] = json!(["listener", "pool"]);
+    out
+}
+
+/// `[pool.NAME.check]` → `pool.check`.
+fn definition_name(section: &Section) -> String {
+    section.heading.trim_matches(['[', ']']).replace(".NAME", "")
+}
+
+fn section_schema(section: &Section) -> Value {
+    let properties: Map<String, Value> =
+        section.keys.iter().map(|key| (key.name.to_owned(), key_schema(key))).collect();
+    let required: Vec<&str> =
+        section.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+    let mut out = json!({
+        "description": section.doc,
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    });
+    if !required.is_empty() {
+        out["required"] = json!(required);
+    }
+    out
+}
+
+fn key_schema(key: &Key) -> Value {
+    let mut out = kind_schema(&key.kind);
+    out["description"] = json!(plain(key));
+    match key.fallback {
+        Fallback::Absent | Fallback::Described(_) => {}
+        Fallback::Bool(on) => out["default"] = json!(on),
+        Fallback::Integer(number) => out["default"] = json!(number),
+        Fallback::Text(text) => out["default"] = json!(text),
+        Fallback::Words(words) => out["default"] = json!(words),
+    }
+    out
+}
+
+fn plain(key: &Key) -> String {
+    let mut text = key.doc.to_owned();
+    if !key.only.is_empty() {
+        text = format!("{text} Only with type {}.", key.only.join(" or "));
+    }
+    if let Fallback::Described(words) = key.fallback {
+        text = format!("{text} Default: {words}.");
+    }
+    text
+}
+
+fn kind_schema(kind: &Kind) -> Value {
+    const DURATION: &str = "[0-9]*[1-9][0-9]*(us|ms|s|m|h|d)";
+    let reference =
+        |section: &Section| json!({ "$ref": format!("#/$defs/{}", definition_name(section)) });
+    match kind {
+        Kind::Bool => json!({ "type": "boolean" }),
+        Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::IntegerOrAuto { min, max } => {
+            json!({ "oneOf": [{ "type": "integer", "minimum": min, "maximum": max }, { "const": "auto" }] })
+        }
+        Kind::Duration { off: true, .. } => {
+            json!({ "type": "string", "pattern": format!("^({DURATION}|off)$") })
+        }
+        Kind::Duration { off: false, .. } => {
+            json!({ "type": "string", "pattern": format!("^{DURATION}$") })
+        }
+        Kind::Rate => {
+            json!({ "type": "string", "pattern": "^\\s*[0-9]*[1-9][0-9]*/(s|min|h|day)(\\s+burst\\s+[0-9]*[1-9][0-9]*)?\\s*$" })
+        }
+        Kind::Share => json!({ "type": "string", "pattern": "^0*([1-9][0-9]?|100)%$" }),
+        Kind::Word { words, .. } => json!({ "enum": words }),
+        Kind::Text(form) => text_schema(*form),
+        Kind::List { of, max } => {
+            json!({ "type": "array", "items": kind_schema(of), "maxItems": max })
+        }
+        Kind::OneOrList { of, max } => {
+            let item = kind_schema(of);
+            json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1, "maxItems": max }] })
+        }
+        Kind::Statuses => json!({ "anyOf": [
+            { "type": "integer", "minimum": 100, "maximum": 599 },
+            { "type": "string", "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" },
+        ] }),
+        Kind::Table(section) => reference(section),
+        Kind::Named { section, max } => named_schema(section, *max, reference(section)),
+        Kind::Fields { max } => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
+            "additionalProperties": { "type": "string" },
+            "maxProperties": max,
+        }),
+    }
+}
+
+fn named_schema(section: &Section, max: usize, table: Value) -> Value {
+    let item = match section.short.and_then(|short| section.index(short)) {
+        Some(short) => json!({ "anyOf": [kind_schema(&section.keys[short].kind), table] }),
+        None => table,
+    };
+    json!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$" },
+        "additionalProperties": item,
+        "minProperties": 1,
+        "maxProperties": max,
+    })
+}
+
+fn text_schema(form: Text) -> Value {
+    let pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+    match form {
+        Text::Bind => pattern("^(unix:/.+|.+:[0-9]+)$"),
+        Text::Server => pattern("^(unix:/.+|srv:_.+|(dns:)?.+:[0-9]+)$"),
+        Text::Mode => pattern("^[0-7]{3,4}$"),
+        Text::LogTarget => pattern("^(stdout|off|file:.+)$"),
+        Text::RequestPath => pattern("^/"),
+        Text::Free { max } => json!({ "type": "string", "minLength": 1, "maxLength": max }),
+        Text::Secret { .. } => json!({ "type": "string", "minLength": 1 }),
+        Text::Network
+        | Text::Ip
+        | Text::Resolver
+        | Text::Host
+        | Text::Pattern
+        | Text::PoolName
+        | Text::Method
+        | Text::FieldValue => json!({ "type": "string", "minLength": 1 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_of_the_schema_leads_somewhere() {
+        let schema = schema();
+        let definitions = schema["$defs"].as_object().unwrap();
+        let text = schema.to_string();
+        let mut references = 0;
+        for (at, head) in text.match_indices("\"#/$defs/") {
+            let name = text[at + head.len()..].split('"').next().unwrap();
+            assert!(definitions.contains_key(name), "{name}");
+            references += 1;
+        }
+        assert!(references >= definitions.len());
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_in_the_schema() {
+        let schema = schema();
+        for section in ROOT.all_below().into_iter().skip(1) {
+            for key in section.keys {
+                let found = &schema["$defs"][definition_name(section)]["properties"][key.name];
+                assert!(found["description"].is_string(), "{} {}", section.heading, key.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The rows of the key table, section by section, in the order of the reference page.
+
+use std::time::Duration;
+
+use super::keys::{Key, Kind, Section, Text};
+use super::units::DURATION_MAX;
+
+/// Listening sockets times workers are descriptors; more listeners than this are a mistake.
+pub const LISTENERS_MAX: usize = 1_024;
+/// Addresses of one listener.
+pub const BINDS_MAX: usize = 64;
+/// Pools get 16-bit ids; four for each listener is generous.
+pub const POOLS_MAX: usize = 4_096;
+/// Servers of one pool: each costs a check, and every worker looks at all of them to pick.
+pub const SERVERS_PER_POOL_MAX: usize = 1_000;
+/// Servers in all: half of what the registry holds, the rest is for members of names.
+pub const SERVERS_MAX: usize = 8_192;
+/// Networks of one list, searched for each new connection.
+pub const NETWORKS_MAX: usize = 1_024;
+/// Threads, each pinned to a CPU; the largest machines have fewer CPUs.
+pub const WORKERS_MAX: i64 = 1_024;
+/// Patterns in `include`.
+pub const INCLUDES_MAX: usize = 64;
+/// Sessions a limit may name; far above what descriptors allow.
+pub const CONNS_MAX: i64 = 100_000_000;
+
+const MS: Duration = Duration::from_millis(1);
+/// Sessions and checks are timed in milliseconds.
+const fn time(min: Duration, max: Duration) -> Kind {
+    Kind::Duration { min, max, off: false }
+}
+const fn time_or_off(min: Duration, max: Duration) -> Kind {
+    Kind::Duration { min, max, off: true }
+}
+const fn word(words: &'static [&'static str]) -> Kind {
+    Kind::Word { words, later: &[] }
+}
+
+pub static ROOT: Section = Section {
+    noun: "the top level",
+    heading: "Top level",
+    doc: "The file is TOML or, when its name ends in `.json`, the same tables as one JSON object.",
+    tag: None,
+    short: None,
+    later: &["policy", "consumer"],
+    keys: &[
+        Key::new("version", Kind::Integer { min: 1, max: 1 }, "The version of this format.")
+            .or_integer(1),
+        Key::new(
+            "include",
+            Kind::OneOrList { of: &Kind::Text(Text::Pattern), max: INCLUDES_MAX },
+            "Files to read as if their tables stood here, for example `[\"conf.d/*.toml\"]`; `*` and `?` may stand \
+             in the last part. Relative to this file. An included file includes nothing itself. Tables merge; \
+             the same name twice is an error.",
+        ),
+        Key::new("runtime", Kind::Table(&RUNTIME), "The process as a whole, read once at start."),
+        Key::new(
+            "admin",
+            Kind::Table(&ADMIN),
+            "The admin API. Without this table there is no admin listener.",
+        ),
+        Key::new(
+            "log",
+            Kind::Table(&LOG),
+            "The access log, and what the process says about itself.",
+        ),
+        Key::new(
+            "defaults",
+            Kind::Table(&DEFAULTS),
+            "Timeouts that any listener or pool may override.",
+        ),
+        Key::new(
+            "listener",
+            Kind::Named { section: &LISTENER, max: LISTENERS_MAX },
+            "Listeners by name. There must be at least one.",
+        ),
+        Key::new(
+            "pool",
+            Kind::Named { section: &POOL, max: POOLS_MAX },
+            "Pools of servers by name.",
+        ),
+    ],
+};
+
+pub static RUNTIME: Section = Section {
+    noun: "`[runtime]`",
+    heading: "[runtime]",
+    doc: "The process as a whole, read once at start.",
+    tag: None,
+    short: None,
+    later: &["watch", "engine"],
+    keys: &[
+        Key::new(
+            "workers",
+            Kind::Integer { min: 1, max: WORKERS_MAX },
+            "Threads that carry sessions, each pinned to a CPU.",
+        )
+        .or_described("the CPUs this process may use"),
+        Key::new(
+            "drain_timeout",
+            time(MS, DURATION_MAX),
+            "After SIGTERM or SIGINT: how long sessions may go on before they are reset.",
+        )
+        .or("30s"),
+        Key::new(
+            "shutdown_delay",
+            time_or_off(MS, DURATION_MAX),
+            "After SIGTERM: how long `/readyz` says 503 while clients are still accepted, before the drain begins.",
+        )
+        .or("off"),
+        Key::new(
+            "max_conns",
+            Kind::IntegerOrAuto { min: 1, max: CONNS_MAX },
+            "Sessions in all. \"auto\": from the descriptor limit, with a reserve for admin, checks and logs.",
+        )
+        .or_described("\"auto\""),
+        Key::new("dns", Kind::Table(&DNS), "How `dns:` and `srv:` servers are resolved."),
+    ],
+};
+
+pub static DNS: Section = Section {
+    noun: "`dns`",
+    heading: "[runtime.dns]",
+    doc: "How `dns:` and `srv:` servers are resolved.",
+    tag: None,
+    short: None,
+    later: &[],
+    keys: &[
+        Key::new(
+            "servers",
+            Kind::List { of: &Kind::Text(Text::Resolver), max: 16 },
+            "Name servers, `\"9.9.9.9\"` or `\"9.9.9.9:53\"`.",
+        )
+        .or_described("those of `/etc/resolv.conf`"),
+        Key::new("min_ttl", time(MS, DURATION_MAX), "An answer is used at least this long.")
+            .or("1s"),
+        Key::new("max_ttl", time(MS, DURATION_MAX), "An answer is used at most this long.")
+            .or("5m"),
+        Key::new(
+            "refuse",
+            Kind::List {
+                of: &word(&["loopback", "link-local", "multicast", "unspecified"]),
+                max: 4,
+            },
+            "Kinds of address that a name must not resolve to. The name `localhost` is spared.",
+        )
+        .or_words(&["loopback", "link-local", "multicast", "unspecified"]),
+    ],
+};
+
+pub static ADMIN: Section = Section {
+    noun: "`[admin]`",
+    heading: "[admin]",
+    doc: "The admin API. Without this table there is no admin listener.",
+    tag: None,
+    short: None,
+    later: &["tls"],
+    keys: &[
+        Key::new(
+            "bind",
+            Kind::Text(Text::Bind),
+            "Where it listens, `\"127.0.0.1:9901\"` or `\"unix:/path\"`. An address that is not loopback needs `token`.",
+        )
+        .or("127.0.0.1:9901"),
+        Key::new(
+            "token",
+            Kind::Text(Text::Secret { min: 16 }),
+            "Bearer token for all but `/healthz` and `/readyz`. At least 16 bytes.",
+        ),
+        Key::new(
+            "read_token",
+            Kind::Text(Text::Secret { min: 16 }),
+            "Bearer token for GET requests except `/v1/config`. At least 16 bytes.",
+        ),
+        Key::new(
+            "hosts",
+            Kind::List { of: &Kind::Text(Text::Host), max: 64 },
+            "Host values that are accepted beside IP addresses and `localhost`.",
+        ),
+    ],
+};
+
+pub static LOG: Section = Section {
+    noun: "`[log]`",
+    heading: "[log]",
+    doc: "The access log, and what the process says about itself.",
+    tag: None,
+    short: None,
+    later: &["format", "sample", "query", "headers"],
+    keys: &[
+        Key::new(
+            "access",
+            Kind::Text(Text::LogTarget),
+            "One JSON line for each session: `\"stdout\"`, `\"file:/path\"` or `\"off\"`.",
+        )
+        .or("stdout"),
+        Key::new(
+            "level",
+            word(&["error", "warn", "info", "debug"]),
+            "How much the process says on stderr about itself.",
+        )
+        .or("info"),
+    ],
+};
+
+const CONNECT: &str = "One attempt to connect to a server, and waiting for one with room.";
+const IDLE: &str = "A session without a byte in either direction ends after this.";
+const HALF_CLOSED: &str = "The same, once one side has finished sending.";
+const SESSION: &str = "The longest a session may last.";
+const KEEPALIVE: &str =
+    "TCP keep-alive begins after this long without a byte; then every 5 s, 3 times.";
+/// TCP_KEEPIDLE takes whole seconds up to this.
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+
+const CONNECT_KIND: Kind = time(MS, DURATION_MAX);
+const IDLE_KIND: Kind = time(MS, DURATION_MAX);
+const SESSION_KIND: Kind = time_or_off(MS, DURATION_MAX);
+const KEEPALIVE_KIND: Kind = time(Duration::from_secs(1), KEEPALIVE_MAX);
+const FROM_DEFAULTS: &str = "as in `[defaults]`";
+const FROM_LISTENER: &str = "as the listener has it, else `[defaults]`";
+
+pub static DEFAULTS: Section = Section {
+    noun: "`[defaults]`",
+    heading: "[defaults]",
+    doc: "Timeouts that any listener or pool may override: pool before listener before this table.",
+    tag: None,
+    short: None,
+    later: &[
+        "header_timeout",
+        "request_timeout",
+        "proxy_timeout",
+        "total_timeout",
+        "handshake_timeout",
+        "keepalive_timeout",
+        "body_timeout",
+    ],
+    keys: &[
+        Key::new("connect_timeout", CONNECT_KIND, CONNECT).or("3s"),
+        Key::new("idle_timeout", IDLE_KIND, IDLE).or("10m"),
+        Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or("1m"),
+        Key::new("session_timeout", SESSION_KIND, SESSION).or("off"),
+        Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or("15s"),
+    ],
+};
+
+static LISTENER: Section = Section {
+    noun: "listener",
+    heading: "[listener.NAME]",
+    doc: "One or more addresses, and the pool their clients go to.",
+    tag: None,
+    short: None,
+    later: &[
+        "accept_proxy", "trusted", "tls", "sni", "no_sni", "route", "policies", "trusted_proxies", "keep_headers",
+        "http", "compression", "errors", "header_timeout", "request_timeout", "proxy_timeout", "total_timeout",
+        "handshake_timeout", "keepalive_timeout", "body_timeout",
+    ],
+    keys: &[
+        Key::new(
+            "bind",
+            Kind::OneOrList { of: &Kind::Text(Text::Bind), max: BINDS_MAX },
+            "Where it listens: `\"0.0.0.0:5432\"`, `\"[::]:5432\"`, `\"unix:/path\"`, or a list of these. Port 0 is a \
+             free port, printed at start.",
+        )
+        .required(),
+        Key::new("mode", Kind::Word { words: &["tcp"], later: &["http"] }, "What the clients speak.").or("tcp"),
+        Key::new("pool", Kind::Text(Text::PoolName), "The pool its clients go to.").required(),
+        Key::new("limit", Kind::Table(&LIMIT), "What one listener and one client may take."),
+        Key::new(
+            "allow",
+            Kind::List { of: &Kind::Text(Text::Network), max: NETWORKS_MAX },
+            "Networks whose clients are let in; nobody else is.",
+        )
+        .or_described("everybody"),
+        Key::new(
+            "deny",
+            Kind::List { of: &Kind::Text(Text::Network), max: NETWORKS_MAX },
+            "Networks whose clients are refused, whatever `allow` says.",
+        ),
+        Key::new(
+            "backlog",
+            Kind::Integer { min: 1, max: 65_535 },
+            "Clients the kernel keeps waiting for accept, for each worker. `net.core.somaxconn` bounds it.",
+        )
+        .or_integer(4_096),
+        Key::new("unix_mode", Kind::Text(Text::Mode), "Permission bits of a unix socket, in octal.").or("0660"),
+        Key::new("access_log", Kind::Bool, "Whether its sessions are written to the access log.").or_bool(true),
+        Key::new("connect_timeout", CONNECT_KIND, CONNECT).or_described(FROM_DEFAULTS),
+        Key::new("idle_timeout", IDLE_KIND, IDLE).or_described(FROM_DEFAULTS),
+        Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or_described(FROM_DEFAULTS),
+        Key::new("session_timeout", SESSION_KIND, SESSION).or_described(FROM_DEFAULTS),
+        Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or_described(FROM_DEFAULTS),
+    ],
+};
+
+static LIMIT: Section = Section {
+    noun: "`limit`",
+    heading: "[listener.NAME.limit]",
+    doc: "What is over a limit is accepted, reset and counted. One address is one IPv4 address or one IPv6 /64.",
+    tag: None,
+    short: None,
+    later: &[],
+    keys: &[
+        Key::new("max_conns", Kind::Integer { min: 1, max: CONNS_MAX }, "Sessions of this listener at once.")
+            .or_described("no limit")
+            .range_hint("leave the key out to have no limit"),
+        Key::new("conns_per_ip", Kind::Integer { min: 1, max: CONNS_MAX }, "Sessions of one client address at once.")
+            .or_described("no limit")
+            .range_hint("leave the key out to have no limit"),
+        Key::new(
+            "new_conns_per_ip",
+            Kind::Rate,
+            "New sessions of one client address, for example `\"20/s burst 40\"`: refilled evenly, `burst` at once.",
+        )
+        .or_described("no limit"),
+    ],
+};
+
+static POOL: Section = Section {
+    noun: "pool",
+    heading: "[pool.NAME]",
+    doc: "Servers that can stand in for each other, and how one is chosen.",
+    tag: None,
+    short: None,
+    later: &["tls", "protocol", "breaker", "keepalive"],
+    keys: &[
+        Key::new("servers", Kind::Named { section: &SERVER, max: SERVERS_PER_POOL_MAX }, "The servers by name, at least one."),
+        Key::new(
+            "balance",
+            word(&["round-robin", "least-conn", "ip-hash", "random-two", "maglev"]),
+            "How a server is chosen. `round-robin`: in turn, by weight. `least-conn`: the fewest sessions for its \
+             weight. `ip-hash`: the same client address to the same server. `random-two`: the less busy of two random \
+             ones. `maglev`: as `ip-hash`, by a table.",
+        )
+        .or("round-robin"),
+        Key::new(
+            "hash",
+            Kind::Word { words: &["ip"], later: &["consumer", "path", "header:NAME", "cookie:NAME"] },
+            "What `maglev` hashes.",
+        )
+        .or("ip"),
+        Key::new("check", Kind::Table(&CHECK), "An active health check. Without one, servers count as up."),
+        Key::new("send_proxy", word(&["off", "v1", "v2"]), "Whether servers get a PROXY header with the client's address.")
+            .or("off"),
+        Key::new(
+            "slow_start",
+            time_or_off(MS, DURATION_MAX),
+            "A server that came back gets a growing share, from a tenth of its weight to all of it, over this long.",
+        )
+        .or("off"),
+        Key::new(
+            "hold",
+            time_or_off(MS, DURATION_MAX),
+            "How long new clients wait while no server is up, instead of being refused.",
+        )
+        .or("off"),
+        Key::new(
+            "max_held",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "Clients that may wait at once, for a server to come up or to have room.",
+        )
+        .or_integer(1_000),
+        Key::new(
+            "on_down",
+            word(&["keep", "close-sessions"]),
+            "What happens to the sessions of a server that goes down.",
+        )
+        .or("keep"),
+        Key::new("outlier", Kind::Table(&OUTLIER), "Takes out servers that fail real clients. Without it, none is."),
+        Key::new(
+            "source",
+            Kind::OneOrList { of: &Kind::Text(Text::Ip), max: 64 },
+            "Local addresses to connect from, in turn: each brings its own ports.",
+        )
+        .or_described("the kernel chooses"),
+        Key::new("connect_timeout", CONNECT_KIND, CONNECT).or_described(FROM_LISTENER),
+        Key::new("idle_timeout", IDLE_KIND, IDLE).or_described(FROM_LISTENER),
+        Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or_described(FROM_LISTENER),
+        Key::new("session_timeout", SESSION_KIND, SESSION).or_described(FROM_LISTENER),
+        Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or_described(FROM_LISTENER),
+    ],
+};
+
+static SERVER: Section = Section {
+    noun: "server",
+    heading: "[pool.NAME.servers.NAME]",
+    doc: "One server. `pg1 = \"10.0.0.11:5432\"` is short for `pg1 = { addr = \"10.0.0.11:5432\" }`.",
+    tag: None,
+    short: Some("addr"),
+    later: &[],
+    keys: &[
+        Key::new(
+            "addr",
+            Kind::Text(Text::Server),
+            "`\"10.0.0.11:5432\"`, `\"[2001:db8::1]:5432\"`, `\"unix:/path\"`, `\"dns:host:port\"` (one member for \
+             each address), or `\"srv:_service._tcp.name\"` (port, priority and weight from the record).",
+        )
+        .required(),
+        Key::new("weight", Kind::Integer { min: 1, max: 1_000 }, "Its share, relative to the others.")
+            .or_integer(1)
+            .range_hint("to take a server out of rotation use `drain`: `sluicegate ctl drain POOL/SERVER`"),
+        Key::new("max_conns", Kind::Integer { min: 1, max: CONNS_MAX }, "Sessions it may have at once, exact over all workers.")
+            .or_described("no limit")
+            .range_hint("leave the key out to have no limit"),
+        Key::new("backup", Kind::Bool, "Used only while no server that is not a backup is up.").or_bool(false),
+    ],
+};
+
+static CHECK: Section = Section {
+    noun: "`check`",
+    heading: "[pool.NAME.check]",
+    doc: "An active health check of every server of the pool.",
+    tag: Some("type"),
+    short: None,
+    later: &["tls"],
+    keys: &[
+        Key::new(
+            "type",
+            word(&["tcp", "http", "redis", "postgres"]),
+            "`tcp`: it accepts. `http`: it answers a request as expected. `redis`: it answers PING. `postgres`: it \
+             answers a start-up message.",
+        )
+        .required(),
+        Key::new("every", time(Duration::from_millis(10), DURATION_MAX), "From one check of a server to the next.").or("2s"),
+        Key::new("timeout", time(MS, DURATION_MAX), "A check that takes longer has failed.").or("1s"),
+        Key::new("fall", Kind::Integer { min: 1, max: 100 }, "Failures in a row until a server is down.").or_integer(3),
+        Key::new("rise", Kind::Integer { min: 1, max: 100 }, "Passes in a row until a server is up.").or_integer(2),
+        Key::new(
+            "init",
+            word(&["wait", "up", "down"]),
+            "What a server counts as before its first result. `wait`: clients wait for that result.",
+        )
+        .or("wait"),
+        Key::new("port", Kind::Integer { min: 1, max: 65_535 }, "Port to check.").or_described("the server's own"),
+        Key::new("method", Kind::Text(Text::Method), "Method of the request.").or("GET").only(&["http"]),
+        Key::new("path", Kind::Text(Text::RequestPath), "Path, perhaps with a query.").or("/").only(&["http"]),
+        Key::new("host", Kind::Text(Text::Host), "The Host header.").or_described("the server's address").only(&["http"]),
+        Key::new(
+            "expect",
+            Kind::OneOrList { of: &Kind::Statuses, max: 32 },
+            "Status codes that pass: `200`, `\"200-399\"`, or a list of these.",
+        )
+        .or("200-399")
+        .only(&["http"]),
+        Key::new("headers", Kind::Fields { max: 32 }, "Header fields of the request.").or_described("none").only(&["http"]),
+        Key::new("body", Kind::Text(Text::Free { max: 1_024 }), "Text that the answer's body must contain.").only(&["http"]),
+        Key::new("password", Kind::Text(Text::Secret { min: 1 }), "Sent with AUTH before PING.").only(&["redis"]),
+        Key::new("user", Kind::Text(Text::Free { max: 63 }), "User name in the start-up message.").or("lb").only(&["postgres"]),
+    ],
+};
+
+static OUTLIER: Section = Section {
+    noun: "`outlier`",
+    heading: "[pool.NAME.outlier]",
+    doc: "A server that fails real clients is ejected for a while. The last eligible server never is.",
+    tag: None,
+    short: None,
+    later: &[],
+    keys: &[
+        Key::new(
+            "errors",
+            Kind::Integer { min: 1, max: 1_000 },
+            "Failures in a row until a server is ejected.",
+        )
+        .or_integer(5),
+        Key::new("eject_for", time(MS, DURATION_MAX), "How long it stays out.").or("30s"),
+        Key::new("max_ejected", Kind::Share, "At most this share of the pool is out at once.")
+            .or("50%"),
+    ],
+};
