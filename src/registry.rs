@@ -58,6 +58,34 @@ pub struct ServerState {
     pub last_check: Mutex<Option<CheckResult>>,
 }
 
+/// What a server counts as: the `state` word of status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    // In this order the best of several addresses speaks for their name.
+    Up,
+    Ejected,
+    Down,
+    /// No longer configured or resolved; its sessions end on their own.
+    Draining,
+    Maint,
+}
+
+impl Condition {
+    pub const ALL: [Self; 5] =
+        [Self::Up, Self::Down, Self::Draining, Self::Maint, Self::Ejected];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected => "ejected",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Maint => "maint",
+        }
+    }
+}
+
 /// What the last active check said.
 #[derive(Clone, Debug)]
 pub struct CheckResult {
@@ -88,6 +116,19 @@ impl ServerState {
     #[must_use]
     pub fn is_ejected(&self, now: Time) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > now.0
+    }
+
+    #[must_use]
+    pub fn condition(&self, now: Time) -> Condition {
+        if self.removed.load(Ordering::Relaxed) {
+            Condition::Draining
+        } else if !self.up.load(Ordering::Relaxed) {
+            Condition::Down
+        } else if self.is_ejected(now) {
+            Condition::Ejected
+        } else {
+            Condition::Up
+        }
     }
 
     /// May get a new session, as far as health goes.
@@ -178,6 +219,11 @@ impl PoolState {
             self.waiting.store(queue.waiters.len() as u32, Ordering::Release);
         }
         found
+    }
+
+    /// A released client has connected, ended or gone back to wait.
+    pub fn done_released(&self) {
+        self.released.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The next client to be let go, if fewer than [`RELEASED_MAX`] are on their way. `send`

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 pub mod check;
 mod completions;
 mod explain_reason;
@@ -53,6 +54,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Generate load and measure latency, in a closed or an open loop
+    Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
     #[command(name = "explain-reason")]
     ExplainReason(explain_reason::ExplainReasonArgs),
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

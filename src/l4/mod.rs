@@ -1,3 +1,14 @@
 //! The data path of TCP sessions.
+//!
+//! [`session`] has the diagram and the invariants; [`gate`] the step. The other files add to
+//! the gate in the order of a session's life.
 
+pub mod accept;
+mod admit;
+mod bulk;
+mod ending;
+pub mod gate;
+mod measure;
 pub mod proxy_protocol;
+mod relay;
+pub mod session;

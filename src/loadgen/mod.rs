@@ -11,6 +11,7 @@ pub mod connection;
 pub mod generator;
 pub mod hgrm;
 pub mod http_response;
+pub mod interrupt;
 pub mod pacing;
 pub mod report;
 pub mod tally;
@@ -28,7 +29,7 @@ use self::tally::Tally;
 use crate::runtime::buffers::Sizes;
 use crate::runtime::sys;
 use crate::runtime::time::Time;
-use crate::runtime::uring::{Uring, UringConfig};
+use crate::runtime::uring::{self, Uring, UringConfig};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -71,21 +72,44 @@ pub struct Measured {
     pub duration: Duration,
 }
 
+/// Why a run gave no result.
+#[derive(Debug)]
+pub enum RunError {
+    /// The kernel refuses the ring; in words, with the remedy.
+    Refused(String),
+    Broken(io::Error),
+}
+
+impl From<io::Error> for RunError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl std::fmt::Display for RunError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::Broken(error) => write!(f, "the load generator broke off: {error}"),
+        }
+    }
+}
+
 /// Runs `job` on threads of its own and waits for them. Setting `stop` ends it early.
 ///
 /// # Errors
 /// When a ring is refused, or breaks.
-pub fn run(job: &Job, live: Option<&Live>, stop: &AtomicBool) -> io::Result<Measured> {
+pub fn run(job: &Job, live: Option<&Live>, stop: &AtomicBool) -> Result<Measured, RunError> {
     let workers = job.workers.clamp(1, job.connections.max(1));
     let barrier = Barrier::new(workers as usize);
-    let results: Vec<io::Result<Measured>> = std::thread::scope(|scope| {
+    let results: Vec<Result<Measured, RunError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
                 let barrier = &barrier;
                 scope.spawn(move || work(job, (index, workers), barrier, live, stop))
             })
             .collect();
-        let broken = || Err(io::Error::other("a worker of the generator panicked"));
+        let broken = || Err(io::Error::other("a worker panicked").into());
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| broken())).collect()
     });
     let mut all = Measured { tally: Tally::default(), duration: Duration::ZERO };
@@ -104,12 +128,14 @@ fn work(
     barrier: &Barrier,
     live: Option<&Live>,
     stop: &AtomicBool,
-) -> io::Result<Measured> {
+) -> Result<Measured, RunError> {
     // The default of 50 µs would be added to every start of an open loop. Without it the
     // generator still works, only later.
     let _ = nix::sys::prctl::set_timerslack(1);
     let count = share(job.connections, index, workers);
-    let ready = Uring::new(ring_config(&job.orders)).and_then(|ring| {
+    let ring = Uring::new(ring_config(&job.orders))
+        .map_err(|error| RunError::Refused(uring::explain(&error)));
+    let ready = ring.and_then(|ring| {
         let system_clock = |_: &Uring| Time(sys::monotonic_ns());
         let mut generator = Generator::new(ring, system_clock, count, (&job.orders, live, stop));
         if !job.orders.new_connection {

@@ -20,6 +20,11 @@ impl Count {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
+    /// Sets a gauge; only the owning worker may.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -122,6 +127,14 @@ impl Default for WorkerCounts {
 }
 
 impl WorkerCounts {
+    /// Notes the overflow memory in use, and its peak.
+    pub fn set_overflow(&self, bytes: u64) {
+        if bytes != self.overflow_bytes.value() {
+            self.overflow_bytes.set(bytes);
+            self.overflow_bytes_peak.set(bytes.max(self.overflow_bytes_peak.value()));
+        }
+    }
+
     #[must_use]
     pub fn listener(&self, id: ListenerId) -> &ListenerCounts {
         &self.listeners[usize::from(id.0)]

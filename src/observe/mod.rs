@@ -1,5 +1,13 @@
-//! What can be seen: reasons, counters, records.
+//! What can be seen: reasons, counters, records, and how they are shown.
 
+pub mod access_log;
+pub mod clock;
 pub mod counters;
+pub mod events;
+pub mod histograms;
+pub mod logger;
+pub mod metrics;
 pub mod reason;
 pub mod record;
+pub mod status;
+pub mod view;

@@ -106,6 +106,10 @@ pub trait Driver {
     /// Sends the bytes of `chunk` without waiting.
     fn send_now(&mut self, fd: Fd, chunk: ChunkId) -> Result<u32, Errno>;
     fn send_bytes_now(&mut self, fd: Fd, bytes: &[u8]) -> Result<u32, Errno>;
+    /// Accepts a client that is in the queue already, or `EAGAIN`.
+    fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno>;
+    /// Lets no new client into the listener's queue; who is in it can still be accepted.
+    fn bar_now(&mut self, listener: Fd);
     /// A non-blocking stream socket for `to`, with its options set and bound to a source.
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno>;
     /// Puts the FIN on the wire after what is queued: `shutdown(SHUT_WR)`.

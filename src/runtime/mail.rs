@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::driver::Fd;
 use crate::net::Peer;
-use crate::registry::{ListenerId, ServerId, Snapshot};
+use crate::registry::{ListenerId, PoolId, ServerId, Snapshot};
 
 /// Posts that wait for one worker. A worker empties its mailbox every turn, so this is only
 /// reached when it is stuck; a release of waiters then simply happens later.
@@ -22,7 +22,7 @@ pub enum Mail {
     /// A connection accepted by a busier worker. Its place in the listener's count is taken.
     Adopt { fd: Fd, listener: ListenerId, peer: Peer },
     /// A waiting client may try again: a server has room.
-    Released { slot: u32, generation: u32, arrival: u64 },
+    Released { pool: PoolId, slot: u32, generation: u32, arrival: u64 },
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
     /// Asks for the histograms filled since the last time.

@@ -2,6 +2,7 @@
 
 pub mod buffers;
 pub mod driver;
+pub mod listen;
 pub mod mail;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -243,3 +243,49 @@ pub(super) fn pipe(wanted: u32) -> Result<([OwnedFd; 2], u32), Errno> {
     }
     Ok((fds, 4096 * 16))
 }
+
+/// accept4(2), non-blocking.
+pub(super) fn accept(listener: c_int) -> Result<c_int, Errno> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let none = std::ptr::null_mut();
+    // SAFETY: null for an address that is not wanted.
+    let fd = unsafe { libc::accept4(listener, none, none.cast(), flags) };
+    check(fd as isize).map(|_| fd)
+}
+
+/// A classic BPF filter on a listening TCP socket that drops bare SYNs: no new handshake
+/// begins here, those under way end, and what is queued can be accepted before the close.
+pub(super) fn drop_syns(listener: c_int) {
+    const FLAGS_OFFSET: u32 = 13; // of the TCP header, where a socket filter's packet begins
+    const SYN: u32 = 0x02;
+    const SYN_ACK: u32 = 0x12;
+    let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS_OFFSET),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_ACK),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which outlives the call.
+    unsafe {
+        libc::setsockopt(
+            listener,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        );
+    }
+}
+
+/// Random numbers from the kernel, for keys of hash tables and seeds.
+#[must_use]
+pub fn secret() -> [u64; 2] {
+    let mut words = [0u64; 2];
+    // SAFETY: sixteen bytes are written into sixteen bytes.
+    let got = unsafe { libc::getrandom((&raw mut words).cast(), size_of_val(&words), 0) };
+    debug_assert_eq!(got, 16, "getrandom of 16 bytes neither blocks nor fails after boot");
+    words
+}

@@ -269,6 +269,14 @@ impl Driver for Uring {
         sys::send(fd.0, (bytes.as_ptr(), bytes.len() as u32))
     }
 
+    fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno> {
+        sys::accept(listener.0).map(Fd)
+    }
+
+    fn bar_now(&mut self, listener: Fd) {
+        sys::drop_syns(listener.0);
+    }
+
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno> {
         sys::open(to, options).map(Fd)
     }

@@ -1,13 +1,32 @@
 //! One worker: a pinned thread with its own ring, sockets, timers and counters.
+//!
+//! One turn: enter the ring (wait for one completion or the next timer), step through what
+//! completed, read the mailbox if it rang, look at the timers. A panic in a step ends the
+//! session it was about; the loop goes on.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use crossbeam::queue::ArrayQueue;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
-use super::mail::Mailbox;
-use crate::control::notice::Notices;
+use super::driver::{Completion, Driver, Fd, Interest};
+use super::mail::{Mail, Mailbox};
+use super::time::Time;
+use super::token::{Tag, Token};
+use super::uring::{Uring, UringConfig};
+use super::{buffers, sys};
+use crate::config::plan::Plan;
+use crate::control::notice::{Notice, Notices};
+use crate::l4::accept::Budget;
+use crate::l4::gate::Gate;
+use crate::limits::{ENTRIES_MAX, PerIp};
 use crate::observe::counters::WorkerCounts;
+use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
 use crate::registry::{ListenerId, Snapshot};
 
@@ -37,10 +56,53 @@ pub struct Shared {
     pub records: Vec<ArrayQueue<SessionRecord>>,
     /// Every worker, by id.
     pub workers: Vec<WorkerHandle>,
+    /// Descriptor pairs left for sessions.
+    pub budget: Budget,
+    /// By listener: its table of client addresses, if a limit needs one.
+    pub per_ip: Vec<Option<PerIp>>,
 }
 
 /// Records that wait for the log writer, per worker: a second of 8,000 sessions.
 pub const RECORDS_MAX: usize = 8_192;
+
+/// Descriptors kept back for control: admin, probes, logs, rings, listeners.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+impl Shared {
+    /// Mailboxes, counters and limits for one worker per entry of `cpus`.
+    ///
+    /// # Errors
+    /// When the kernel refuses an eventfd.
+    pub fn new(plan: &Plan, cpus: &[Option<usize>]) -> io::Result<Self> {
+        let worker = |(id, cpu): (usize, &Option<usize>)| {
+            Ok(WorkerHandle {
+                id: id as u16,
+                cpu: *cpu,
+                mailbox: Mailbox::new()?,
+                counts: Arc::new(WorkerCounts::default()),
+            })
+        };
+        let workers: io::Result<Vec<_>> = cpus.iter().enumerate().map(worker).collect();
+        let table = |listener: &crate::config::plan::Listener| {
+            PerIp::is_needed(&listener.limit).then(|| PerIp::new(ENTRIES_MAX, sys::secret()))
+        };
+        Ok(Self {
+            notices: Notices::default(),
+            records: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
+            workers: workers?,
+            budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
+            per_ip: plan.listeners.iter().map(table).collect(),
+        })
+    }
+}
+
+/// Sessions that the descriptor limit allows: two descriptors each.
+#[must_use]
+pub fn pairs_max() -> u32 {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let soft = limit.map_or(1024, |(soft, _)| soft);
+    u32::try_from(soft.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(u32::MAX).max(1)
+}
 
 /// Everything a worker starts with.
 #[derive(Debug)]
@@ -49,6 +111,170 @@ pub struct Setup {
     pub listening: Vec<Listening>,
     pub snapshot: Arc<Snapshot>,
     pub shared: Arc<Shared>,
-    /// Accept only after [`super::mail::Mail::Accept`] (first checks are still to come).
+    /// Accept only after [`Mail::Accept`] (first checks are still to come).
     pub wait_for_accept: bool,
+}
+
+/// Starts the worker's thread. It ends after [`Mail::Drain`] or [`Mail::Stop`], and says so
+/// with a notice.
+///
+/// # Errors
+/// When the thread cannot be made, or the kernel refuses the ring (see
+/// [`super::uring::explain`]).
+pub fn spawn(setup: Setup) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let id = setup.id;
+    let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        if let Some(cpu) = setup.shared.workers[usize::from(id)].cpu {
+            pin(cpu);
+        }
+        // The ring belongs to the thread that makes it.
+        match Uring::new(ring_config()) {
+            Ok(driver) => {
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                Worker::new(driver, setup).run();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the worker died at its start")))?;
+    Ok(thread)
+}
+
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    if set.set(cpu).is_ok() {
+        // A CPU that was taken away since: running unpinned is the better half.
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// The ring's sizes; with few descriptors, few pipes.
+fn ring_config() -> UringConfig {
+    let mut config = UringConfig::default();
+    config.pipes_max = config.pipes_max.min((pairs_max() / 64).max(1) as u16);
+    config
+}
+
+struct Worker<D: Driver> {
+    gate: Gate<D>,
+    id: u16,
+    shared: Arc<Shared>,
+    mailbox: Mailbox,
+    completions: Vec<Completion>,
+    stopped: bool,
+}
+
+const MAILBOX: Token = Token::new(Tag::Mailbox, 0, 0, 0);
+
+impl<D: Driver> Worker<D> {
+    fn new(driver: D, setup: Setup) -> Self {
+        let Setup { id, listening, snapshot, shared, wait_for_accept } = setup;
+        let mailbox = shared.workers[usize::from(id)].mailbox.clone();
+        let seed = sys::secret()[0];
+        let mut gate = Gate::new(driver, id, snapshot, Arc::clone(&shared), seed);
+        for door in listening {
+            gate.add_door(door.listener, Fd(door.fd.into_raw_fd()), door.unix);
+        }
+        gate.driver.submit_poll(mailbox.wake_fd(), Interest::Readable, MAILBOX);
+        if !wait_for_accept {
+            gate.open_doors();
+        }
+        Self { gate, id, shared, mailbox, completions: Vec::with_capacity(4096), stopped: false }
+    }
+
+    fn run(mut self) {
+        while !self.stopped && !self.gate.is_done() {
+            if let Err(error) = self.turn() {
+                let error = error.to_string();
+                self.shared.notices.post(Notice::WorkerFailed { worker: self.id, error });
+                return;
+            }
+        }
+        self.shared.notices.post(Notice::WorkerDone { worker: self.id });
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.completions);
+        let worked = Time(sys::monotonic_ns()).since(self.gate.driver.now());
+        self.gate.counts.busy_ns.add(worked.as_nanos() as u64);
+        self.gate.counts.turns.add(1);
+        self.gate.driver.turn(self.gate.deadline(), &mut completions)?;
+        self.gate.begin_turn(completions.len());
+        for &completion in &completions {
+            if completion.token.tag() == Tag::Mailbox {
+                self.read_mail();
+                continue;
+            }
+            let step = AssertUnwindSafe(|| self.gate.step(completion));
+            if catch_unwind(step).is_err() {
+                self.confine(completion.token);
+            }
+        }
+        completions.clear();
+        self.completions = completions;
+        // A defect on a timer has no token; the slot's next completion or timer meets it.
+        let tick = AssertUnwindSafe(|| self.gate.tick());
+        if catch_unwind(tick).is_err() {
+            self.gate.counts.panics.add(1);
+        }
+        let buffers = self.gate.driver.buffers();
+        let overflow = buffers.overflow_bytes();
+        self.gate.counts.set_overflow(overflow);
+        Ok(())
+    }
+
+    /// Ends the session whose step panicked; if even that panics, it stays as it is.
+    fn confine(&mut self, token: Token) {
+        let poison = AssertUnwindSafe(|| self.gate.poison(token));
+        if catch_unwind(poison).is_err() {
+            self.gate.counts.panics.add(1);
+        }
+    }
+
+    fn read_mail(&mut self) {
+        sys::eventfd_clear(self.mailbox.wake_fd().0);
+        let wake = self.mailbox.wake_fd();
+        self.gate.driver.submit_poll(wake, Interest::Readable, MAILBOX);
+        while let Some(mail) = self.mailbox.take() {
+            let read = AssertUnwindSafe(|| self.on_mail(mail));
+            if catch_unwind(read).is_err() {
+                self.gate.counts.panics.add(1);
+            }
+        }
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Adopt { fd, listener, peer } => self.gate.adopt(fd, listener, peer),
+            Mail::Released { pool, slot, generation, .. } => {
+                self.gate.on_released(pool, slot, generation);
+            }
+            Mail::Snapshot(snapshot) => {
+                let old = self.gate.use_snapshot(snapshot);
+                self.gate.post_old(old);
+            }
+            Mail::Scrape(reply) => {
+                // Whoever asked may have given up; then this share is lost to no one but them.
+                let _ = reply.try_send(self.gate.take_histograms());
+            }
+            Mail::Accept => self.gate.open_doors(),
+            Mail::CloseSessionsOn(server) => self.gate.close_sessions_on(server),
+            Mail::Drain => self.gate.drain(),
+            Mail::Stop { timed_out } => {
+                self.gate.stop(if timed_out { Reason::DrainTimeout } else { Reason::Shutdown });
+                self.stopped = true;
+            }
+        }
+    }
+}
+
+/// The memory a worker may touch for slow peers, for status and `doctor`.
+#[must_use]
+pub fn overflow_bytes_max() -> u64 {
+    let sizes = buffers::Sizes::default();
+    u64::from(sizes.block_count) * u64::from(sizes.block_size)
 }

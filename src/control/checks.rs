@@ -1,0 +1,207 @@
+//! Active checks: one task for each checked address.
+//!
+//! A task probes, feeds `health::Health`, acts on the change, and sleeps until the next turn
+//! or until a worker reports a failed connect. Invariants:
+//!
+//! - C1: one probe of an address at a time. A failed connect while one runs starts no second.
+//! - C2: at most `probes_max` probes at once, so that checks stay within the descriptors kept
+//!   for control.
+//! - C3: a failure of ours changes nothing but the words.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::desk::Desk;
+use super::probe::{self, Failure, Target};
+use crate::balance::Rng;
+use crate::config::plan::Check;
+use crate::health::{Change, Health, Limits, Outcome};
+use crate::observe::clock;
+use crate::observe::events::EventKind;
+use crate::registry::{CheckResult, ServerId, ServerState};
+
+/// Between two probes of one address, however often workers report it. A refused connect takes
+/// microseconds, and the report must not become a loop.
+const GAP_MIN: Duration = Duration::from_millis(100);
+
+/// All running checks.
+#[derive(Debug)]
+pub(super) struct Checks {
+    desk: Rc<Desk>,
+    tasks: RefCell<HashMap<ServerId, Task>>,
+    permits: Rc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Task {
+    /// Wakes the task only while it sleeps (C1).
+    recheck: Rc<Notify>,
+    handle: AbortHandle,
+}
+
+impl Checks {
+    /// `probes_max`: C2.
+    pub fn new(desk: Rc<Desk>, probes_max: usize) -> Self {
+        let permits = Rc::new(Semaphore::new(probes_max));
+        Self { desk, tasks: RefCell::default(), permits }
+    }
+
+    /// Starts checking, if the pool has a check. The receiver resolves with the first result.
+    pub fn start(&self, state: &Arc<ServerState>) -> Option<oneshot::Receiver<()>> {
+        let check = self.desk.plan_of(state).check.clone()?;
+        let (first, resolved) = oneshot::channel();
+        let recheck = Rc::new(Notify::new());
+        let checker = Checker {
+            health: Health::new(check.init),
+            limits: Limits::from(&check),
+            check,
+            state: state.clone(),
+            desk: self.desk.clone(),
+            permits: self.permits.clone(),
+            recheck: recheck.clone(),
+            rng: Rng::new(clock::now().0 ^ u64::from(state.id.0)),
+            ours_said: false,
+        };
+        let handle = tokio::task::spawn_local(checker.run(first)).abort_handle();
+        let old = self.tasks.borrow_mut().insert(state.id, Task { recheck, handle });
+        if let Some(old) = old {
+            old.handle.abort();
+        }
+        Some(resolved)
+    }
+
+    /// The address is no member any more.
+    pub fn stop(&self, server: ServerId) {
+        if let Some(task) = self.tasks.borrow_mut().remove(&server) {
+            task.handle.abort();
+        }
+    }
+
+    /// A worker could not connect: check at once.
+    pub fn recheck(&self, server: ServerId) {
+        if let Some(task) = self.tasks.borrow().get(&server) {
+            task.recheck.notify_waiters();
+        }
+    }
+}
+
+struct Checker {
+    state: Arc<ServerState>,
+    check: Check,
+    health: Health,
+    limits: Limits,
+    desk: Rc<Desk>,
+    permits: Rc<Semaphore>,
+    recheck: Rc<Notify>,
+    rng: Rng,
+    /// Our own failure was logged since the last real result.
+    ours_said: bool,
+}
+
+impl Checker {
+    async fn run(mut self, first: oneshot::Sender<()>) {
+        let mut first = Some(first);
+        loop {
+            let started = Instant::now();
+            let result = self.probe().await;
+            self.on_result(result);
+            if let Some(first) = first.take() {
+                // Nobody waits for a member that came later.
+                let _ = first.send(());
+            }
+            let next = started + self.jittered(self.check.every);
+            tokio::select! {
+                () = tokio::time::sleep_until(next.max(Instant::now() + GAP_MIN / 10)) => {}
+                () = self.recheck.notified() => {
+                    tokio::time::sleep_until(next.min(started + GAP_MIN)).await;
+                }
+            }
+        }
+    }
+
+    async fn probe(&mut self) -> Result<String, Failure> {
+        let pool = self.desk.plan_of(&self.state);
+        let sources = pool.source.iter().copied().filter(|source| match &self.state.address {
+            crate::net::Endpoint::Ip(address) => source.is_ipv4() == address.is_ipv4(),
+            crate::net::Endpoint::Unix(_) => false,
+        });
+        let sources: Vec<_> = sources.collect();
+        let source = sources.get(self.rng.below(sources.len() as u64) as usize).copied();
+        let target = Target {
+            address: &self.state.address,
+            check: &self.check,
+            send_proxy: pool.send_proxy,
+            source,
+        };
+        // The semaphore lives as long as this task and is never closed.
+        let _permit = self.permits.acquire().await;
+        probe::run(target).await
+    }
+
+    fn on_result(&mut self, result: Result<String, Failure>) {
+        let (outcome, detail) = match result {
+            Ok(detail) => (Outcome::Pass, detail),
+            Err(Failure::Server(detail)) => (Outcome::Fail, detail),
+            Err(Failure::Ours(detail)) => return self.on_our_failure(&detail),
+        };
+        self.ours_said = false;
+        self.show(outcome == Outcome::Pass, detail.clone());
+        let (health, change) = self.health.observe(outcome, self.limits);
+        self.health = health;
+        if let Some(change) = change {
+            self.on_change(change, &detail);
+        }
+    }
+
+    fn on_change(&self, change: Change, detail: &str) {
+        let desk = &self.desk;
+        let name = desk.describe(&self.state);
+        match change {
+            Change::FirstUp => {
+                desk.came_up(&self.state, false);
+                desk.log.debug(format_args!("server {name} is up: {detail}"));
+            }
+            Change::CameUp => {
+                desk.came_up(&self.state, true);
+                let text = format!("server {name} is up: {detail}");
+                desk.log.info(&text);
+                desk.instance.events.push(EventKind::ServerUp, text);
+            }
+            Change::FirstDown | Change::WentDown => {
+                desk.went_down(&self.state);
+                let text = format!("server {name} is down: {detail}");
+                desk.log.warn(&text);
+                desk.instance.events.push(EventKind::ServerDown, text);
+            }
+        }
+    }
+
+    /// C3.
+    fn on_our_failure(&mut self, detail: &str) {
+        if !std::mem::replace(&mut self.ours_said, true) {
+            let name = self.desk.describe(&self.state);
+            self.desk.log.warn(format_args!(
+                "server {name} could not be checked, which does not count against it: {detail}"
+            ));
+        }
+        self.show(self.health.is_up(), format!("not judged: {detail}"));
+    }
+
+    fn show(&self, ok: bool, detail: String) {
+        let mut last = self.state.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(CheckResult { ok, detail, at: SystemTime::now() });
+    }
+
+    /// Within a tenth of `span`, so that a fleet of balancers does not check in step.
+    fn jittered(&mut self, span: Duration) -> Duration {
+        let tenth = u64::try_from(span.as_nanos() / 10).unwrap_or(u64::MAX / 4);
+        span - Duration::from_nanos(tenth) + Duration::from_nanos(self.rng.below(2 * tenth + 1))
+    }
+}

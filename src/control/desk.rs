@@ -1,0 +1,179 @@
+//! What the tasks of the control thread have in common, and what they tell the workers.
+//!
+//! Lives on the control thread and is shared by its tasks through an `Rc`. Nothing here waits:
+//! a mailbox that is full belongs to a worker that is stuck, and what matters is told again by
+//! [`Desk::keep_house`].
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::instance::Instance;
+use super::membership::Change;
+use crate::config::plan::{OnDown, Outlier, Pool};
+use crate::health::{Ejection, ejection};
+use crate::observe::clock;
+use crate::observe::events::EventKind;
+use crate::observe::logger::Log;
+use crate::registry::{PoolId, ServerId, ServerState, Snapshot};
+use crate::balance::Roster;
+use crate::runtime::mail::Mail;
+
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub instance: Arc<Instance>,
+    pub log: Log,
+    /// Version of the snapshot each worker was given.
+    told: RefCell<Vec<u64>>,
+    /// Workers whose last session has ended.
+    pub workers_done: Cell<usize>,
+    pub worker_failed: RefCell<Option<String>>,
+}
+
+impl Desk {
+    pub fn new(instance: Arc<Instance>, log: Log) -> Self {
+        let version = instance.snapshot().version;
+        let told = vec![version; instance.shared.workers.len()];
+        Self {
+            instance,
+            log,
+            told: RefCell::new(told),
+            workers_done: Cell::new(0),
+            worker_failed: RefCell::new(None),
+        }
+    }
+
+    pub fn plan_of(&self, state: &ServerState) -> &Pool {
+        &self.instance.plan.pools[usize::from(state.pool.0)]
+    }
+
+    /// `pg/pg1 (10.0.0.11:5432)`.
+    pub fn describe(&self, state: &ServerState) -> String {
+        format!("{}/{} ({})", self.plan_of(state).name, state.name, state.address)
+    }
+
+    /// Posts to every worker. What a stuck one does not take is lost to it.
+    pub fn post_all(&self, mail: impl Fn() -> Mail) {
+        for worker in &self.instance.shared.workers {
+            if worker.mailbox.post(mail()).is_err() {
+                self.log.warn(format_args!("worker {} takes no mail: it is stuck", worker.id));
+            }
+        }
+    }
+
+    /// A server may get traffic from now on.
+    pub fn came_up(&self, state: &ServerState, warms_up: bool) {
+        if warms_up && self.plan_of(state).slow_start.is_some() {
+            state.warm_from.store(clock::now().0, Ordering::Relaxed);
+        }
+        state.errors_in_row.store(0, Ordering::Relaxed);
+        state.up.store(true, Ordering::Release);
+        self.release_waiters(state.pool);
+    }
+
+    pub fn went_down(&self, state: &ServerState) {
+        state.up.store(false, Ordering::Release);
+        if self.plan_of(state).on_down == OnDown::CloseSessions {
+            let id = state.id;
+            self.post_all(|| Mail::CloseSessionsOn(id));
+        }
+    }
+
+    /// Lets clients go that wait for a server, as many as may be on their way at once. Their
+    /// workers let the next ones go.
+    pub fn release_waiters(&self, pool: PoolId) {
+        let snapshot = self.instance.snapshot();
+        let state = &snapshot.pools[usize::from(pool.0)].state;
+        let workers = &self.instance.shared.workers;
+        while state.release(|waiter| {
+            let mail = Mail::Released {
+                pool,
+                slot: waiter.slot,
+                generation: waiter.generation,
+                arrival: waiter.arrival,
+            };
+            workers.get(usize::from(waiter.worker)).is_some_and(|it| it.mailbox.post(mail).is_ok())
+        }) {}
+    }
+
+    /// Tells the workers of a new membership, and the world of what is different.
+    pub fn publish(&self, change: &Change) {
+        for state in &change.added {
+            let text = format!("server {} was added by its name", self.describe(state));
+            self.log.info(&text);
+            self.instance.events.push(EventKind::MemberAdded, text);
+        }
+        for state in &change.removed {
+            let text = format!("server {} is gone from its name", self.describe(state));
+            self.log.info(&text);
+            self.instance.events.push(EventKind::MemberRemoved, text);
+        }
+        self.tell_membership(&change.snapshot);
+        for state in &change.added {
+            self.release_waiters(state.pool);
+        }
+    }
+
+    fn tell_membership(&self, snapshot: &Arc<Snapshot>) {
+        let workers = &self.instance.shared.workers;
+        for (worker, told) in workers.iter().zip(self.told.borrow_mut().iter_mut()) {
+            let behind = *told < snapshot.version;
+            if behind && worker.mailbox.post(Mail::Snapshot(snapshot.clone())).is_ok() {
+                *told = snapshot.version;
+            }
+        }
+    }
+
+    /// Once a second: what was lost to a full mailbox, or had no moment of its own.
+    pub fn keep_house(&self) {
+        self.instance.sample_busy();
+        let snapshot = self.instance.snapshot();
+        self.tell_membership(&snapshot);
+        let now = clock::now();
+        for (id, pool) in snapshot.pools.iter().enumerate() {
+            // An ejection has ended, or a release was lost: nobody else would let them go.
+            let waiting = pool.state.waiting.load(Ordering::Relaxed) > 0;
+            if waiting && pool.members.iter().any(|member| member.state.is_eligible(now)) {
+                self.release_waiters(PoolId(id as u16));
+            }
+        }
+    }
+
+    /// A worker saw `outlier.errors` failures in a row at a server.
+    pub fn consider_ejection(&self, server: ServerId) {
+        let snapshot = self.instance.snapshot();
+        let Some(state) = snapshot.servers.get(server.0 as usize) else { return };
+        let Some(outlier) = self.plan_of(state).outlier else { return };
+        let members = &snapshot.pools[usize::from(state.pool.0)].members;
+        let Some(at) = members.iter().position(|member| member.state.id == server) else { return };
+        let mut roster = Roster::new(members);
+        roster.refresh(members, None, clock::now());
+        let standings: Vec<_> = roster.candidates().iter().map(|one| one.standing).collect();
+        match ejection(&standings, at, outlier.max_ejected_percent) {
+            Ejection::Eject => self.eject(state, &outlier),
+            Ejection::NotUp => {}
+            Ejection::LastOne | Ejection::ShareOut => {
+                // Start counting anew, so that the question comes back if it goes on failing.
+                state.errors_in_row.store(0, Ordering::Relaxed);
+                self.log.debug(format_args!(
+                    "server {} fails its clients, but too few others are left to eject it",
+                    self.describe(state)
+                ));
+            }
+        }
+    }
+
+    fn eject(&self, state: &ServerState, outlier: &Outlier) {
+        let until = clock::now() + outlier.eject_for;
+        state.ejected_until.store(until.0, Ordering::Release);
+        state.errors_in_row.store(0, Ordering::Relaxed);
+        let text = format!(
+            "server {} is ejected for {:?}: {} failures in a row",
+            self.describe(state),
+            outlier.eject_for,
+            outlier.errors
+        );
+        self.log.warn(&text);
+        self.instance.events.push(EventKind::ServerEjected, text);
+    }
+}

@@ -1,0 +1,156 @@
+//! A running Sluicegate as those see it who watch it: the admin API, the demo, tests.
+//!
+//! Everything here can be read from any thread. Only the control thread writes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::membership::{Membership, NameId, Resolution};
+use super::scrape::Scraper;
+use crate::config::plan::{BindAddr, Plan};
+use crate::observe::access_log::LogState;
+use crate::observe::clock;
+use crate::observe::events::Events;
+use crate::observe::metrics;
+use crate::observe::status::{self, Status};
+use crate::observe::view::View;
+use crate::registry::Snapshot;
+use crate::runtime::time::Time;
+use crate::runtime::worker::Shared;
+
+/// Where the process stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Phase {
+    /// Bound; first checks are running and nobody is accepted.
+    Starting,
+    Ready,
+    /// Told to stop: accepts for `shutdown_delay`, then lets sessions end.
+    Draining,
+    Stopped,
+}
+
+#[derive(Debug)]
+pub struct Instance {
+    pub plan: Arc<Plan>,
+    pub shared: Arc<Shared>,
+    pub membership: Membership,
+    /// Addresses really bound, by listener: where the plan says port 0, the kernel's choice.
+    pub bound: Vec<Vec<BindAddr>>,
+    /// The same of the admin API.
+    pub admin: Option<BindAddr>,
+    pub events: Events,
+    pub log_state: Arc<LogState>,
+    pub started_at: Time,
+    pub loaded_at: SystemTime,
+    phase: AtomicU8,
+    scraper: Scraper,
+    busy: Mutex<Busy>,
+}
+
+/// How busy each worker was between the last two samples.
+#[derive(Debug, Default)]
+struct Busy {
+    at: Time,
+    busy_ns: Vec<u64>,
+    shares: Vec<f64>,
+}
+
+impl Instance {
+    #[must_use]
+    pub fn new(
+        plan: Arc<Plan>,
+        shared: Arc<Shared>,
+        membership: Membership,
+        bound: Vec<Vec<BindAddr>>,
+        admin: Option<BindAddr>,
+    ) -> Self {
+        Self {
+            plan,
+            shared,
+            membership,
+            bound,
+            admin,
+            events: Events::default(),
+            log_state: Arc::default(),
+            started_at: clock::now(),
+            loaded_at: SystemTime::now(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            scraper: Scraper::default(),
+            busy: Mutex::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        const PHASES: [Phase; 4] = [Phase::Starting, Phase::Ready, Phase::Draining, Phase::Stopped];
+        PHASES[usize::from(self.phase.load(Ordering::Acquire))]
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.membership.snapshot()
+    }
+
+    /// What `GET /v1/status` says. Asks the workers, so it blocks for up to 500 ms.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.read(status::render)
+    }
+
+    /// What `GET /metrics` says. Blocks as [`Instance::status`] does.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.read(metrics::render)
+    }
+
+    /// Takes one reading of everything and renders it.
+    pub fn read<T>(&self, render: impl FnOnce(&View<'_>) -> T) -> T {
+        let snapshot = self.snapshot();
+        let names: BTreeMap<NameId, Resolution> = self.membership.resolutions();
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).shares.clone();
+        let scraped = self.scraper.scrape(&self.shared.workers);
+        render(&View {
+            snapshot: &snapshot,
+            names: &names,
+            bound: &self.bound,
+            workers: &self.shared.workers,
+            busy: &busy,
+            late: &scraped.late,
+            totals: &scraped.totals,
+            now: clock::now(),
+            started_at: self.started_at,
+            loaded_at: self.loaded_at,
+            ready: self.phase() == Phase::Ready,
+            log_dropped: self.log_dropped(),
+            log_stalled: self.log_state.stalled.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Lines lost by the writer, and records that found no place in a queue.
+    fn log_dropped(&self) -> u64 {
+        let workers = self.shared.workers.iter().map(|worker| worker.counts.log_dropped.value());
+        self.log_state.dropped.load(Ordering::Relaxed) + workers.sum::<u64>()
+    }
+
+    /// Ends a period of which `status` shows how busy the workers were.
+    pub(super) fn sample_busy(&self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        let workers = &self.shared.workers;
+        let counts: Vec<u64> = workers.iter().map(|one| one.counts.busy_ns.value()).collect();
+        let span = now.since(busy.at).as_nanos() as f64;
+        let shares = counts.iter().enumerate().map(|(at, &count)| {
+            let before = busy.busy_ns.get(at).copied().unwrap_or(count);
+            (count.saturating_sub(before) as f64 / span).min(1.0)
+        });
+        let shares = shares.collect();
+        *busy = Busy { at: now, busy_ns: counts, shares };
+    }
+}

@@ -1,0 +1,450 @@
+//! From an accepted client to a connected server: limits, pick, connect, retry, wait.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::gate::{Gate, tcp_options};
+use super::measure;
+use super::proxy_protocol::Header;
+use super::session::{Flow, Op, Phase, Session, Side, WaitFor};
+use crate::balance::{FlowKey, Nobody, Pick, Policy as _, TRIED_MAX};
+use crate::config::plan::SendProxy;
+use crate::control::notice::Notice;
+use crate::net::Peer;
+use crate::observe::counters::ConnectResult;
+use crate::observe::reason::Reason;
+use crate::registry::{ListenerId, PoolId, ServerId, Waiter};
+use crate::runtime::driver::{Completion, Driver, Fd, StreamOptions};
+use crate::runtime::mail::Mail;
+use crate::runtime::time::Time;
+
+/// Lost races for a place before one is taken without the exact exchange.
+const RESERVE_TRIES_MAX: usize = 8;
+
+/// How often a waiting client looks whether the queue can move on, should a wake-up be lost.
+const WAIT_LOOK: Duration = Duration::from_millis(250);
+
+impl<D: Driver> Gate<D> {
+    /// A client was accepted, here or by a busier worker. Its descriptor is counted already.
+    pub(super) fn admit(&mut self, fd: Fd, listener: ListenerId, peer: Peer, unix: bool) {
+        let now = self.driver.now();
+        let pool = PoolId(self.listeners[usize::from(listener.0)].pool as u16);
+        let make = |generation| Session::new(generation, listener, pool, peer, now);
+        let slot = self.sessions.insert(make);
+        self.publish_sessions();
+        let session = &mut self.sessions[slot];
+        session.phase = Phase::Connecting { started: now, timed_out: false };
+        session.holds.descriptor = true;
+        session.socket_mut(Side::Client).fd = Some(fd);
+        session.socket_mut(Side::Client).unix = unix;
+        self.counts.listener(listener).connections.add(1);
+        match self.check_limits(slot, peer.ip()) {
+            Ok(()) => self.place(slot),
+            Err(reason) => self.reset_both(slot, reason),
+        }
+        self.settle(slot);
+    }
+
+    fn check_limits(&mut self, slot: u32, ip: Option<IpAddr>) -> Result<(), Reason> {
+        let now = self.driver.now();
+        let id = self.sessions[slot].listener;
+        let at = usize::from(id.0);
+        if ip.is_some_and(|ip| !self.listeners[at].access.permits(ip)) {
+            return Err(Reason::Denied);
+        }
+        let limit = self.plan_listener(id).limit;
+        let max = limit.max_conns.map_or(u32::MAX, std::num::NonZero::get);
+        let active = &self.snapshot.listeners[at].active;
+        if active.fetch_add(1, Ordering::Relaxed) >= max {
+            active.fetch_sub(1, Ordering::Relaxed);
+            return Err(Reason::ListenerLimit);
+        }
+        self.sessions[slot].holds.listener = true;
+        if let (Some(table), Some(ip)) = (&self.shared.per_ip[at], ip) {
+            table.admit(ip, now, &limit).map_err(crate::limits::Refusal::reason)?;
+            self.sessions[slot].holds.per_ip = true;
+        }
+        Ok(())
+    }
+
+    /// Finds a server for the client: connects, waits, or gives up.
+    fn place(&mut self, slot: u32) {
+        let session = &self.sessions[slot];
+        let pool = &self.snapshot.pools[usize::from(session.pool.0)].state;
+        // Who comes while others wait goes behind them.
+        let newcomer = session.tried.is_empty() && session.arrival.is_none();
+        if newcomer && pool.waiting.load(Ordering::Acquire) > 0 {
+            return self.wait_in_queue(slot, self.nobody_now(slot));
+        }
+        match self.choose(slot) {
+            Ok(server) => self.connect(slot, server),
+            Err(Nobody::AllTried) => self.give_up(slot),
+            Err(nobody) => self.wait_in_queue(slot, nobody),
+        }
+    }
+
+    /// Picks a server and reserves a place there.
+    fn choose(&mut self, slot: u32) -> Result<ServerId, Nobody> {
+        let now = self.driver.now();
+        let session = &self.sessions[slot];
+        let at = usize::from(session.pool.0);
+        let members = &self.snapshot.pools[at].members;
+        let slow_start = self.snapshot.plan.pools[at].slow_start;
+        let key = FlowKey::of(session.peer.ip(), &mut self.rng);
+        let mut tried = [0; TRIED_MAX];
+        let mut count = 0;
+        for id in session.tried.iter() {
+            if let Some(index) = members.iter().position(|member| member.state.id == id) {
+                tried[count] = index;
+                count += 1;
+            }
+        }
+        let run = &mut self.pools[at];
+        let mut last = None;
+        for _ in 0..RESERVE_TRIES_MAX {
+            run.roster.refresh(members, slow_start, now);
+            let view = run.roster.view(&tried[..count]);
+            let again = last.filter(|&index| {
+                !run.policy.compares_loads()
+                    && view.verdict(index) == crate::balance::Verdict::Takes
+            });
+            let Pick { index, load_seen } = match again {
+                // A lost race does not skip a turn.
+                Some(index) => Pick { index, load_seen: view.candidates()[index].load },
+                None => run.policy.pick(view, key, &mut self.rng)?,
+            };
+            let server = &members[index].state;
+            let exact = server.load.compare_exchange(
+                load_seen,
+                load_seen + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if exact.is_ok() {
+                return Ok(server.id);
+            }
+            last = Some(index);
+        }
+        let index = last.unwrap_or(0);
+        self.counts.pick_races.add(1);
+        members[index].state.load.fetch_add(1, Ordering::AcqRel);
+        Ok(members[index].state.id)
+    }
+
+    /// What a newcomer would be told: decides how long it may wait behind the others.
+    fn nobody_now(&self, slot: u32) -> Nobody {
+        let now = self.driver.now();
+        let members = &self.snapshot.pools[usize::from(self.sessions[slot].pool.0)].members;
+        let up = members.iter().any(|member| member.state.is_eligible(now));
+        if up { Nobody::AllFull } else { Nobody::NoneUp }
+    }
+
+    fn wait_in_queue(&mut self, slot: u32, nobody: Nobody) {
+        let now = self.driver.now();
+        let plan = self.plan_pool(slot);
+        let (hold, max) = (plan.hold, plan.max_held);
+        let up = nobody != Nobody::AllFull;
+        let (limit, reason) = if up {
+            (hold.unwrap_or(Duration::ZERO), Reason::NoServer)
+        } else {
+            (self.timeouts(slot).connect, Reason::ServerFull)
+        };
+        let session = &mut self.sessions[slot];
+        session.last_failure = reason;
+        let until = *session.waits_until.get_or_insert(now + limit);
+        let (generation, arrival) = (session.generation, session.arrival);
+        if until <= now {
+            return self.reset_both(slot, reason);
+        }
+        let pool = &self.snapshot.pools[usize::from(self.sessions[slot].pool.0)].state;
+        let arrival = match arrival {
+            Some(arrival) => {
+                pool.wait_again(Waiter { worker: self.worker, slot, generation, arrival });
+                arrival
+            }
+            None => match pool.wait(self.worker, slot, generation, max) {
+                Some(arrival) => arrival,
+                None => return self.reset_both(slot, reason),
+            },
+        };
+        let session = &mut self.sessions[slot];
+        session.arrival = Some(arrival);
+        session.tried = Default::default();
+        self.enter_wait(slot, if up { WaitFor::Up } else { WaitFor::Room }, until);
+        self.done_released(slot);
+    }
+
+    fn enter_wait(&mut self, slot: u32, wait: WaitFor, until: Time) {
+        self.sessions[slot].phase = Phase::Waiting { wait, until };
+        if self.sessions[slot].half(Side::Client).flow == Flow::New {
+            self.watch(slot, Side::Client);
+        }
+        let look = self.driver.now() + WAIT_LOOK;
+        self.arm_timer(slot, until.min(look));
+    }
+
+    pub(super) fn on_wait_timer(&mut self, slot: u32, wait: WaitFor, until: Time) {
+        let now = self.driver.now();
+        if until <= now {
+            let reason = match wait {
+                WaitFor::Descriptor => Reason::FdLimit,
+                WaitFor::Up | WaitFor::Room => self.sessions[slot].last_failure,
+            };
+            return self.reset_both(slot, reason);
+        }
+        match wait {
+            WaitFor::Descriptor => self.place(slot),
+            WaitFor::Up | WaitFor::Room => {
+                self.arm_timer(slot, until.min(now + WAIT_LOOK));
+                self.release_next(self.sessions[slot].pool);
+            }
+        }
+    }
+
+    /// Takes a client that ends while it waits out of its pool's queue.
+    pub(super) fn leave_queue(&mut self, slot: u32) {
+        let session = &self.sessions[slot];
+        if let Some(arrival) = session.arrival {
+            self.snapshot.pools[usize::from(session.pool.0)].state.leave(arrival);
+        }
+    }
+
+    /// Lets the first waiting client of the pool go, if a server could take it.
+    pub(super) fn release_next(&mut self, id: PoolId) {
+        let now = self.driver.now();
+        let pool = &self.snapshot.pools[usize::from(id.0)];
+        if pool.state.waiting.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let room = pool.members.iter().any(|member| {
+            let max = member.max_conns.unwrap_or(u32::MAX);
+            member.state.is_eligible(now) && member.state.load.load(Ordering::Acquire) < max
+        });
+        if room {
+            let workers = &self.shared.workers;
+            pool.state.release(|waiter| {
+                let Waiter { slot, generation, arrival, .. } = waiter;
+                let mail = Mail::Released { pool: id, slot, generation, arrival };
+                workers[usize::from(waiter.worker)].mailbox.post(mail).is_ok()
+            });
+        }
+    }
+
+    /// A server has room for this client, it is said.
+    pub fn on_released(&mut self, pool: PoolId, slot: u32, generation: u32) {
+        let waiting = self
+            .sessions
+            .current(slot, generation)
+            .is_some_and(|session| matches!(session.phase, Phase::Waiting { .. }));
+        if !waiting {
+            // It gave up while the word was on its way: the next one may go.
+            self.snapshot.pools[usize::from(pool.0)].state.done_released();
+            return self.release_next(pool);
+        }
+        self.sessions[slot].holds.released = true;
+        self.place(slot);
+        self.settle(slot);
+    }
+
+    /// A released client has connected, gone, or gone back: the next may go.
+    pub(super) fn done_released(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot];
+        let pool = session.pool;
+        if std::mem::take(&mut session.holds.released) {
+            self.snapshot.pools[usize::from(pool.0)].state.done_released();
+            if !matches!(self.sessions[slot].phase, Phase::Waiting { .. }) {
+                self.release_next(pool);
+            }
+        }
+    }
+
+    /// Gives the place at the server back, and tells who waits for one.
+    pub(super) fn unreserve(&mut self, slot: u32) {
+        let session = &mut self.sessions[slot];
+        let (pool, server) = (session.pool, session.server);
+        if std::mem::take(&mut session.holds.server)
+            && let Some(server) = server
+        {
+            let state = &self.snapshot.servers[server.0 as usize];
+            state.load.fetch_sub(1, Ordering::AcqRel);
+            self.release_next(pool);
+        }
+    }
+
+    fn connect(&mut self, slot: u32, server: ServerId) {
+        let now = self.driver.now();
+        let timeouts = self.timeouts(slot);
+        let address = self.snapshot.servers[server.0 as usize].address.clone();
+        let source = self.next_source(slot, address.is_unix());
+        let session = &mut self.sessions[slot];
+        session.server = Some(server);
+        session.holds.server = true;
+        if session.tried.is_empty() {
+            session.connect_until = now + 2 * timeouts.connect;
+        }
+        let options = StreamOptions { source, tcp: tcp_options(&timeouts) };
+        let fd = match self.driver.open_now(&address, &options) {
+            Ok(fd) => fd,
+            Err(Errno::EMFILE | Errno::ENFILE) => return self.wait_for_descriptor(slot),
+            Err(_) => return self.attempt_failed(slot, ConnectResult::Local),
+        };
+        let session = &mut self.sessions[slot];
+        session.socket_mut(Side::Upstream).fd = Some(fd);
+        session.socket_mut(Side::Upstream).unix = address.is_unix();
+        session.phase = Phase::Connecting { started: now, timed_out: false };
+        let until = session.connect_until.min(now + timeouts.connect);
+        let token = self.start(slot, Op::Connect);
+        self.driver.submit_connect(fd, &address, token);
+        self.arm_timer(slot, until);
+        if self.sessions[slot].half(Side::Client).flow == Flow::New {
+            self.resume(slot, Side::Client);
+        }
+    }
+
+    fn next_source(&mut self, slot: u32, unix: bool) -> Option<IpAddr> {
+        let at = usize::from(self.sessions[slot].pool.0);
+        let sources = &self.snapshot.plan.pools[at].source;
+        if unix || sources.is_empty() {
+            return None;
+        }
+        let next = &mut self.pools[at].source_next;
+        *next = (*next + 1) % sources.len();
+        Some(sources[*next])
+    }
+
+    fn wait_for_descriptor(&mut self, slot: u32) {
+        self.unreserve(slot);
+        let until = self.driver.now() + self.timeouts(slot).connect;
+        let until = *self.sessions[slot].waits_until.get_or_insert(until);
+        self.enter_wait(slot, WaitFor::Descriptor, until);
+    }
+
+    pub(super) fn on_connect_timer(&mut self, slot: u32) {
+        if let Phase::Connecting { timed_out, .. } = &mut self.sessions[slot].phase {
+            *timed_out = true;
+        }
+        self.cancel(slot, Op::Connect);
+    }
+
+    pub(super) fn on_connected(&mut self, slot: u32, completion: Completion) {
+        let now = self.driver.now();
+        let session = &mut self.sessions[slot];
+        let Phase::Connecting { started, timed_out } = session.phase else { return };
+        let Some(server) = session.server else { return };
+        if let Err(errno) = completion.result {
+            return self.attempt_failed(slot, connect_result(errno, timed_out));
+        }
+        let took = now.since(started);
+        session.connect_us = u32::try_from(took.as_micros()).ok();
+        self.counts.server(server).connects[ConnectResult::Ok as usize].add(1);
+        measure::record(&mut self.histograms.connect, server, took);
+        let state = &self.snapshot.servers[server.0 as usize];
+        if state.errors_in_row.load(Ordering::Relaxed) != 0 {
+            state.errors_in_row.store(0, Ordering::Relaxed);
+        }
+        self.done_released(slot);
+        if self.send_proxy_header(slot) {
+            self.begin_relay(slot);
+        } else {
+            self.attempt_failed(slot, ConnectResult::Reset);
+        }
+    }
+
+    /// The PROXY header goes first. False if the new connection did not take it.
+    fn send_proxy_header(&mut self, slot: u32) -> bool {
+        let version = self.plan_pool(slot).send_proxy;
+        let (Some(client), Some(upstream)) =
+            (self.fd(slot, Side::Client), self.fd(slot, Side::Upstream))
+        else {
+            return false;
+        };
+        if version == SendProxy::Off {
+            return true;
+        }
+        let source = self.sessions[slot].peer.address();
+        let header = Header::for_session(version, source, self.driver.local_now(client));
+        // An empty send buffer takes 232 bytes, or the connection is broken.
+        let sent = self.driver.send_bytes_now(upstream, header.as_bytes());
+        sent == Ok(header.as_bytes().len() as u32)
+    }
+
+    /// One server did not take the session: count it, tell control, try another.
+    fn attempt_failed(&mut self, slot: u32, result: ConnectResult) {
+        let now = self.driver.now();
+        if let Some(fd) = self.sessions[slot].socket_mut(Side::Upstream).fd.take() {
+            self.driver.close_now(fd); // nothing but the connect was armed on it
+        }
+        self.unreserve(slot);
+        let session = &mut self.sessions[slot];
+        session.last_failure = failure(result);
+        let (Some(server), pool) = (session.server, session.pool) else { return };
+        session.tried.push(server);
+        let again = session.tried.len() < TRIED_MAX && now < session.connect_until;
+        self.counts.server(server).connects[result as usize].add(1);
+        if result != ConnectResult::Local {
+            self.suspect(server, pool, result);
+        }
+        if again {
+            let before = self.sessions[slot].server;
+            self.place(slot);
+            let session = &mut self.sessions[slot];
+            if session.server != before || matches!(session.phase, Phase::Connecting { .. }) {
+                session.retries = session.retries.saturating_add(1);
+                self.counts.server(server).retries.add(1);
+            }
+        } else {
+            self.give_up(slot);
+        }
+    }
+
+    /// A server failed a connect: it is checked at once, and may be ejected.
+    fn suspect(&mut self, server: ServerId, pool: PoolId, result: ConnectResult) {
+        let state = &self.snapshot.servers[server.0 as usize];
+        let in_row = state.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.notices.post(Notice::ConnectFailed { server, result });
+        let outlier = self.snapshot.plan.pools[usize::from(pool.0)].outlier;
+        if outlier.is_some_and(|outlier| in_row >= outlier.errors.get()) {
+            self.shared.notices.post(Notice::Outlier { server });
+        }
+    }
+
+    /// Every attempt failed. With `hold` the client waits for a server to come back.
+    fn give_up(&mut self, slot: u32) {
+        let reason = self.sessions[slot].last_failure;
+        let holds = self.plan_pool(slot).hold.is_some() && reason != Reason::PortsExhausted;
+        if holds {
+            self.wait_in_queue(slot, Nobody::NoneUp);
+        } else {
+            self.reset_both(slot, reason);
+        }
+    }
+}
+
+/// What an error of connect(2) means.
+fn connect_result(errno: Errno, timed_out: bool) -> ConnectResult {
+    match errno {
+        Errno::ECANCELED if timed_out => ConnectResult::Timeout,
+        Errno::ETIMEDOUT => ConnectResult::Timeout,
+        // ENOENT, EAGAIN: a unix socket that is not there, or whose backlog is full.
+        Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN => ConnectResult::Refused,
+        Errno::ECONNRESET | Errno::EPIPE => ConnectResult::Reset,
+        Errno::EADDRNOTAVAIL | Errno::EADDRINUSE | Errno::EMFILE | Errno::ENFILE => {
+            ConnectResult::Local
+        }
+        Errno::ENOBUFS | Errno::ENOMEM | Errno::ECANCELED => ConnectResult::Local,
+        _ => ConnectResult::Unreachable,
+    }
+}
+
+/// The reason of a session whose last attempt ended so.
+const fn failure(result: ConnectResult) -> Reason {
+    match result {
+        ConnectResult::Ok | ConnectResult::Refused | ConnectResult::Reset => Reason::ConnectRefused,
+        ConnectResult::Timeout => Reason::ConnectTimeout,
+        ConnectResult::Unreachable => Reason::ConnectUnreachable,
+        ConnectResult::Local => Reason::PortsExhausted,
+    }
+}

@@ -1,0 +1,333 @@
+//! The gate: all TCP sessions of one worker, and the step that every completion takes.
+//!
+//! Generic over the driver, so the same code runs on the kernel and in the simulation. The
+//! files beside this one add to `Gate` in the order of a session's life: `accept`, `admit`,
+//! `relay`, `bulk`, `ending`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::accept::Door;
+use super::session::{Flow, Op, Phase, Sending, Sessions, Side};
+use crate::balance::{AnyPolicy, Policy as _, Rng, Roster};
+use crate::config::plan::{self, Timeouts};
+use crate::limits::AccessList;
+use crate::observe::counters::WorkerCounts;
+use crate::observe::reason::Reason;
+use crate::registry::{ListenerId, Snapshot};
+use crate::runtime::driver::{Completion, Driver, Fd, Interest, TcpOptions};
+use crate::runtime::mail::Histograms;
+use crate::runtime::time::Time;
+use crate::runtime::timer::Wheel;
+use crate::runtime::token::{Tag, Token};
+use crate::runtime::worker::Shared;
+
+/// With fewer completions than this in a turn a send is cheaper as a call than as an entry.
+const BATCH_SEND_MIN: usize = 3;
+
+#[derive(Debug)]
+pub struct Gate<D: Driver> {
+    pub driver: D,
+    pub worker: u16,
+    pub sessions: Sessions,
+    pub(super) timers: Wheel,
+    pub(super) doors: Vec<Door>,
+    /// When the doors are looked at again after the descriptors ran out; not in the wheel,
+    /// whose ids are sessions.
+    pub(super) doors_at: Option<Time>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) listeners: Vec<ListenerRun>,
+    pub(super) pools: Vec<PoolRun>,
+    pub counts: Arc<WorkerCounts>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) rng: Rng,
+    /// Receives that found the buffer ring empty.
+    pub(super) starved: VecDeque<(Token, Side)>,
+    /// Completions of this turn.
+    pub(super) batch: usize,
+    pub(super) histograms: Histograms,
+    pub(super) draining: bool,
+    /// Who holds a pipe with bytes in it: (slot, generation, side).
+    pub(super) piped: Vec<(u32, u32, Side)>,
+    expired: Vec<u32>,
+}
+
+/// What a listener needs at run time, worked out from the plan once.
+#[derive(Debug)]
+pub(super) struct ListenerRun {
+    pub timeouts: Timeouts,
+    pub access: AccessList,
+    pub pool: usize,
+    /// A line in the access log for each session.
+    pub logged: bool,
+}
+
+/// What a worker keeps of a pool.
+#[derive(Debug)]
+pub(super) struct PoolRun {
+    pub policy: AnyPolicy,
+    pub roster: Roster,
+    /// The next of `source` to connect from.
+    pub source_next: usize,
+}
+
+impl<D: Driver> Gate<D> {
+    pub fn new(
+        driver: D,
+        worker: u16,
+        snapshot: Arc<Snapshot>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Self {
+        let now = driver.now();
+        let counts = Arc::clone(&shared.workers[usize::from(worker)].counts);
+        let mut gate = Self {
+            driver,
+            worker,
+            sessions: Sessions::default(),
+            timers: Wheel::new(now),
+            doors: Vec::new(),
+            doors_at: None,
+            listeners: Vec::new(),
+            pools: Vec::new(),
+            snapshot: Arc::clone(&snapshot),
+            counts,
+            shared,
+            rng: Rng::new(seed),
+            starved: VecDeque::new(),
+            batch: 0,
+            histograms: Histograms { worker, ..Histograms::default() },
+            draining: false,
+            piped: Vec::new(),
+            expired: Vec::new(),
+        };
+        gate.use_snapshot(snapshot);
+        gate
+    }
+
+    /// Takes a new membership into use; sessions keep what they have.
+    pub fn use_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        let plan = Arc::clone(&snapshot.plan);
+        let mut known = std::mem::take(&mut self.pools).into_iter();
+        for (pool, planned) in snapshot.pools.iter().zip(&plan.pools) {
+            let roster = Roster::new(&pool.members);
+            // A policy that was there before keeps its turn.
+            let mut run = known.next().unwrap_or_else(|| PoolRun {
+                policy: AnyPolicy::new(planned.balance),
+                roster: Roster::new(&[]),
+                source_next: 0,
+            });
+            run.policy.rebuild(roster.candidates());
+            run.roster = roster;
+            self.pools.push(run);
+        }
+        self.listeners = plan
+            .listeners
+            .iter()
+            .map(|listener| ListenerRun {
+                timeouts: plan.timeouts(listener),
+                access: AccessList::new(&listener.allow, &listener.deny),
+                pool: listener.pool,
+                logged: listener.access_log && plan.log.access != plan::AccessLog::Off,
+            })
+            .collect();
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// When [`Gate::tick`] wants to be called at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        if !self.starved.is_empty() && self.driver.ring_free() > 0 {
+            return Time::ZERO;
+        }
+        let sessions = self.timers.next_deadline().unwrap_or(Time::NEVER);
+        self.doors_at.map_or(sessions, |at| at.min(sessions))
+    }
+
+    /// Says how many completions the turn brought, before they are stepped through.
+    pub fn begin_turn(&mut self, completions: usize) {
+        self.batch = completions;
+    }
+
+    /// Reacts to one completion.
+    pub fn step(&mut self, completion: Completion) {
+        let token = completion.token;
+        match token.tag() {
+            Tag::Session => self.step_session(completion),
+            Tag::Accept => self.on_accepted(completion),
+            Tag::Driver | Tag::Mailbox | Tag::Load => {}
+        }
+    }
+
+    fn step_session(&mut self, completion: Completion) {
+        let token = completion.token;
+        let (slot, op) = (token.slot(), Op::from_code(token.op()));
+        let known = self.sessions.current(slot, token.generation()).is_some();
+        let (true, Some(op)) = (known, op) else {
+            // Of a session that is gone: cannot be (I1), but must not leak a buffer if it is.
+            debug_assert!(false, "a completion without a session: {token:?}");
+            return self.drop_chunk(completion);
+        };
+        if !completion.more {
+            self.sessions[slot].ops.end(op);
+        }
+        match (self.sessions[slot].phase, op) {
+            (Phase::Closing { .. }, op) => self.absorb(slot, op, completion),
+            (_, Op::Connect) => self.on_connected(slot, completion),
+            (_, Op::Watch(side)) => self.on_watch(slot, side, completion),
+            (_, Op::Recv(side)) => match self.sessions[slot].half(side).flow {
+                Flow::Bulk { .. } => self.on_readable(slot, side, completion),
+                Flow::Filling { .. } => self.on_filled(slot, side, completion),
+                _ => self.on_received(slot, side, completion),
+            },
+            (_, Op::Send(side)) => match self.sessions[slot].half(side.other()).sending {
+                Sending::Writable => self.on_writable(slot, side, completion),
+                _ => self.on_sent(slot, side, completion),
+            },
+        }
+        self.settle(slot);
+    }
+
+    /// What was measured since the last time.
+    pub fn take_histograms(&mut self) -> Histograms {
+        let worker = self.worker;
+        std::mem::replace(&mut self.histograms, Histograms { worker, ..Histograms::default() })
+    }
+
+    /// What is due by the clock, and what the turn left over.
+    pub fn tick(&mut self) {
+        let now = self.driver.now();
+        let mut expired = std::mem::take(&mut self.expired);
+        self.timers.expire(now, &mut expired);
+        for slot in expired.drain(..) {
+            self.on_timer(slot);
+            self.settle(slot);
+        }
+        self.expired = expired;
+        if self.doors_at.is_some_and(|at| at <= now) {
+            self.doors_at = None;
+            self.open_doors();
+        }
+        self.feed_starved();
+    }
+
+    fn on_timer(&mut self, slot: u32) {
+        match self.sessions[slot].phase {
+            Phase::Free | Phase::Closing { .. } => {}
+            Phase::Waiting { wait, until } => self.on_wait_timer(slot, wait, until),
+            Phase::Connecting { .. } => self.on_connect_timer(slot),
+            Phase::Relaying => self.on_idle_timer(slot),
+            Phase::Lingering { reason } => self.reset_both(slot, reason),
+            Phase::Flushing { .. } => self.on_flush_timer(slot),
+        }
+    }
+
+    /// Receives that starved go on as buffers come back, as many as there are buffers.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.starved.len().min(self.driver.ring_free() as usize) {
+            let Some((token, side)) = self.starved.pop_front() else { return };
+            if self.sessions.current(token.slot(), token.generation()).is_some() {
+                self.resume(token.slot(), side);
+                self.settle(token.slot());
+            }
+        }
+    }
+
+    /// A panic happened while this completion was stepped through: the session it belongs to
+    /// ends, the others go on.
+    pub fn poison(&mut self, token: Token) {
+        self.counts.panics.add(1);
+        if token.tag() == Tag::Session {
+            let slot = token.slot();
+            if self.sessions.current(slot, token.generation()).is_some() {
+                if !self.sessions[slot].is_closing() {
+                    self.reset_both(slot, Reason::Internal);
+                }
+                self.settle(slot);
+            }
+        }
+    }
+
+    // ---- the small things every file beside this one uses ----
+
+    pub(super) fn token(&self, slot: u32, op: Op) -> Token {
+        Token::new(Tag::Session, op.code(), slot, self.sessions[slot].generation)
+    }
+
+    /// Notes the operation as in flight and makes its token.
+    pub(super) fn start(&mut self, slot: u32, op: Op) -> Token {
+        self.sessions[slot].ops.start(op);
+        self.token(slot, op)
+    }
+
+    pub(super) fn cancel(&mut self, slot: u32, op: Op) {
+        if self.sessions[slot].ops.has(op) {
+            let token = self.token(slot, op);
+            self.driver.submit_cancel(token);
+        }
+    }
+
+    pub(super) fn fd(&self, slot: u32, side: Side) -> Option<Fd> {
+        self.sessions[slot].socket(side).fd
+    }
+
+    /// Keeps a silent eye on a side that is not being received from.
+    pub(super) fn watch(&mut self, slot: u32, side: Side) {
+        let Some(fd) = self.fd(slot, side) else { return };
+        let session = &self.sessions[slot];
+        if session.ops.has(Op::Watch(side)) || session.socket(side).reset_seen {
+            return;
+        }
+        let token = self.start(slot, Op::Watch(side));
+        self.driver.submit_poll(fd, Interest::Reset, token);
+    }
+
+    pub(super) fn timeouts(&self, slot: u32) -> Timeouts {
+        self.listeners[usize::from(self.sessions[slot].listener.0)].timeouts
+    }
+
+    pub(super) fn plan_pool(&self, slot: u32) -> &plan::Pool {
+        &self.snapshot.plan.pools[usize::from(self.sessions[slot].pool.0)]
+    }
+
+    pub(super) fn plan_listener(&self, id: ListenerId) -> &plan::Listener {
+        &self.snapshot.plan.listeners[usize::from(id.0)]
+    }
+
+    /// The worker is busy enough that a queued send is cheaper than a call.
+    pub(super) const fn batches_sends(&self) -> bool {
+        self.batch >= BATCH_SEND_MIN
+    }
+
+    pub(super) fn arm_timer(&mut self, slot: u32, at: Time) {
+        self.timers.ensure(slot);
+        self.timers.arm(slot, at);
+    }
+
+    pub(super) fn drop_chunk(&mut self, completion: Completion) {
+        if let Some(chunk) = completion.chunk {
+            self.driver.release(chunk);
+        }
+    }
+
+    /// Sessions here, for the hand-over and status.
+    pub(super) fn publish_sessions(&self) {
+        self.counts.sessions.store(self.sessions.len() as u32, Ordering::Relaxed);
+    }
+}
+
+/// Socket options of a session with these timeouts.
+#[must_use]
+pub fn tcp_options(timeouts: &Timeouts) -> TcpOptions {
+    TcpOptions {
+        keepalive_secs: secs(timeouts.keepalive),
+        // Never less than `idle`: the kernel also kills a live peer that stops reading.
+        user_timeout_ms: u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX),
+    }
+}
+
+fn secs(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX).max(1)
+}

@@ -1,0 +1,513 @@
+//! The access log: one JSON object a line for each ended session.
+//!
+//! Workers leave fixed-size records in bounded queues; the control thread turns them into
+//! lines and writes them through io_uring. The log may be late or lose lines, it never makes
+//! a session wait:
+//!
+//! - A1: one write is in flight at a time, so lines keep their order and are never mixed.
+//! - A2: a write that takes longer than [`WRITE_DEADLINE`] means the log is stalled. From
+//!   then until it completes, records are counted as dropped and thrown away.
+//! - A3: a failed write (a full disk) loses its lines, which are counted; the next batch is
+//!   tried anew, and a torn line is ended first. Said once on stderr, not once a line.
+
+use std::fmt::Write as _;
+use std::fs::File as StdFile;
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::fs::File;
+
+use super::clock::WallClock;
+use super::logger::Log;
+use super::record::SessionRecord;
+use crate::config::plan;
+use crate::registry::Snapshot;
+use crate::runtime::worker::Shared;
+
+/// A write that takes longer is a log that does not take lines.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often the queues are emptied: often enough that 8,192 places are a second's worth at
+/// 80,000 sessions, seldom enough that an idle process sleeps.
+const PERIOD: Duration = Duration::from_millis(100);
+/// The same while a queue was found a quarter full.
+const PERIOD_BUSY: Duration = Duration::from_millis(20);
+
+/// Records formatted on the control thread itself, at about a microsecond each. More go to a
+/// blocking thread.
+const INLINE_MAX: usize = 256;
+
+/// Bytes of finished lines that wait for the write before them. About 4,000 lines.
+const PENDING_MAX: usize = 1 << 20;
+
+/// What the log has lost, for status and metrics.
+#[derive(Debug, Default)]
+pub struct LogState {
+    pub dropped: AtomicU64,
+    pub stalled: AtomicBool,
+}
+
+/// Opens what the plan says, before anything is served: a log that cannot be opened is an
+/// error at start. `None`: off.
+///
+/// # Errors
+/// open(2)'s or dup(2)'s.
+pub fn open(access: &plan::AccessLog) -> io::Result<Option<StdFile>> {
+    match access {
+        plan::AccessLog::Off => Ok(None),
+        plan::AccessLog::Stdout => {
+            Ok(Some(StdFile::from(io::stdout().as_fd().try_clone_to_owned()?)))
+        }
+        plan::AccessLog::File(path) => {
+            Ok(Some(StdFile::options().append(true).create(true).open(path)?))
+        }
+    }
+}
+
+/// Names as JSON strings, made once, and the lines made of them.
+#[derive(Clone, Debug, Default)]
+pub struct LineFormat {
+    /// Name and pool of each listener; whether it logs.
+    listeners: Vec<(String, String, bool)>,
+    servers: Vec<String>,
+}
+
+impl LineFormat {
+    /// Takes over names that are new in `snapshot`.
+    pub fn update(&mut self, snapshot: &Snapshot) {
+        let plan = &snapshot.plan;
+        for listener in plan.listeners.iter().skip(self.listeners.len()) {
+            let pool = json_string(&plan.pools[listener.pool].name);
+            self.listeners.push((json_string(&listener.name), pool, listener.access_log));
+        }
+        for server in snapshot.servers.iter().skip(self.servers.len()) {
+            self.servers.push(json_string(&server.name));
+        }
+    }
+
+    /// Appends the line of one session, if its listener logs.
+    pub fn write(&self, record: &SessionRecord, clock: WallClock, out: &mut String) -> bool {
+        let Some((listener, pool, true)) = self.listeners.get(usize::from(record.listener.0))
+        else {
+            return false;
+        };
+        out.push_str("{\"ts\":\"");
+        clock.write(record.ended_at, out);
+        let _ = write!(out, "\",\"listener\":{listener},\"client\":");
+        match record.peer.address() {
+            Some(address) => drop(write!(out, "\"{address}\"")),
+            None => out.push_str("null"),
+        }
+        let _ = write!(out, ",\"sni\":null,\"pool\":{pool},\"server\":");
+        let server = record.server.and_then(|id| self.servers.get(id.0 as usize));
+        out.push_str(server.map_or("null", String::as_str));
+        let _ = write!(out, ",\"reason\":\"{}\",\"connect_ms\":", record.reason.as_str());
+        match record.connect {
+            Some(span) => write_ms(span, out),
+            None => out.push_str("null"),
+        }
+        out.push_str(",\"duration_ms\":");
+        write_ms(record.ended_at.since(record.accepted_at), out);
+        let _ = writeln!(
+            out,
+            ",\"bytes_in\":{},\"bytes_out\":{},\"tls\":null,\"retries\":{}}}",
+            record.bytes_in, record.bytes_out, record.retries
+        );
+        true
+    }
+}
+
+fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Milliseconds with three decimals, without going through a float.
+fn write_ms(span: Duration, out: &mut String) {
+    let us = span.as_micros();
+    let _ = write!(out, "{}.{:03}", us / 1_000, us % 1_000);
+}
+
+/// Finished lines.
+#[derive(Debug, Default)]
+struct Batch {
+    text: String,
+    lines: u64,
+}
+
+/// What came of one write: the bytes, how many of them were taken, and why not all.
+type Written = (Vec<u8>, usize, io::Result<()>);
+
+struct Writing {
+    work: Pin<Box<dyn Future<Output = Written>>>,
+    started: Instant,
+}
+
+/// The task that writes. Run it with [`Writer::run`].
+pub struct Writer {
+    shared: Arc<Shared>,
+    state: Arc<LogState>,
+    log: Log,
+    /// `None`: the log is off, records are only thrown away.
+    file: Option<Rc<File>>,
+    format: Arc<LineFormat>,
+    pending: Batch,
+    writing: Option<Writing>,
+    /// The last write failed: already said.
+    failing: bool,
+    /// The last write ended in the middle of a line.
+    torn: bool,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, file: Option<StdFile>, state: Arc<LogState>, log: Log) -> Self {
+        Self {
+            shared,
+            state,
+            log,
+            file: file.map(|file| Rc::new(File::from_std(file))),
+            format: Arc::default(),
+            pending: Batch::default(),
+            writing: None,
+            failing: false,
+            torn: false,
+        }
+    }
+
+    /// Writes until `stop` resolves, then what is left, for at most [`WRITE_DEADLINE`].
+    /// `snapshot` gives the current one, for names. `true`: nothing is left in flight.
+    pub async fn run(
+        mut self,
+        snapshot: impl Fn() -> Arc<Snapshot>,
+        stop: impl Future<Output = ()>,
+    ) -> bool {
+        let mut stop = std::pin::pin!(stop);
+        let mut period = PERIOD;
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(period) => period = self.collect(&snapshot()).await,
+                written = finished(&mut self.writing) => self.on_written(written),
+            }
+            self.submit_write();
+        }
+        self.finish(&snapshot()).await
+    }
+
+    async fn finish(&mut self, snapshot: &Snapshot) -> bool {
+        let deadline = tokio::time::Instant::now() + WRITE_DEADLINE;
+        loop {
+            self.collect(snapshot).await;
+            self.submit_write();
+            if self.writing.is_none() {
+                return true;
+            }
+            let next = finished(&mut self.writing);
+            let Ok(written) = tokio::time::timeout_at(deadline, next).await else {
+                self.drop_pending();
+                return false;
+            };
+            self.on_written(written);
+        }
+    }
+
+    /// Empties the queues into lines. Returns when to come back.
+    async fn collect(&mut self, snapshot: &Snapshot) -> Duration {
+        self.notice_stall();
+        let mut records = Vec::new();
+        let mut fullest = 0;
+        for queue in &self.shared.records {
+            fullest = fullest.max(queue.len());
+            // Only what is there now: a worker may fill it as fast as we empty it.
+            records.extend((0..queue.len()).map_while(|_| queue.pop()));
+        }
+        if self.file.is_some() && !records.is_empty() {
+            Arc::make_mut(&mut self.format).update(snapshot);
+            if self.state.stalled.load(Ordering::Relaxed) || self.pending.text.len() > PENDING_MAX {
+                let logged = records.iter().filter(|record| {
+                    snapshot.plan.listeners[usize::from(record.listener.0)].access_log
+                });
+                self.state.dropped.fetch_add(logged.count() as u64, Ordering::Relaxed);
+            } else {
+                self.append(records).await;
+            }
+        }
+        let quarter = crate::runtime::worker::RECORDS_MAX / 4;
+        if fullest >= quarter { PERIOD_BUSY } else { PERIOD }
+    }
+
+    async fn append(&mut self, records: Vec<SessionRecord>) {
+        let few = records.len() <= INLINE_MAX;
+        let format = self.format.clone();
+        let lines = move || {
+            let (clock, mut batch) = (WallClock::read(), Batch::default());
+            for record in &records {
+                batch.lines += u64::from(format.write(record, clock, &mut batch.text));
+            }
+            batch
+        };
+        let batch = if few {
+            lines()
+        } else {
+            match tokio::task::spawn_blocking(lines).await {
+                Ok(batch) => batch,
+                Err(_) => return, // the runtime is going down
+            }
+        };
+        self.pending.text.push_str(&batch.text);
+        self.pending.lines += batch.lines;
+    }
+
+    /// A2.
+    fn notice_stall(&mut self) {
+        let late = self.writing.as_ref().is_some_and(|w| w.started.elapsed() > WRITE_DEADLINE);
+        if late && !self.state.stalled.swap(true, Ordering::Relaxed) {
+            self.log.error("log stalled: the access log takes no lines; they are dropped and counted");
+            self.drop_pending();
+        }
+    }
+
+    fn drop_pending(&mut self) {
+        let lost = std::mem::take(&mut self.pending).lines;
+        self.state.dropped.fetch_add(lost, Ordering::Relaxed);
+    }
+
+    fn submit_write(&mut self) {
+        let (Some(file), None) = (&self.file, &self.writing) else { return };
+        if self.pending.text.is_empty() {
+            return;
+        }
+        let mut text = std::mem::take(&mut self.pending).text;
+        if std::mem::take(&mut self.torn) {
+            text.insert(0, '\n');
+        }
+        let work = Box::pin(write_all(file.clone(), text.into_bytes()));
+        self.writing = Some(Writing { work, started: Instant::now() });
+    }
+
+    fn on_written(&mut self, (bytes, taken, result): Written) {
+        self.writing = None;
+        if self.state.stalled.swap(false, Ordering::Relaxed) {
+            let lost = self.state.dropped.load(Ordering::Relaxed);
+            self.log.warn(format_args!("the access log takes lines again; {lost} lost in all"));
+        }
+        match result {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                let lost = self.state.dropped.load(Ordering::Relaxed);
+                self.log.warn(format_args!("the access log is written again; {lost} lost in all"));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                let lost = bytes[taken..].iter().filter(|&&byte| byte == b'\n').count();
+                self.state.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+                self.torn = taken > 0 && bytes[taken - 1] != b'\n';
+                if !std::mem::replace(&mut self.failing, true) {
+                    self.log.error(format_args!(
+                        "the access log cannot be written ({error}); lines are lost and counted \
+                         until it can"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// The write in flight; pends for ever if there is none.
+async fn finished(writing: &mut Option<Writing>) -> Written {
+    match writing {
+        Some(writing) => writing.work.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An offset of -1 is the file's own position, which is what pipes and terminals need and
+/// what append mode ignores.
+const AT_POSITION: u64 = u64::MAX;
+
+/// Writes all of `bytes`, going on after short writes.
+async fn write_all(file: Rc<File>, mut bytes: Vec<u8>) -> Written {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        let (result, slice) = file.write_at(bytes.slice(taken..), AT_POSITION).submit().await;
+        bytes = slice.into_inner();
+        match result {
+            Ok(0) => return (bytes, taken, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Somebody else has made our stdout non-blocking; the stall clock is running.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(PERIOD_BUSY).await;
+            }
+            Err(error) => return (bytes, taken, Err(error)),
+        }
+    }
+    (bytes, taken, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::SocketAddr;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::control::fixture;
+    use crate::control::membership::Membership;
+    use crate::net::Peer;
+    use crate::observe::reason::Reason;
+    use crate::registry::{ListenerId, ServerId};
+    use crate::runtime::time::Time;
+
+    fn record() -> SessionRecord {
+        SessionRecord {
+            listener: ListenerId(0),
+            peer: Peer::from(SocketAddr::from(([192, 0, 2, 7], 4711))),
+            server: Some(ServerId(0)),
+            reason: Reason::Ok,
+            accepted_at: Time(5_000_000_000),
+            ended_at: Time(5_012_345_000),
+            connect: Some(Duration::from_micros(250)),
+            bytes_in: 10,
+            bytes_out: 20,
+            retries: 1,
+        }
+    }
+
+    fn snapshot() -> Arc<Snapshot> {
+        let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
+        Membership::new(&Arc::new(plan)).snapshot()
+    }
+
+    fn shared(records: usize) -> Arc<Shared> {
+        let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
+        (0..records).for_each(|_| drop(shared.records[0].push(record())));
+        Arc::new(shared)
+    }
+
+    #[test]
+    fn a_line_has_every_field_of_the_interface_in_order() {
+        let mut format = LineFormat::default();
+        format.update(&snapshot());
+        let mut out = String::new();
+        assert!(format.write(&record(), WallClock::read(), &mut out));
+        let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&out).unwrap();
+        let keys: Vec<_> = line.keys().map(String::as_str).collect();
+        let wanted = "ts listener client sni pool server reason connect_ms duration_ms bytes_in \
+                      bytes_out tls retries";
+        assert_eq!(keys.join(" "), wanted);
+        assert_eq!(line["client"], "192.0.2.7:4711");
+        assert_eq!((line["pool"].as_str(), line["server"].as_str()), (Some("back"), Some("s0")));
+        assert_eq!(line["duration_ms"], 12.345);
+        assert_eq!(line["connect_ms"], 0.25);
+    }
+
+    #[test]
+    fn what_is_unknown_is_null() {
+        let mut format = LineFormat::default();
+        format.update(&snapshot());
+        let mut out = String::new();
+        let unknown = SessionRecord { server: None, connect: None, peer: Peer::UNIX, ..record() };
+        format.write(&unknown, WallClock::read(), &mut out);
+        let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+        for field in ["client", "server", "connect_ms", "sni", "tls"] {
+            assert!(line[field].is_null(), "{field}: {out}");
+        }
+    }
+
+    /// Runs a writer over `file` with `records` in the queue until `done`, then stops it.
+    fn write(
+        file: StdFile,
+        shared: &Arc<Shared>,
+        done: impl Fn(&LogState) -> bool + 'static,
+    ) -> (Arc<LogState>, Log, bool) {
+        let (state, log) = (Arc::new(LogState::default()), Log::memory());
+        let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).unwrap();
+        let writer = Writer::new(shared.clone(), Some(file), state.clone(), log.clone());
+        let snapshot = snapshot();
+        let clean = runtime.block_on(async {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let watched = state.clone();
+            tokio_uring::spawn(async move {
+                let until = Instant::now() + Duration::from_secs(10);
+                while !done(&watched) {
+                    assert!(Instant::now() < until, "never came to that");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                drop(stop);
+            });
+            let stop = async { drop(stopped.await) };
+            writer.run(|| snapshot.clone(), stop).await
+        });
+        if !clean {
+            // A write that nobody takes would keep the ring's drop waiting.
+            std::mem::forget(runtime);
+        }
+        (state, log, clean)
+    }
+
+    #[test]
+    fn every_record_becomes_a_line_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
+        let (state, _, clean) = write(file, &shared(1_000), |_| true);
+        assert!(clean);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 1_000);
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
+        let file = StdFile::options().write(true).open("/dev/full").unwrap();
+        let shared = shared(10);
+        let again = shared.clone();
+        let refilled = AtomicBool::new(false);
+        let (state, log, clean) = write(file, &shared, move |state| {
+            let dropped = state.dropped.load(Ordering::Relaxed);
+            if dropped == 10 && !refilled.swap(true, Ordering::Relaxed) {
+                (0..5).for_each(|_| drop(again.records[0].push(record())));
+            }
+            dropped == 15
+        });
+        assert!(clean);
+        assert_eq!(state.dropped.load(Ordering::Relaxed), 15);
+        assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
+        assert!(log.lines()[0].contains("No space left"), "{:?}", log.lines());
+    }
+
+    #[test]
+    fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let file = StdFile::from(std::os::fd::OwnedFd::from(writer));
+        let shared = shared(2_000); // more than a pipe's 64 KiB
+        let again = shared.clone();
+        let (state, log, clean) = write(file, &shared, move |state| {
+            drop(again.records[0].push(record()));
+            state.stalled.load(Ordering::Relaxed) && state.dropped.load(Ordering::Relaxed) > 0
+        });
+        assert!(!clean);
+        assert!(state.stalled.load(Ordering::Relaxed));
+        assert!(log.lines()[0].contains("log stalled"), "{:?}", log.lines());
+        let mut some = [0; 4_096];
+        assert_eq!(reader.read(&mut some).unwrap(), some.len());
+    }
+}

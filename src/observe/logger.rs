@@ -1,0 +1,176 @@
+//! What the process says about itself on stderr: one sentence a line, naming the thing.
+//!
+//! A line never makes its caller wait: it goes through a bounded queue to a thread of its
+//! own, because a terminal that is stopped or a pipe that nobody reads must not stop health
+//! checks. What does not fit is counted, and said when there is room again. Sessions are not
+//! logged here but in the access log.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::clock;
+use crate::config::plan::Level;
+
+/// Lines that wait for stderr. A burst this long is a storm that nobody reads to the end.
+const LINES_MAX: usize = 1_024;
+
+/// A handle that can be cloned into every task.
+#[derive(Clone, Debug)]
+pub struct Log(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    level: Level,
+    sink: Sink,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Queue(SyncSender<Line>),
+    Memory(Mutex<Vec<String>>),
+    Nowhere,
+}
+
+#[derive(Debug)]
+enum Line {
+    Text(String),
+    /// Answered when all lines before it are written.
+    Flush(SyncSender<()>),
+}
+
+impl Log {
+    /// Writes lines of `level` and graver to stderr. Colour only on a terminal, and not if
+    /// `NO_COLOR` is set.
+    #[must_use]
+    pub fn stderr(level: Level) -> Self {
+        let (sender, receiver) = sync_channel(LINES_MAX);
+        let started = std::thread::Builder::new().name("log".into()).spawn(move || run(&receiver));
+        // Without a thread there is no log, and the process will not get far either.
+        let sink = if started.is_ok() { Sink::Queue(sender) } else { Sink::Nowhere };
+        Self::with(level, sink)
+    }
+
+    /// Says nothing: for an embedding that shows events itself.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self::with(Level::Error, Sink::Nowhere)
+    }
+
+    /// Keeps every line, for tests: see [`Log::lines`].
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::with(Level::Debug, Sink::Memory(Mutex::default()))
+    }
+
+    fn with(level: Level, sink: Sink) -> Self {
+        Self(Arc::new(Inner { level, sink, dropped: AtomicU64::new(0) }))
+    }
+
+    pub fn error(&self, text: impl Display) {
+        self.say(Level::Error, text);
+    }
+
+    pub fn warn(&self, text: impl Display) {
+        self.say(Level::Warn, text);
+    }
+
+    pub fn info(&self, text: impl Display) {
+        self.say(Level::Info, text);
+    }
+
+    pub fn debug(&self, text: impl Display) {
+        self.say(Level::Debug, text);
+    }
+
+    /// What [`Log::memory`] kept.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match &self.0.sink {
+            Sink::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            Sink::Queue(_) | Sink::Nowhere => Vec::new(),
+        }
+    }
+
+    /// Waits until what was said is written, at most `deadline`.
+    pub fn flush(&self, deadline: Duration) {
+        if let Sink::Queue(sender) = &self.0.sink {
+            let (done, written) = sync_channel(1);
+            if sender.try_send(Line::Flush(done)).is_ok() {
+                let _ = written.recv_timeout(deadline);
+            }
+        }
+    }
+
+    fn say(&self, level: Level, text: impl Display) {
+        if level > self.0.level {
+            return;
+        }
+        match &self.0.sink {
+            Sink::Nowhere => {}
+            Sink::Memory(lines) => lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(format!("{}: {text}", word(level))),
+            Sink::Queue(sender) => {
+                let lost = self.0.dropped.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    let text = format!("{lost} log lines were lost: stderr did not take them");
+                    if sender.try_send(Line::Text(line(Level::Warn, text))).is_err() {
+                        self.0.dropped.fetch_add(lost, Ordering::Relaxed);
+                    }
+                }
+                if sender.try_send(Line::Text(line(level, text))).is_err() {
+                    self.0.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+const fn word(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    }
+}
+
+fn line(level: Level, text: impl Display) -> String {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (on, off) = match level {
+        _ if !colour => ("", ""),
+        Level::Error => ("\x1b[31m", "\x1b[0m"),
+        Level::Warn => ("\x1b[33m", "\x1b[0m"),
+        Level::Info | Level::Debug => ("\x1b[2m", "\x1b[0m"),
+    };
+    format!("{} {on}{:<5}{off} {text}\n", clock::rfc3339(SystemTime::now()), word(level))
+}
+
+fn run(lines: &Receiver<Line>) {
+    while let Ok(line) = lines.recv() {
+        match line {
+            // Nobody can be told that stderr is gone.
+            Line::Text(text) => drop(std::io::stderr().write_all(text.as_bytes())),
+            Line::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_below_the_level_are_not_said() {
+        let log = Log::with(Level::Warn, Sink::Memory(Mutex::default()));
+        log.info("server pg/pg1 is up");
+        log.warn("server pg/pg1 is down: refused");
+        assert_eq!(log.lines(), ["warn: server pg/pg1 is down: refused"]);
+    }
+}

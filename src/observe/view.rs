@@ -1,0 +1,184 @@
+//! One reading of everything that is shown: what status and metrics are rendered from.
+//!
+//! Counters live per worker and per server id; people think in listeners and server names.
+//! The sums stand here, once, so that `/v1/status` and `/metrics` cannot disagree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::counters::ConnectResult;
+use super::histograms::Totals;
+use super::reason::{REASONS, Reason};
+use crate::config::plan::{BindAddr, Server};
+use crate::control::membership::{NameId, Resolution};
+use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
+use crate::runtime::time::Time;
+use crate::runtime::worker::WorkerHandle;
+
+/// What one reading sees.
+#[derive(Debug)]
+pub struct View<'a> {
+    pub snapshot: &'a Snapshot,
+    /// Where the names stand.
+    pub names: &'a BTreeMap<NameId, Resolution>,
+    /// Addresses really bound, by listener.
+    pub bound: &'a [Vec<BindAddr>],
+    pub workers: &'a [WorkerHandle],
+    /// Share of the last second each worker was busy, 0 to 1.
+    pub busy: &'a [f64],
+    /// Workers that did not answer the last scrape: their histograms are older.
+    pub late: &'a [u16],
+    pub totals: &'a Totals,
+    pub now: Time,
+    pub started_at: Time,
+    pub loaded_at: SystemTime,
+    pub ready: bool,
+    pub log_dropped: u64,
+    pub log_stalled: bool,
+}
+
+/// What a listener has counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListenerSums {
+    pub active: u32,
+    pub connections: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// By `Reason as usize`.
+    pub ended: [u64; Reason::COUNT],
+}
+
+impl ListenerSums {
+    /// Turned away before a server was tried.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        let refusals = REASONS.iter().filter(|reason| reason.is_refusal());
+        refusals.map(|&reason| self.ended[reason as usize]).sum()
+    }
+}
+
+/// What one or several addresses have counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerSums {
+    pub active: u32,
+    /// By `ConnectResult as usize`.
+    pub connects: [u64; 6],
+    pub resets: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub retries: u64,
+}
+
+impl ServerSums {
+    /// Sessions that got a connection.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.connects[ConnectResult::Ok as usize]
+    }
+
+    /// What went wrong at the server: failed connects, except for want of something of our
+    /// own, and resets.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        let of = |result: ConnectResult| self.connects[result as usize];
+        let ours = of(ConnectResult::Ok) + of(ConnectResult::Local);
+        self.connects.iter().sum::<u64>() - ours + self.resets
+    }
+}
+
+/// A server of the plan with all the addresses it ever had.
+#[derive(Debug)]
+pub struct ServerGroup<'a> {
+    pub plan: &'a Server,
+    pub states: Vec<&'a Arc<ServerState>>,
+    /// `Some` if the server is a name.
+    pub name: Option<&'a Resolution>,
+}
+
+impl ServerGroup<'_> {
+    /// Addresses to show: those in use, and those whose last sessions still run.
+    pub fn shown(&self) -> impl Iterator<Item = &Arc<ServerState>> {
+        self.states.iter().copied().filter(|state| {
+            !state.removed.load(Ordering::Relaxed) || state.load.load(Ordering::Relaxed) > 0
+        })
+    }
+
+    /// The best of the addresses speaks for the name; a name without any is down.
+    #[must_use]
+    pub fn condition(&self, now: Time) -> Condition {
+        self.shown().map(|state| state.condition(now)).min().unwrap_or(Condition::Down)
+    }
+}
+
+impl View<'_> {
+    #[must_use]
+    pub fn listener(&self, id: ListenerId) -> ListenerSums {
+        let active = self.snapshot.listeners[usize::from(id.0)].active.load(Ordering::Relaxed);
+        let mut sums = ListenerSums { active, ..ListenerSums::default() };
+        for worker in self.workers {
+            let counts = worker.counts.listener(id);
+            sums.connections += counts.connections.value();
+            sums.bytes_in += counts.bytes_in.value();
+            sums.bytes_out += counts.bytes_out.value();
+            for (sum, count) in sums.ended.iter_mut().zip(&counts.ended) {
+                *sum += count.value();
+            }
+        }
+        sums
+    }
+
+    pub fn servers<'s>(
+        &self,
+        states: impl IntoIterator<Item = &'s Arc<ServerState>>,
+    ) -> ServerSums {
+        let mut sums = ServerSums::default();
+        for state in states {
+            sums.active += state.load.load(Ordering::Relaxed);
+            for worker in self.workers {
+                let counts = worker.counts.server(state.id);
+                sums.resets += counts.resets.value();
+                sums.bytes_in += counts.bytes_in.value();
+                sums.bytes_out += counts.bytes_out.value();
+                sums.retries += counts.retries.value();
+                for (sum, count) in sums.connects.iter_mut().zip(&counts.connects) {
+                    *sum += count.value();
+                }
+            }
+        }
+        sums
+    }
+
+    /// The servers of every pool, in file order.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Vec<ServerGroup<'_>>> {
+        let mut states: HashMap<(PoolId, &str), Vec<&Arc<ServerState>>> = HashMap::new();
+        for state in &self.snapshot.servers {
+            states.entry((state.pool, &state.name)).or_default().push(state);
+        }
+        let pools = self.snapshot.plan.pools.iter().enumerate();
+        pools
+            .map(|(pool, at)| {
+                let pool = PoolId(pool as u16);
+                let servers = at.servers.iter().enumerate();
+                servers
+                    .map(|(index, plan)| ServerGroup {
+                        plan,
+                        states: states.remove(&(pool, plan.name.as_str())).unwrap_or_default(),
+                        name: self.names.get(&NameId { pool, index }),
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+}
+
+/// How a bound address reads.
+#[must_use]
+pub fn bind_text(bind: &BindAddr) -> String {
+    match bind {
+        BindAddr::Ip(address) => address.to_string(),
+        BindAddr::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
