@@ -4,6 +4,8 @@ pub mod buffers;
 pub mod driver;
 pub mod listen;
 pub mod mail;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
