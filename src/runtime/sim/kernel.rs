@@ -92,6 +92,14 @@ impl Driver for Sim {
         lock(&self.state).ops.cancel(token);
     }
 
+    fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno> {
+        lock(&self.state).world.accept(listener)
+    }
+
+    fn bar_now(&mut self, listener: Fd) {
+        lock(&self.state).world.bar(listener);
+    }
+
     fn send_now(&mut self, fd: Fd, chunk: ChunkId) -> Result<u32, Errno> {
         self.send(fd, chunk)
     }

@@ -11,7 +11,7 @@
 
 use nix::errno::Errno;
 
-use super::faults::{ACCEPT_ERRORS, TRANSFER_ERRORS};
+use super::faults::TRANSFER_ERRORS;
 use super::memory::Ring;
 use super::rng::Rng;
 use super::socket::{OURS, Phase};
@@ -279,29 +279,9 @@ impl Op {
     }
 
     fn accept(&self, many: bool, kernel: &mut Kernel<'_>) -> Step {
-        let world = &mut *kernel.world;
-        let now = world.now;
-        let waiting = &mut world.backlogs.get_mut(&self.fd.0).expect("a listener").waiting;
-        let Some(at) = waiting.iter().position(|(due, _)| *due <= now) else { return Step::Wait };
-        if world.rng.chance(world.faults.accept) {
-            let errno = world.rng.pick(ACCEPT_ERRORS);
-            if errno == Errno::ECONNABORTED
-                && let Some((_, id)) = waiting.remove(at)
-            {
-                world.links[id].conn.faulted = true;
-                world.with(id, |conn, now, rng| {
-                    conn.reset(OURS, now, rng);
-                    conn.close(OURS, now, rng)
-                });
-            }
-            return Step::Last(Err(errno), None);
-        }
-        let id = waiting[at].1;
-        match world.allocate(Open::Stream(Some(id))) {
-            Ok(fd) => {
-                world.backlogs.get_mut(&self.fd.0).expect("a listener").waiting.remove(at);
-                Self::good(many, fd.0 as u32, None, world)
-            }
+        match kernel.world.accept(self.fd) {
+            Ok(fd) => Self::good(many, fd.0 as u32, None, kernel.world),
+            Err(Errno::EAGAIN) => Step::Wait,
             Err(errno) => Step::Last(Err(errno), None),
         }
     }

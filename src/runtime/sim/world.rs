@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::faults::{CONNECT_ERRORS, DEATHS, Faults, OPEN_ERRORS, TRANSFER_ERRORS};
+use super::faults::{ACCEPT_ERRORS, CONNECT_ERRORS, DEATHS, Faults, OPEN_ERRORS, TRANSFER_ERRORS};
 use super::rng::Rng;
 use super::socket::{Conn, FAR, Fin, OURS, Phase};
 use crate::net::Endpoint;
@@ -96,6 +96,7 @@ pub struct Link {
 pub struct Backlog {
     pub waiting: VecDeque<(Time, ConnId)>,
     pub unix: bool,
+    pub barred: bool,
 }
 
 #[derive(Debug)]
@@ -170,15 +171,50 @@ impl World {
         Fd(FD_FIRST + at as i32)
     }
 
+    /// The next client of a listener, as accept(2) gives it.
+    pub fn accept(&mut self, listener: Fd) -> Result<Fd, Errno> {
+        let now = self.now;
+        let waiting = &mut self.backlogs.get_mut(&listener.0).expect("a listener").waiting;
+        let at = waiting.iter().position(|(due, _)| *due <= now).ok_or(Errno::EAGAIN)?;
+        let id = waiting[at].1;
+        if self.rng.chance(self.faults.accept) {
+            let errno = self.rng.pick(ACCEPT_ERRORS);
+            if errno == Errno::ECONNABORTED {
+                waiting.remove(at);
+                self.refuse(id);
+            }
+            return Err(errno);
+        }
+        let fd = self.allocate(Open::Stream(Some(id)))?;
+        self.backlogs.get_mut(&listener.0).expect("a listener").waiting.remove(at);
+        Ok(fd)
+    }
+
+    /// From now on nobody gets into the queue; who was under way hears nothing.
+    pub fn bar(&mut self, listener: Fd) {
+        let now = self.now;
+        let backlog = self.backlogs.get_mut(&listener.0).expect("a listener");
+        backlog.barred = true;
+        for (_, id) in backlog.waiting.iter().filter(|(due, _)| *due > now) {
+            self.links[*id].conn.cut = true;
+        }
+        backlog.waiting.retain(|(due, _)| *due <= now);
+    }
+
+    fn refuse(&mut self, id: ConnId) {
+        self.links[id].conn.faulted = true;
+        self.with(id, |conn, now, rng| {
+            conn.reset(OURS, now, rng);
+            conn.close(OURS, now, rng)
+        });
+    }
+
     /// Resets who waits there, as closing a listening socket does.
     pub fn close_listener(&mut self, fd: Fd) {
         let backlog = self.backlogs.remove(&fd.0).unwrap_or_default();
         for (_, id) in backlog.waiting {
             self.links[id].deeds.push(Deed::Reset);
-            self.with(id, |conn, now, rng| {
-                conn.reset(OURS, now, rng);
-                conn.close(OURS, now, rng)
-            });
+            self.refuse(id);
         }
     }
 
@@ -216,10 +252,15 @@ impl World {
 
     /// A client that reaches the listener's backlog after a while.
     pub fn connect_client(&mut self, listener: Fd, from: Option<SocketAddr>) -> ConnId {
-        let unix = self.backlogs.get(&listener.0).expect("a listener").unix;
-        let id = self.add(Phase::Up, None, unix);
         let due = self.now + self.rng.travel();
-        self.backlogs.get_mut(&listener.0).expect("a listener").waiting.push_back((due, id));
+        let id = self.links.len();
+        let backlog = self.backlogs.get_mut(&listener.0).expect("a listener");
+        let (unix, barred) = (backlog.unix, backlog.barred);
+        if !barred {
+            backlog.waiting.push_back((due, id));
+        }
+        self.add(Phase::Up, None, unix);
+        self.links[id].conn.cut = barred;
         self.clients += 1;
         if !unix {
             let [_, a, b, c] = self.clients.to_be_bytes();
