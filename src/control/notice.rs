@@ -45,6 +45,12 @@ impl Notices {
         }
     }
 
+    /// The next notice, if there is one.
+    #[must_use]
+    pub fn next_now(&self) -> Option<Notice> {
+        self.queue.pop()
+    }
+
     /// The next notice; waits for one.
     pub async fn next(&self) -> Notice {
         loop {

@@ -1,0 +1,3 @@
+//! End-to-end tests: one binary, one file a feature.
+
+mod engine;
