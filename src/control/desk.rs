@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::Notify;
+
 use super::instance::Instance;
 use super::membership::Change;
 use crate::config::plan::{OnDown, Outlier, Pool};
@@ -27,6 +29,8 @@ pub(super) struct Desk {
     told: RefCell<Vec<u64>>,
     /// Workers whose last session has ended.
     pub workers_done: Cell<usize>,
+    /// Rings with each of them, and with a failure.
+    pub worker_news: Notify,
     pub worker_failed: RefCell<Option<String>>,
 }
 
@@ -39,6 +43,7 @@ impl Desk {
             log,
             told: RefCell::new(told),
             workers_done: Cell::new(0),
+            worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
         }
     }

@@ -3,9 +3,9 @@
 //! Everything here can be read from any thread. Only the control thread writes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::membership::{Membership, NameId, Resolution};
 use super::scrape::Scraper;
@@ -22,7 +22,6 @@ use crate::runtime::worker::Shared;
 
 /// Where the process stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub enum Phase {
     /// Bound; first checks are running and nobody is accepted.
     Starting,
@@ -45,7 +44,8 @@ pub struct Instance {
     pub log_state: Arc<LogState>,
     pub started_at: Time,
     pub loaded_at: SystemTime,
-    phase: AtomicU8,
+    phase: Mutex<Phase>,
+    phase_changed: Condvar,
     scraper: Scraper,
     busy: Mutex<Busy>,
 }
@@ -77,7 +77,8 @@ impl Instance {
             log_state: Arc::default(),
             started_at: clock::now(),
             loaded_at: SystemTime::now(),
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: Mutex::new(Phase::Starting),
+            phase_changed: Condvar::new(),
             scraper: Scraper::default(),
             busy: Mutex::default(),
         }
@@ -85,12 +86,21 @@ impl Instance {
 
     #[must_use]
     pub fn phase(&self) -> Phase {
-        const PHASES: [Phase; 4] = [Phase::Starting, Phase::Ready, Phase::Draining, Phase::Stopped];
-        PHASES[usize::from(self.phase.load(Ordering::Acquire))]
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.phase_changed.notify_all();
+    }
+
+    /// Waits until the start is over, at most `deadline`. Says where it stands then.
+    #[must_use]
+    pub fn wait_started(&self, deadline: Duration) -> Phase {
+        let phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let still = |phase: &mut Phase| *phase == Phase::Starting;
+        let waited = self.phase_changed.wait_timeout_while(phase, deadline, still);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     #[must_use]

@@ -1,12 +1,200 @@
 //! The control thread: everything rare.
+//!
+//! [`serve`] is `sluicegate run` after the configuration is loaded. [`start`] is the same for
+//! whoever embeds it: it returns when everything is bound and the workers run, with a
+//! [`Running`] to watch and to stop.
+//!
+//! The thread runs tokio on one core and nothing on it computes for long or waits for a file;
+//! what does goes to `spawn_blocking` or, as the access log, to a thread of its own.
 
+mod admin;
 mod checks;
 mod desk;
-mod dns;
+pub mod dns;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod instance;
+mod life;
 pub mod membership;
 pub mod notice;
+mod notify;
 pub mod probe;
 mod scrape;
+mod signals;
+mod start;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+
+use crate::config::plan::{BindAddr, Plan};
+use crate::observe::logger::Log;
+use instance::Instance;
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Print a line for each listener and `ready` on stdout.
+    pub announce: bool,
+    /// Stop on SIGTERM and SIGINT.
+    pub signals: bool,
+    /// Where the process says what happens.
+    pub log: Log,
+}
+
+impl ServeOptions {
+    /// For `run`: announces, listens to signals, says things on stderr.
+    #[must_use]
+    pub fn process(plan: &Plan) -> Self {
+        Self { announce: true, signals: true, log: Log::stderr(plan.log.level) }
+    }
+
+    /// Inside another program: says and prints nothing, and leaves signals alone.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self { announce: false, signals: false, log: Log::nowhere() }
+    }
+}
+
+/// Why it does not serve, or serves no more. One sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServeError {
+    /// The system refuses something needed: io_uring, a port. Exit code 71.
+    System(String),
+    /// Something broke while running. Exit code 1.
+    Failed(String),
+}
+
+impl ServeError {
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::System(_) => crate::cli::REFUSED,
+            Self::Failed(_) => crate::cli::FAILED,
+        }
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::System(text) | Self::Failed(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// What a running instance is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    /// Drain; the second one ends at once.
+    Stop,
+    StopNow,
+}
+
+/// Commands that wait. More than two say nothing new.
+const COMMANDS_MAX: usize = 4;
+
+/// A started instance. Dropping it lets it run on.
+#[derive(Debug)]
+pub struct Running {
+    pub instance: Arc<Instance>,
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Running {
+    /// The first TCP address that listener `name` is bound to, with its real port.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<SocketAddr> {
+        let at = self.instance.plan.listeners.iter().position(|one| one.name == name)?;
+        self.instance.bound[at].iter().find_map(|bind| match bind {
+            BindAddr::Ip(address) => Some(*address),
+            BindAddr::Unix(_) => None,
+        })
+    }
+
+    /// Stops accepting and lets sessions end, for at most `drain_timeout`; said twice, ends at
+    /// once. Returns immediately.
+    pub fn stop(&self) {
+        // Closed: it has ended by itself.
+        let _ = self.commands.try_send(Command::Stop);
+    }
+
+    /// Ends at once. Returns immediately.
+    pub fn stop_now(&self) {
+        let _ = self.commands.try_send(Command::StopNow);
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// Why it broke, if it was not told to stop.
+    pub fn join(self) -> Result<(), ServeError> {
+        self.thread.join().unwrap_or_else(|_| {
+            Err(ServeError::Failed("the control thread panicked; this is a defect".into()))
+        })
+    }
+}
+
+/// Serves until a signal says to stop.
+///
+/// # Errors
+/// What the system refused, or what broke.
+pub fn serve(plan: Plan, options: ServeOptions) -> Result<(), ServeError> {
+    start(plan, options)?.join()
+}
+
+/// Starts serving on threads of its own. Returns when all is bound and the workers run; the
+/// first checks may still be under way, see [`Instance::wait_started`].
+///
+/// # Errors
+/// What the system refused; nothing is left bound then.
+pub fn start(plan: Plan, options: ServeOptions) -> Result<Running, ServeError> {
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let (ready, started) = sync_channel(1);
+    let plan = Arc::new(plan);
+    let sender = commands.clone();
+    let thread = std::thread::Builder::new()
+        .name("control".into())
+        .spawn(move || run(&plan, &options, sender, receiver, &ready))
+        .map_err(|error| ServeError::System(format!("no thread for control: {error}")))?;
+    match started.recv() {
+        Ok(instance) => Ok(Running { instance, commands, thread }),
+        Err(_) => Err(match thread.join() {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => {
+                ServeError::Failed("the control thread panicked; this is a defect".into())
+            }
+        }),
+    }
+}
+
+/// The control thread.
+fn run(
+    plan: &Arc<Plan>,
+    options: &ServeOptions,
+    commands: mpsc::Sender<Command>,
+    receiver: mpsc::Receiver<Command>,
+    ready: &SyncSender<Arc<Instance>>,
+) -> Result<(), ServeError> {
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
+        .map_err(|error| ServeError::System(crate::runtime::uring::explain(&error)))?;
+    let started = start::start(plan, &options.log)?;
+    // Whoever started us may have gone; then nobody will stop us but a signal.
+    let _ = ready.send(started.instance.clone());
+    let result = runtime.block_on(async {
+        if options.signals {
+            tokio::task::spawn_local(signals::listen(commands, options.log.clone()));
+        }
+        life::live(started, options, receiver).await
+    });
+    options.log.flush(std::time::Duration::from_secs(1));
+    result
+}

@@ -1,8 +1,9 @@
 //! The access log: one JSON object a line for each ended session.
 //!
-//! Workers leave fixed-size records in bounded queues; the control thread turns them into
-//! lines and writes them through io_uring. The log may be late or lose lines, it never makes
-//! a session wait:
+//! Workers leave fixed-size records in bounded queues; a thread of the log's own turns them
+//! into lines and writes them through io_uring. Its own, because a ring under tokio submits
+//! only when its thread has nothing else to do, and the control thread may always have. The
+//! log may be late or lose lines, it never makes a session wait:
 //!
 //! - A1: one write is in flight at a time, so lines keep their order and are never mixed.
 //! - A2: a write that takes longer than [`WRITE_DEADLINE`] means the log is stalled. From
@@ -19,8 +20,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
@@ -39,10 +42,6 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(100);
 /// The same while a queue was found a quarter full.
 const PERIOD_BUSY: Duration = Duration::from_millis(20);
-
-/// Records formatted on the control thread itself, at about a microsecond each. More go to a
-/// blocking thread.
-const INLINE_MAX: usize = 256;
 
 /// Bytes of finished lines that wait for the write before them. About 4,000 lines.
 const PENDING_MAX: usize = 1 << 20;
@@ -149,14 +148,62 @@ struct Writing {
     started: Instant,
 }
 
-/// The task that writes. Run it with [`Writer::run`].
-pub struct Writer {
+/// The running log.
+#[derive(Debug)]
+pub struct AccessLog {
+    /// Dropped to stop.
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl AccessLog {
+    /// Starts the thread. `file` is what [`open`] returned, `snapshot` gives the current one.
+    ///
+    /// # Errors
+    /// When the thread or its ring cannot be made.
+    pub fn start(
+        shared: Arc<Shared>,
+        file: Option<StdFile>,
+        state: Arc<LogState>,
+        log: Log,
+        snapshot: impl Fn() -> Arc<Snapshot> + Send + 'static,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
+            let runtime = match tokio_uring::Runtime::new(&tokio_uring::builder()) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            // Whoever started us waits for this.
+            let _ = ready.send(Ok(()));
+            let writer = Writer::new(shared, file, state, log);
+            let clean = runtime.block_on(writer.run(snapshot, async { drop(stopped.await) }));
+            if !clean {
+                // A write that nobody takes would keep the ring's end waiting for ever.
+                std::mem::forget(runtime);
+            }
+        })?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the log died at its start")))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Writes what is left, for at most [`WRITE_DEADLINE`]. Blocks.
+    pub fn finish(self) {
+        drop(self.stop);
+        // A panic there has been printed; there is nothing to save.
+        let _ = self.thread.join();
+    }
+}
+
+/// The task that writes.
+struct Writer {
     shared: Arc<Shared>,
     state: Arc<LogState>,
     log: Log,
     /// `None`: the log is off, records are only thrown away.
     file: Option<Rc<File>>,
-    format: Arc<LineFormat>,
+    format: LineFormat,
     pending: Batch,
     writing: Option<Writing>,
     /// The last write failed: already said.
@@ -165,21 +212,14 @@ pub struct Writer {
     torn: bool,
 }
 
-impl std::fmt::Debug for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
 impl Writer {
-    #[must_use]
-    pub fn new(shared: Arc<Shared>, file: Option<StdFile>, state: Arc<LogState>, log: Log) -> Self {
+    fn new(shared: Arc<Shared>, file: Option<StdFile>, state: Arc<LogState>, log: Log) -> Self {
         Self {
             shared,
             state,
             log,
             file: file.map(|file| Rc::new(File::from_std(file))),
-            format: Arc::default(),
+            format: LineFormat::default(),
             pending: Batch::default(),
             writing: None,
             failing: false,
@@ -189,7 +229,7 @@ impl Writer {
 
     /// Writes until `stop` resolves, then what is left, for at most [`WRITE_DEADLINE`].
     /// `snapshot` gives the current one, for names. `true`: nothing is left in flight.
-    pub async fn run(
+    async fn run(
         mut self,
         snapshot: impl Fn() -> Arc<Snapshot>,
         stop: impl Future<Output = ()>,
@@ -199,7 +239,7 @@ impl Writer {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                () = tokio::time::sleep(period) => period = self.collect(&snapshot()).await,
+                () = tokio::time::sleep(period) => period = self.collect(&snapshot()),
                 written = finished(&mut self.writing) => self.on_written(written),
             }
             self.submit_write();
@@ -210,7 +250,7 @@ impl Writer {
     async fn finish(&mut self, snapshot: &Snapshot) -> bool {
         let deadline = tokio::time::Instant::now() + WRITE_DEADLINE;
         loop {
-            self.collect(snapshot).await;
+            self.collect(snapshot);
             self.submit_write();
             if self.writing.is_none() {
                 return true;
@@ -225,7 +265,7 @@ impl Writer {
     }
 
     /// Empties the queues into lines. Returns when to come back.
-    async fn collect(&mut self, snapshot: &Snapshot) -> Duration {
+    fn collect(&mut self, snapshot: &Snapshot) -> Duration {
         self.notice_stall();
         let mut records = Vec::new();
         let mut fullest = 0;
@@ -235,40 +275,26 @@ impl Writer {
             records.extend((0..queue.len()).map_while(|_| queue.pop()));
         }
         if self.file.is_some() && !records.is_empty() {
-            Arc::make_mut(&mut self.format).update(snapshot);
+            self.format.update(snapshot);
             if self.state.stalled.load(Ordering::Relaxed) || self.pending.text.len() > PENDING_MAX {
                 let logged = records.iter().filter(|record| {
                     snapshot.plan.listeners[usize::from(record.listener.0)].access_log
                 });
                 self.state.dropped.fetch_add(logged.count() as u64, Ordering::Relaxed);
             } else {
-                self.append(records).await;
+                self.append(&records);
             }
         }
         let quarter = crate::runtime::worker::RECORDS_MAX / 4;
         if fullest >= quarter { PERIOD_BUSY } else { PERIOD }
     }
 
-    async fn append(&mut self, records: Vec<SessionRecord>) {
-        let few = records.len() <= INLINE_MAX;
-        let format = self.format.clone();
-        let lines = move || {
-            let (clock, mut batch) = (WallClock::read(), Batch::default());
-            for record in &records {
-                batch.lines += u64::from(format.write(record, clock, &mut batch.text));
-            }
-            batch
-        };
-        let batch = if few {
-            lines()
-        } else {
-            match tokio::task::spawn_blocking(lines).await {
-                Ok(batch) => batch,
-                Err(_) => return, // the runtime is going down
-            }
-        };
-        self.pending.text.push_str(&batch.text);
-        self.pending.lines += batch.lines;
+    fn append(&mut self, records: &[SessionRecord]) {
+        let clock = WallClock::read();
+        for record in records {
+            let logged = self.format.write(record, clock, &mut self.pending.text);
+            self.pending.lines += u64::from(logged);
+        }
     }
 
     /// A2.
@@ -363,8 +389,6 @@ mod tests {
     use std::io::Read;
     use std::net::SocketAddr;
 
-    use tokio::sync::oneshot;
-
     use super::*;
     use crate::control::fixture;
     use crate::control::membership::Membership;
@@ -395,7 +419,9 @@ mod tests {
 
     fn shared(records: usize) -> Arc<Shared> {
         let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
-        (0..records).for_each(|_| drop(shared.records[0].push(record())));
+        for _ in 0..records {
+            shared.records[0].push(record()).unwrap();
+        }
         Arc::new(shared)
     }
 
@@ -484,7 +510,9 @@ mod tests {
         let (state, log, clean) = write(file, &shared, move |state| {
             let dropped = state.dropped.load(Ordering::Relaxed);
             if dropped == 10 && !refilled.swap(true, Ordering::Relaxed) {
-                (0..5).for_each(|_| drop(again.records[0].push(record())));
+                for _ in 0..5 {
+                    again.records[0].push(record()).unwrap();
+                }
             }
             dropped == 15
         });
@@ -501,7 +529,7 @@ mod tests {
         let shared = shared(2_000); // more than a pipe's 64 KiB
         let again = shared.clone();
         let (state, log, clean) = write(file, &shared, move |state| {
-            drop(again.records[0].push(record()));
+            let _ = again.records[0].push(record());
             state.stalled.load(Ordering::Relaxed) && state.dropped.load(Ordering::Relaxed) > 0
         });
         assert!(!clean);

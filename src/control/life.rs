@@ -1,0 +1,299 @@
+//! The life of the process on the control thread.
+//!
+//! ```text
+//! bound ─▶ Starting ── first checks ──▶ Ready ── told to stop ──▶ Draining ──▶ Stopped
+//!              └───────────────────── told to stop ──────────────────┘
+//! ```
+//!
+//! Told once: stop accepting, let sessions end, for at most `drain_timeout`. Told twice, or in
+//! a hurry: end at once.
+
+use std::rc::Rc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::checks::Checks;
+use super::desk::Desk;
+use super::instance::Phase;
+use super::membership::names_of;
+use super::notice::Notice;
+use super::start::Started;
+use super::{Command, ServeError, ServeOptions, admin, dns, notify};
+use crate::config::plan::{BindAddr, Init, Plan};
+use crate::observe::events::EventKind;
+use crate::observe::view::bind_text;
+use crate::runtime::mail::Mail;
+use crate::runtime::worker::pairs_max;
+
+/// How long workers may take to end once they were told to at once.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a stdout that nobody reads may hold up the start.
+const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Runs to the end.
+///
+/// # Errors
+/// When something that the process cannot go on without failed while it ran.
+pub(super) async fn live(
+    started: Started,
+    options: &ServeOptions,
+    mut commands: mpsc::Receiver<Command>,
+) -> Result<(), ServeError> {
+    let Started { instance, mut workers, admin, access_log } = started;
+    let desk = Rc::new(Desk::new(instance.clone(), options.log.clone()));
+    let checks = Rc::new(Checks::new(desk.clone(), probes_max()));
+    tokio::task::spawn_local(hear(desk.clone(), checks.clone()));
+    if let (Some(socket), Some(plan)) = (admin, &instance.plan.admin) {
+        tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone()));
+    }
+    resolve_names(&desk, &checks);
+    let early = tokio::select! {
+        () = first_round(&desk, &checks) => None,
+        command = commands.recv() => Some(command.unwrap_or(Command::StopNow)),
+    };
+    let command = if let Some(command) = early {
+        command
+    } else {
+        get_ready(&desk, options).await;
+        serve(&desk, &workers, &mut commands).await
+    };
+    drain(&desk, command, &mut commands).await;
+    end_workers(&desk, &mut workers).await;
+    // It takes up to its deadline; nothing else is left to do.
+    let _ = tokio::task::spawn_blocking(move || access_log.finish()).await;
+    farewell(&desk)
+}
+
+/// Removes socket files and says how it went.
+fn farewell(desk: &Desk) -> Result<(), ServeError> {
+    let instance = &desk.instance;
+    for bind in instance.bound.iter().flatten().chain(&instance.admin) {
+        if let BindAddr::Unix(path) = bind {
+            // Nobody listens there any more; the next start would remove it too.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    instance.set_phase(Phase::Stopped);
+    match desk.worker_failed.take() {
+        Some(error) => Err(ServeError::Failed(error)),
+        None => {
+            desk.log.info("stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Probes at once: a quarter of the descriptors kept for control when there are few, and no
+/// more than a fleet needs when there are many.
+fn probes_max() -> usize {
+    (pairs_max() as usize / 16).clamp(16, 256)
+}
+
+fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
+    let plan = desk.instance.plan.clone();
+    let names: Vec<_> = names_of(&plan).collect();
+    if names.is_empty() {
+        return;
+    }
+    match dns::resolver(&plan.runtime.dns) {
+        Ok(resolver) => {
+            for name in names {
+                let task = dns::keep_resolved(name, resolver.clone(), desk.clone(), checks.clone());
+                tokio::task::spawn_local(task);
+            }
+        }
+        Err(error) => {
+            desk.log.error(format_args!("no name can be resolved: {error}"));
+            for name in names {
+                desk.instance.membership.unresolved(name, error.clone());
+            }
+        }
+    }
+}
+
+/// Starts the checks of all members and waits for the results that `init = "wait"` asks for.
+async fn first_round(desk: &Desk, checks: &Checks) {
+    let snapshot = desk.instance.snapshot();
+    let (mut results, mut longest) = (Vec::new(), Duration::ZERO);
+    for (plan, pool) in snapshot.plan.pools.iter().zip(&snapshot.pools) {
+        let Some(check) = &plan.check else { continue };
+        for member in &pool.members {
+            let first: Option<oneshot::Receiver<()>> = checks.start(&member.state);
+            if check.init == Init::Wait {
+                results.extend(first);
+                longest = longest.max(check.timeout);
+            }
+        }
+    }
+    let deadline = Instant::now() + longest;
+    for first in results {
+        // A closed channel: the address left its name meanwhile.
+        if timeout_at(deadline, first).await.is_err() {
+            desk.log.warn("not every server was checked within its timeout; starting anyway");
+            return;
+        }
+    }
+}
+
+/// Announces, then accepts: log lines of the first sessions come after `ready`. Clients that
+/// come meanwhile are in the backlog already.
+async fn get_ready(desk: &Desk, options: &ServeOptions) {
+    if options.announce {
+        let lines = announcement(&desk.instance.plan, &desk.instance.bound);
+        let print = move || {
+            use std::io::Write;
+            let mut stdout = std::io::stdout().lock();
+            // Nobody may be reading, which is fine.
+            let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+        };
+        let printed = tokio::task::spawn_blocking(print);
+        if timeout(ANNOUNCE_DEADLINE, printed).await.is_err() {
+            desk.log.warn("stdout takes nothing; serving anyway");
+        }
+    }
+    desk.post_all(|| Mail::Accept);
+    desk.instance.set_phase(Phase::Ready);
+    desk.instance.events.push(EventKind::Ready, "ready");
+    tell_manager(desk, "READY=1");
+}
+
+/// One line a listener, then `ready`.
+fn announcement(plan: &Plan, bound: &[Vec<BindAddr>]) -> String {
+    let mut lines = String::new();
+    for (listener, bound) in plan.listeners.iter().zip(bound) {
+        let pool = &plan.pools[listener.pool];
+        let on: Vec<_> = bound.iter().map(bind_text).collect();
+        let servers = match pool.servers.len() {
+            1 => "1 server".to_owned(),
+            count => format!("{count} servers"),
+        };
+        let (name, on, pool) = (&listener.name, on.join(", "), &pool.name);
+        lines += &format!("listening {name} on {on} (tcp) -> pool {pool}, {servers}\n");
+    }
+    lines + "ready\n"
+}
+
+fn tell_manager(desk: &Desk, state: &str) {
+    if let Err(error) = notify::notify(state) {
+        desk.log.warn(format_args!("the service manager was not told {state}: {error}"));
+    }
+}
+
+/// Serves until told to stop, or until it cannot.
+async fn serve(
+    desk: &Desk,
+    workers: &[JoinHandle<()>],
+    commands: &mut mpsc::Receiver<Command>,
+) -> Command {
+    loop {
+        tokio::select! {
+            command = commands.recv() => return command.unwrap_or(Command::StopNow),
+            () = sleep(Duration::from_secs(1)) => desk.keep_house(),
+            () = desk.worker_news.notified() => {}
+        }
+        if let Some(id) = workers.iter().position(JoinHandle::is_finished) {
+            // It ended without being told: a panic outside of any session, or its ring.
+            let mut failed = desk.worker_failed.borrow_mut();
+            failed.get_or_insert_with(|| format!("worker {id} ended by itself"));
+        }
+        if let Some(error) = &*desk.worker_failed.borrow() {
+            desk.log.error(format_args!("{error}; stopping, because its clients are not served"));
+            desk.instance.events.push(EventKind::WorkerFailed, error);
+            return Command::Stop;
+        }
+    }
+}
+
+/// Lets sessions end.
+async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Command>) {
+    let runtime = &desk.instance.plan.runtime;
+    desk.instance.set_phase(Phase::Draining);
+    desk.instance.events.push(EventKind::Draining, "draining");
+    tell_manager(desk, "STOPPING=1");
+    let mut timed_out = false;
+    if first == Command::Stop {
+        desk.log.info(format_args!(
+            "stopping: sessions have {:?} to end; a second signal ends them at once",
+            runtime.timeout_drain
+        ));
+        let delayed = async {
+            if let Some(delay) = runtime.delay_shutdown {
+                sleep(delay).await;
+            }
+            desk.post_all(|| Mail::Drain);
+            timed_out = timeout(runtime.timeout_drain, workers_done(desk)).await.is_err();
+        };
+        tokio::select! {
+            () = delayed => {}
+            _ = commands.recv() => desk.log.info("told again: ending at once"),
+        }
+    }
+    if desk.workers_done.get() < desk.instance.shared.workers.len() {
+        desk.post_all(|| Mail::Stop { timed_out });
+        if timeout(STOP_DEADLINE, workers_done(desk)).await.is_err() {
+            desk.log.warn("not every worker ended in time");
+        }
+    }
+}
+
+async fn workers_done(desk: &Desk) {
+    while desk.workers_done.get() < desk.instance.shared.workers.len() {
+        desk.worker_news.notified().await;
+    }
+}
+
+/// Waits for the threads of workers that said they were done.
+async fn end_workers(desk: &Desk, workers: &mut Vec<JoinHandle<()>>) {
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while !workers.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+        sleep(Duration::from_millis(1)).await;
+    }
+    for (id, worker) in workers.drain(..).enumerate() {
+        if worker.is_finished() && worker.join().is_err() {
+            let mut failed = desk.worker_failed.borrow_mut();
+            failed.get_or_insert_with(|| format!("worker {id} panicked"));
+        }
+    }
+}
+
+/// Acts on what workers tell, one notice at a time.
+async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
+    let notices = &desk.instance.shared.notices;
+    loop {
+        match notices.next().await {
+            Notice::ConnectFailed { server, .. } => checks.recheck(server),
+            Notice::Outlier { server } => desk.consider_ejection(server),
+            Notice::Old(snapshot) => drop(snapshot),
+            Notice::WorkerDone { worker } => {
+                desk.log.debug(format_args!("worker {worker} has no session left"));
+                desk.workers_done.set(desk.workers_done.get() + 1);
+                desk.worker_news.notify_one();
+            }
+            Notice::WorkerFailed { worker, error } => {
+                let mut failed = desk.worker_failed.borrow_mut();
+                failed.get_or_insert_with(|| format!("worker {worker}: its ring failed: {error}"));
+                drop(failed);
+                desk.workers_done.set(desk.workers_done.get() + 1);
+                desk.worker_news.notify_one();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixture;
+
+    #[test]
+    fn each_listener_is_announced_with_its_addresses_and_pool() {
+        let plan = fixture::plan(&["127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()]);
+        let bound = vec![vec![BindAddr::Ip("0.0.0.0:5432".parse().unwrap())]];
+        let wanted = "listening front on 0.0.0.0:5432 (tcp) -> pool back, 2 servers\nready\n";
+        assert_eq!(announcement(&plan, &bound), wanted);
+    }
+}

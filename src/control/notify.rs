@@ -1,0 +1,52 @@
+//! Telling systemd: `READY=1` and `STOPPING=1` to the socket that `NOTIFY_SOCKET` names.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Sends `state` to the service manager, if there is one.
+///
+/// # Errors
+/// When the socket that the environment names does not take it.
+pub(super) fn notify(state: &str) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(socket) => send(&socket, state),
+        None => Ok(()),
+    }
+}
+
+fn send(socket: &OsString, state: &str) -> io::Result<()> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(socket)?,
+    };
+    // It must not wait for a manager that does not read.
+    let from = UnixDatagram::unbound()?;
+    from.set_nonblocking(true)?;
+    from.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrives(at: UnixDatagram, socket: &OsString) {
+        send(socket, "READY=1").unwrap();
+        let mut text = [0; 64];
+        at.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let count = at.recv(&mut text).unwrap();
+        assert_eq!(&text[..count], b"READY=1");
+    }
+
+    #[test]
+    fn reaches_a_socket_by_path_and_by_abstract_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        arrives(UnixDatagram::bind(&path).unwrap(), &path.into_os_string());
+        let name = format!("sluicegate-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        arrives(UnixDatagram::bind_addr(&address).unwrap(), &format!("@{name}").into());
+    }
+}
