@@ -71,8 +71,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    pub const ALL: [Self; 5] =
-        [Self::Up, Self::Down, Self::Draining, Self::Maint, Self::Ejected];
+    pub const ALL: [Self; 5] = [Self::Up, Self::Down, Self::Draining, Self::Maint, Self::Ejected];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {

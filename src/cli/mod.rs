@@ -17,6 +17,7 @@ pub mod check;
 mod completions;
 mod explain_reason;
 mod man;
+pub mod run;
 pub mod schema;
 
 /// Failed while running.
@@ -54,6 +55,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Balance: accept clients and join them to servers until told to stop
+    Run(run::RunArgs),
     /// Generate load and measure latency, in a closed or an open loop
     Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Completions(args) => completions::run(&args),

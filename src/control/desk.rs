@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 
 use super::instance::Instance;
 use super::membership::Change;
+use crate::balance::Roster;
 use crate::config::plan::{OnDown, Outlier, Pool};
 use crate::health::{Ejection, ejection};
 use crate::observe::clock;
 use crate::observe::events::EventKind;
 use crate::observe::logger::Log;
 use crate::registry::{PoolId, ServerId, ServerState, Snapshot};
-use crate::balance::Roster;
 use crate::runtime::mail::Mail;
 
 #[derive(Debug)]

@@ -156,7 +156,9 @@ pub async fn lookup(
     let found = found.map_err(|error| format!("`{name}` does not resolve: {error}"))?;
     if found.is_empty() {
         let refused = lookup.refused;
-        return Err(format!("all {refused} addresses of `{name}` are of a kind that `refuse` lists"));
+        return Err(format!(
+            "all {refused} addresses of `{name}` are of a kind that `refuse` lists"
+        ));
     }
     Ok(Answer { found, valid_for: lookup.valid_for.clamp(dns.ttl_min, dns.ttl_max) })
 }

@@ -257,7 +257,8 @@ mod tests {
     fn membership() -> Membership {
         let mut plan = fixture::plan(&["127.0.0.1:80".parse().unwrap()]);
         let name = ServerAddr::Dns { host: "be.test".into(), port: 80 };
-        let named = Server { name: "named".into(), address: name, ..plan.pools[0].servers[0].clone() };
+        let named =
+            Server { name: "named".into(), address: name, ..plan.pools[0].servers[0].clone() };
         plan.pools[0].servers.push(named);
         Membership::new(&Arc::new(plan))
     }

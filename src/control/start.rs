@@ -63,9 +63,8 @@ pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> 
         }
         None => (None, None),
     };
-    let log_file = access_log::open(&plan.log.access).map_err(|error| {
-        ServeError::System(format!("the access log cannot be opened: {error}"))
-    })?;
+    let log_file = access_log::open(&plan.log.access)
+        .map_err(|error| ServeError::System(format!("the access log cannot be opened: {error}")))?;
     let shared = Shared::new(plan, &cpus)
         .map_err(|error| ServeError::System(format!("no descriptor for a worker: {error}")))?;
     let membership = Membership::new(plan);

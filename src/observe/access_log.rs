@@ -301,7 +301,8 @@ impl Writer {
     fn notice_stall(&mut self) {
         let late = self.writing.as_ref().is_some_and(|w| w.started.elapsed() > WRITE_DEADLINE);
         if late && !self.state.stalled.swap(true, Ordering::Relaxed) {
-            self.log.error("log stalled: the access log takes no lines; they are dropped and counted");
+            self.log
+                .error("log stalled: the access log takes no lines; they are dropped and counted");
             self.drop_pending();
         }
     }

@@ -56,10 +56,8 @@ fn write_ms(unix_ms: i64, out: &mut String) {
     let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
     let (second, milli) = (ms / 1_000 % 60, ms % 1_000);
     // Writing to a String cannot fail.
-    let _ = write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"
-    );
+    let _ =
+        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
 }
 
 /// The Gregorian date of a day counted from 1970-01-01, not before it. Years are reckoned

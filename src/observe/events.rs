@@ -70,8 +70,7 @@ impl Events {
         if list.events.len() == EVENTS_MAX {
             list.events.pop_front();
         }
-        let event =
-            Event { number: list.last, at: SystemTime::now(), kind, text: text.into() };
+        let event = Event { number: list.last, at: SystemTime::now(), kind, text: text.into() };
         list.events.push_back(event);
     }
 

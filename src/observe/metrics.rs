@@ -89,10 +89,8 @@ impl Text {
 
 fn listeners(view: &View<'_>, text: &mut Text) {
     let names = view.snapshot.plan.listeners.iter().map(|listener| listener.name.as_str());
-    let rows: Vec<(&str, ListenerSums)> = names
-        .enumerate()
-        .map(|(id, name)| (name, view.listener(ListenerId(id as u16))))
-        .collect();
+    let rows: Vec<(&str, ListenerSums)> =
+        names.enumerate().map(|(id, name)| (name, view.listener(ListenerId(id as u16)))).collect();
     text.family("connections_total", Kind::Counter, "Connections accepted.");
     for (listener, sums) in &rows {
         text.sample("connections_total", &[("listener", listener)], sums.connections);
@@ -227,9 +225,12 @@ static WORKER_ROWS: [WorkerRow; 7] = [
     ("worker_pick_races_total", Kind::Counter, "Places taken after eight lost races.", |counts| {
         &counts.pick_races
     }),
-    ("worker_handed_over_total", Kind::Counter, "Clients given to a less loaded worker.", |counts| {
-        &counts.handed_over
-    }),
+    (
+        "worker_handed_over_total",
+        Kind::Counter,
+        "Clients given to a less loaded worker.",
+        |counts| &counts.handed_over,
+    ),
     ("worker_overflow_bytes", Kind::Gauge, "Bytes held for slow peers.", |counts| {
         &counts.overflow_bytes
     }),

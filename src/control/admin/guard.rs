@@ -33,15 +33,21 @@ impl Refusal {
                 "this Host is not served here; add it to `admin.hosts`",
             ),
             Self::Token => routes::unauthorized(),
-            Self::ReadOnly => {
-                routes::error(StatusCode::FORBIDDEN, "forbidden", "the read token does not open this")
-            }
+            Self::ReadOnly => routes::error(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "the read token does not open this",
+            ),
         }
     }
 }
 
 /// Whether the request may be answered.
-pub(super) fn check<B>(request: &Request<B>, admin: &Admin, over_unix: bool) -> Result<(), Refusal> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    admin: &Admin,
+    over_unix: bool,
+) -> Result<(), Refusal> {
     if !over_unix && !is_our_host(request, &admin.hosts) {
         return Err(Refusal::Host);
     }
@@ -124,7 +130,11 @@ mod tests {
     #[test]
     fn only_the_exact_token_opens() {
         for wrong in [None, Some(""), Some("full-token-012345"), Some("full-token-01234567")] {
-            assert_eq!(ask("GET", "/v1/status", "localhost", wrong), Err(Refusal::Token), "{wrong:?}");
+            assert_eq!(
+                ask("GET", "/v1/status", "localhost", wrong),
+                Err(Refusal::Token),
+                "{wrong:?}"
+            );
         }
         let doubled = "full-token-0123456full-token-0123456";
         assert_eq!(ask("GET", "/v1/status", "localhost", Some(doubled)), Err(Refusal::Token));

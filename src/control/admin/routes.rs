@@ -15,7 +15,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 pub(super) async fn answer<B>(request: &Request<B>, instance: &Arc<Instance>) -> Answer {
     let path = request.uri().path();
     if !matches!(path, "/healthz" | "/readyz" | "/metrics" | "/v1/status") {
-        return error(StatusCode::NOT_FOUND, "not-found", "see /v1/status, /metrics, /healthz, /readyz");
+        return error(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "see /v1/status, /metrics, /healthz, /readyz",
+        );
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET is served here");

@@ -16,9 +16,9 @@ pub(super) async fn tcp(to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStr
     };
     let socket = socket.map_err(judge)?;
     if let Some(source) = source {
-        socket.bind(SocketAddr::new(source, 0)).map_err(|error| {
-            Failure::Ours(format!("cannot connect from {source}: {error}"))
-        })?;
+        socket
+            .bind(SocketAddr::new(source, 0))
+            .map_err(|error| Failure::Ours(format!("cannot connect from {source}: {error}")))?;
     }
     let stream = socket.connect(to).await.map_err(judge)?;
     // Checks are a few small messages: never wait to fill a segment. Without it they work too.

@@ -72,7 +72,10 @@ async fn judge(
 ) -> Result<String, Failure> {
     let status = response.status().as_u16();
     if !check.expect.iter().any(|range| range.contains(&status)) {
-        return Err(Failure::Server(format!("status {status}, expected {}", ranges(&check.expect))));
+        return Err(Failure::Server(format!(
+            "status {status}, expected {}",
+            ranges(&check.expect)
+        )));
     }
     if let Some(text) = &check.body {
         let body = body(response.into_body()).await?;

@@ -1,0 +1,67 @@
+//! `sluicegate run`: serves until a signal says to stop.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{CONFIG, fail};
+use crate::config::{self, Loaded, Report};
+use crate::control::{self, ServeOptions};
+
+/// Serve by a file, or by the one-liner without a file.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The configuration file, TOML or JSON
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "listen",
+        conflicts_with = "listen"
+    )]
+    config: Option<PathBuf>,
+    /// Address to accept clients on, as `0.0.0.0:5432` or `unix:/path`
+    #[arg(long, value_name = "ADDR", requires = "to")]
+    listen: Vec<String>,
+    /// Server to balance over, as `10.0.0.11:5432`, `dns:db.internal:5432` or `unix:/path`
+    #[arg(long, value_name = "ADDR", requires = "listen")]
+    to: Vec<String>,
+    /// What is spoken
+    #[arg(long, value_name = "MODE", requires = "listen")]
+    mode: Option<String>,
+    /// How servers are chosen
+    #[arg(long, value_name = "NAME", requires = "listen")]
+    balance: Option<String>,
+}
+
+/// Runs until it is told to stop.
+#[must_use]
+pub fn run(args: &RunArgs) -> ExitCode {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let loaded = match load(args) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            eprint!("{}", report.render(colour));
+            return ExitCode::from(CONFIG);
+        }
+    };
+    let warnings = loaded.warnings.render(colour);
+    if !warnings.is_empty() {
+        eprint!("{warnings}");
+    }
+    let options = ServeOptions::process(&loaded.plan);
+    match control::serve(loaded.plan, options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), error),
+    }
+}
+
+fn load(args: &RunArgs) -> Result<Loaded, Report> {
+    match &args.config {
+        Some(path) => config::load(path),
+        None => {
+            config::one_liner(&args.listen, &args.to, args.mode.as_deref(), args.balance.as_deref())
+        }
+    }
+}
