@@ -30,6 +30,8 @@ pub struct Notices {
     wake: Notify,
 }
 
+/// A burst of one notice from each of 8,192 sessions; past it they are dropped, and the next
+/// active check finds out anyway.
 const NOTICES_MAX: usize = 8_192;
 
 impl Default for Notices {

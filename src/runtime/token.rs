@@ -25,6 +25,7 @@ pub enum Tag {
 }
 
 impl Token {
+    /// What 24 bits hold: 16 million sessions a worker, far beyond any descriptor limit.
     pub const SLOT_MAX: u32 = (1 << 24) - 1;
 
     #[must_use]
