@@ -1,3 +1,16 @@
-//! End-to-end tests: one binary, one file a feature.
+//! End-to-end tests: the real binary, real sockets, real servers. One test binary.
+//!
+//! What they stand on: [`gate`] starts the product on ports of the kernel's choice, [`peers`]
+//! starts the servers and clients that it is for, [`deadline`] waits for a condition. All of
+//! it ends with the value that owns it. A test that needs a program asks [`peers::need`]
+//! first: `cargo test` alone passes without it, `scripts/test` does not.
+//!
+//! Traffic stays on loopback or in network namespaces that the test makes.
 
+mod command_line;
+mod deadline;
 mod engine;
+#[allow(dead_code, reason = "offered to the tests of each feature")]
+mod gate;
+#[allow(dead_code, reason = "offered to the tests of each feature")]
+mod peers;

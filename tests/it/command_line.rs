@@ -1,0 +1,62 @@
+//! The command line as scripts see it: exit codes, and which stream says what.
+
+use std::process::{Command, Output};
+
+fn sluicegate(args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
+        .args(args)
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn version_goes_to_stdout() {
+    let version = format!("sluicegate {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(sluicegate(&["--version"]), (Some(0), version, String::new()));
+}
+
+#[test]
+fn no_command_is_wrong_usage_and_shows_the_commands() {
+    let (code, stdout, stderr) = sluicegate(&[]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("explain-reason"), "{stderr}");
+}
+
+#[test]
+fn an_unknown_command_is_wrong_usage_with_a_suggestion() {
+    let (code, stdout, stderr) = sluicegate(&["explain-reson"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("explain-reason"), "{stderr}");
+}
+
+#[test]
+fn every_reason_is_explained() {
+    for reason in sluicegate::observe::reason::REASONS {
+        let (code, stdout, stderr) = sluicegate(&["explain-reason", reason.as_str()]);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        assert_eq!(stdout.trim_end(), reason.explain());
+    }
+}
+
+#[test]
+fn an_unknown_reason_is_wrong_usage_with_a_suggestion() {
+    let (code, stdout, stderr) = sluicegate(&["explain-reason", "idle-timout"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("did you mean `idle-timeout`?"), "{stderr}");
+}
+
+#[test]
+fn completions_and_the_man_page_name_every_command() {
+    for args in [&["completions", "bash"][..], &["completions", "fish"], &["man"]] {
+        let (code, stdout, _) = sluicegate(args);
+        assert_eq!(code, Some(0), "{args:?}");
+        // roff writes a hyphen as `\-`.
+        let stdout = stdout.replace('\\', "");
+        for command in ["explain-reason", "completions", "man"] {
+            assert!(stdout.contains(command), "{args:?} lacks {command}");
+        }
+    }
+}
