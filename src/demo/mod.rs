@@ -1,1 +1,4 @@
-//! To come.
+//! The demo: everything of the gateway at work in one process, with nothing to install.
+
+pub mod servers;
+pub mod story;
