@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 pub mod check;
 mod completions;
+mod demo;
 mod explain_reason;
 mod man;
 pub mod run;
@@ -57,6 +58,8 @@ struct Cli {
 enum Command {
     /// Balance: accept clients and join them to servers until told to stop
     Run(run::RunArgs),
+    /// See it at work: servers, gateway and load in this process
+    Demo(demo::DemoArgs),
     /// Generate load and measure latency, in a closed or an open loop
     Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -146,7 +146,7 @@ impl<'a, D: Driver> Generator<'a, D> {
             }
             self.turn(deadline)?;
         }
-        self.tally.never_started = pace.never_started();
+        self.tally.never_started = pace.never_started(self.now());
         self.publish(Time::NEVER);
         Ok(())
     }

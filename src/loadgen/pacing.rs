@@ -63,12 +63,14 @@ impl Pace {
         }
     }
 
-    /// Starts that were due by the end of the run and never happened.
+    /// Starts that were due by `now`, or by the end of the run, and never happened.
     #[must_use]
-    pub fn never_started(&self) -> u64 {
+    pub fn never_started(&self, now: Time) -> u64 {
         match self {
             Self::Closed { .. } => 0,
-            Self::Open(schedule) => schedule.before(schedule.end).saturating_sub(schedule.next),
+            Self::Open(schedule) => {
+                schedule.before(now.min(schedule.end)).saturating_sub(schedule.next)
+            }
         }
     }
 }
@@ -182,16 +184,17 @@ mod tests {
     fn what_never_started_is_counted_at_the_end() {
         let mut pace = open(100.0, 2);
         assert_eq!(drain(&mut pace, Time(SECOND * 2 - 1)).len(), 100);
-        assert_eq!(pace.never_started(), 100);
+        assert_eq!(pace.never_started(Time(SECOND * 2)), 0);
+        assert_eq!(pace.never_started(Time(SECOND * 9)), 100);
         drain(&mut pace, Time(SECOND * 9));
-        assert_eq!((pace.never_started(), pace.next_due()), (0, Time::NEVER));
+        assert_eq!((pace.never_started(Time::NEVER), pace.next_due()), (0, Time::NEVER));
     }
 
     #[test]
     fn a_closed_loop_starts_at_once_until_the_end() {
         let mut pace = Pace::Closed { end: Time(10) };
         assert_eq!((pace.take(Time(9)), pace.take(Time(10))), (Some(Time(9)), None));
-        assert_eq!((pace.never_started(), pace.next_due()), (0, Time::NEVER));
+        assert_eq!((pace.never_started(Time(10)), pace.next_due()), (0, Time::NEVER));
     }
 
     proptest! {

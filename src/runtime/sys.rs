@@ -255,7 +255,7 @@ pub(super) fn accept(listener: c_int) -> Result<c_int, Errno> {
 
 /// A classic BPF filter on a listening TCP socket that drops bare SYNs: no new handshake
 /// begins here, those under way end, and what is queued can be accepted before the close.
-pub(super) fn drop_syns(listener: c_int) {
+pub(crate) fn drop_syns(listener: c_int) {
     const FLAGS_OFFSET: u32 = 13; // of the TCP header, where a socket filter's packet begins
     const SYN: u32 = 0x02;
     const SYN_ACK: u32 = 0x12;
