@@ -16,6 +16,7 @@ mod bench;
 pub mod check;
 mod completions;
 mod demo;
+mod doctor;
 mod explain_reason;
 mod man;
 pub mod run;
@@ -65,6 +66,8 @@ enum Command {
     /// Say what the `reason` of a log line means and what to look at
     #[command(name = "explain-reason")]
     ExplainReason(explain_reason::ExplainReasonArgs),
+    /// Examine the kernel, io_uring and limits, and say what to do about each
+    Doctor(doctor::DoctorArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual page (roff)
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -10,9 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
 
 use super::ServeError;
 use super::instance::Instance;
@@ -22,7 +20,7 @@ use crate::observe::access_log::{self, AccessLog};
 use crate::observe::logger::Log;
 use crate::observe::view::bind_text;
 use crate::runtime::worker::{Setup, Shared};
-use crate::runtime::{listen, mail::Mail, uring, worker};
+use crate::runtime::{cpus, listen, mail::Mail, uring, worker};
 
 /// Who may connect to an admin socket file: owner and group.
 const ADMIN_SOCKET_MODE: u32 = 0o660;
@@ -50,7 +48,7 @@ pub(super) struct Started {
 pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> {
     raise_descriptor_limit();
     uring::probe().map_err(ServeError::System)?;
-    let cpus = cpus(plan);
+    let cpus = cpus::placement(plan.runtime.workers);
     let bound =
         listen::bind(plan, cpus.len()).map_err(|error| ServeError::System(error.to_string()))?;
     let (admin, admin_address) = match &plan.admin {
@@ -114,19 +112,6 @@ fn spawn_workers(
         }
     }
     Ok(threads)
-}
-
-/// One entry a worker: the CPU it is pinned to. Without `workers` in the plan there is one for
-/// each CPU that affinity and the cgroup's quota leave. Fewer than CPUs by quota are not
-/// pinned: other containers with the same quota would choose the same first CPUs.
-fn cpus(plan: &Plan) -> Vec<Option<usize>> {
-    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-    let usable: Vec<usize> =
-        (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect();
-    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    let count = plan.runtime.workers.map_or(allowed, usize::from);
-    let pin = !usable.is_empty() && (plan.runtime.workers.is_some() || allowed >= usable.len());
-    (0..count).map(|worker| pin.then(|| usable[worker % usable.len()])).collect()
 }
 
 /// Soft limit up to the hard one. If that is refused, the budget is what there is.

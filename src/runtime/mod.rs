@@ -1,6 +1,7 @@
 //! What a worker stands on: the seam to the kernel, memory, time, mail.
 
 pub mod buffers;
+pub mod cpus;
 pub mod driver;
 pub mod listen;
 pub mod mail;

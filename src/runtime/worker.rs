@@ -100,8 +100,13 @@ impl Shared {
 #[must_use]
 pub fn pairs_max() -> u32 {
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-    let soft = limit.map_or(1024, |(soft, _)| soft);
-    u32::try_from(soft.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(u32::MAX).max(1)
+    sessions_for(limit.map_or(1024, |(soft, _)| soft))
+}
+
+/// Sessions that `descriptors` carry, with those kept back for control taken off; at least one.
+#[must_use]
+pub fn sessions_for(descriptors: u64) -> u32 {
+    u32::try_from(descriptors.saturating_sub(DESCRIPTORS_RESERVED) / 2).unwrap_or(u32::MAX).max(1)
 }
 
 /// Everything a worker starts with.

@@ -60,3 +60,13 @@ fn completions_and_the_man_page_name_every_command() {
         }
     }
 }
+
+#[test]
+fn doctor_says_in_json_whether_it_would_run_here() {
+    let (code, stdout, stderr) = sluicegate(&["doctor", "--json"]);
+    assert_eq!(stderr, "");
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(code, Some(if report["ok"] == true { 0 } else { 71 }));
+    let names = report["checks"].as_array().expect("a list").iter().map(|check| &check["name"]);
+    assert!(names.into_iter().any(|name| name == "io_uring"), "{stdout}");
+}

@@ -1,0 +1,79 @@
+//! `io_uring`: whether it is allowed here, and each feature that the workers use.
+//!
+//! Every feature is tried by setting up a small ring with it, in this process, so that a
+//! seccomp filter or a sysctl shows as it would to a worker. Two of them are flags that no
+//! probe reports; each came with an operation that the probe does report.
+
+use io_uring::{Builder, IoUring, Probe, opcode};
+
+use super::Finding;
+use crate::runtime::uring;
+
+const NEWER_KERNEL: &str = "use Linux 6.1 or newer";
+
+/// One line for the ring, one for each feature if there is a ring at all.
+pub(super) fn examine() -> Vec<Finding> {
+    let ring = match IoUring::new(8) {
+        Ok(ring) => ring,
+        Err(error) => {
+            let cause = uring::explain(&error);
+            let (found, remedy) = cause.split_once("; ").unwrap_or((&cause, NEWER_KERNEL));
+            return vec![Finding::bad("io_uring", format!("{found} ({error})"), remedy)];
+        }
+    };
+    let mut findings = vec![Finding::ok("io_uring", "allowed")];
+    findings.push(setup("SINGLE_ISSUER", "one thread a ring, less locking", |builder| {
+        builder.setup_single_issuer();
+    }));
+    findings.push(setup(
+        "DEFER_TASKRUN",
+        "completions in batches, on the worker's own terms",
+        |builder| {
+            builder.setup_single_issuer().setup_defer_taskrun();
+        },
+    ));
+    let mut probe = Probe::new();
+    let probed = ring.submitter().register_probe(&mut probe);
+    let since = |code: u8| probed.is_ok() && probe.is_supported(code);
+    // OP_SOCKET came with 5.19, as multishot accept did; OP_SEND_ZC with 6.0, as multishot receive.
+    findings.push(implied(
+        "multishot accept",
+        "one submission, many clients",
+        since(opcode::Socket::CODE),
+    ));
+    findings.push(implied(
+        "multishot receive",
+        "idle sessions hold no buffer",
+        since(opcode::SendZc::CODE),
+    ));
+    findings.push(whole());
+    findings
+}
+
+fn setup(name: &'static str, gives: &str, flags: impl Fn(&mut Builder)) -> Finding {
+    let mut builder = IoUring::builder();
+    flags(&mut builder);
+    match builder.build(8) {
+        Ok(_) => Finding::ok(name, gives),
+        Err(error) => Finding::bad(name, format!("refused ({error})"), NEWER_KERNEL),
+    }
+}
+
+fn implied(name: &'static str, gives: &str, there: bool) -> Finding {
+    if there {
+        Finding::ok(name, gives)
+    } else {
+        Finding::bad(name, "not in this kernel", NEWER_KERNEL)
+    }
+}
+
+/// The ring exactly as a worker makes it, with its provided buffers.
+fn whole() -> Finding {
+    match uring::probe() {
+        Ok(()) => Finding::ok("buffer ring", "the kernel picks a buffer when bytes arrive"),
+        Err(cause) => {
+            let (found, remedy) = cause.split_once("; ").unwrap_or((&cause, NEWER_KERNEL));
+            Finding::bad("buffer ring", found, remedy)
+        }
+    }
+}
