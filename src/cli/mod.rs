@@ -17,6 +17,8 @@ pub mod check;
 mod completions;
 mod demo;
 mod doctor;
+pub mod ctl;
+pub mod explain;
 mod explain_reason;
 mod man;
 pub mod run;
@@ -61,6 +63,10 @@ enum Command {
     Run(run::RunArgs),
     /// See it at work: servers, gateway and load in this process
     Demo(demo::DemoArgs),
+    /// Say where a client would go, and why not elsewhere; nothing is sent
+    Explain(explain::ExplainArgs),
+    /// Ask a running instance through its admin API
+    Ctl(ctl::CtlArgs),
     /// Generate load and measure latency, in a closed or an open loop
     Bench(bench::BenchArgs),
     /// Say what the `reason` of a log line means and what to look at
@@ -88,6 +94,8 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Doctor(args) => doctor::run(&args),

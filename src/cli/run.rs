@@ -1,11 +1,11 @@
 //! `sluicegate run`: serves until a signal says to stop.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::check::print_report;
 use super::{CONFIG, fail};
 use crate::config::{self, Loaded, Report};
 use crate::control::{self, ServeOptions};
@@ -38,17 +38,15 @@ pub struct RunArgs {
 /// Runs until it is told to stop.
 #[must_use]
 pub fn run(args: &RunArgs) -> ExitCode {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let loaded = match load(args) {
         Ok(loaded) => loaded,
         Err(report) => {
-            eprint!("{}", report.render(colour));
+            print_report(&report);
             return ExitCode::from(CONFIG);
         }
     };
-    let warnings = loaded.warnings.render(colour);
-    if !warnings.is_empty() {
-        eprint!("{warnings}");
+    if !loaded.warnings.findings().is_empty() {
+        print_report(&loaded.warnings);
     }
     let options = ServeOptions::process(&loaded.plan);
     match control::serve(loaded.plan, options) {

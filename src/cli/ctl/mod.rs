@@ -1,0 +1,68 @@
+//! `sluicegate ctl`: talks to a running instance through its admin API.
+
+mod client;
+mod table;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{FAILED, USAGE, fail, print_all};
+use crate::observe::status::Status;
+use client::{AdminUrl, get};
+
+/// Where the admin API is when nobody says otherwise: the address in the documentation.
+const ADMIN_DEFAULT: &str = "http://127.0.0.1:9901";
+
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The admin API, as `http://127.0.0.1:9901` or `unix:/path`; default: SLUICEGATE_ADMIN
+    #[arg(long, value_name = "URL", global = true)]
+    admin: Option<String>,
+    /// The admin token; default: SLUICEGATE_TOKEN
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// Print the answer as the API gives it
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: CtlCommand,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum CtlCommand {
+    /// Listeners, pools and servers: what is up, and what it does
+    Status,
+}
+
+#[must_use]
+pub fn run(args: &CtlArgs) -> ExitCode {
+    let from_env = |given: &Option<String>, name| given.clone().or_else(|| std::env::var(name).ok());
+    let admin = from_env(&args.admin, "SLUICEGATE_ADMIN");
+    let token = from_env(&args.token, "SLUICEGATE_TOKEN");
+    let url = match AdminUrl::parse(admin.as_deref().unwrap_or(ADMIN_DEFAULT)) {
+        Ok(url) => url,
+        Err(error) => return fail(USAGE, error),
+    };
+    match args.command {
+        CtlCommand::Status => status(&url, token.as_deref(), args.json),
+    }
+}
+
+fn status(url: &AdminUrl, token: Option<&str>, json: bool) -> ExitCode {
+    let body = match get(url, "/v1/status", token) {
+        Ok(body) => body,
+        Err(error) => return fail(FAILED, error),
+    };
+    if json {
+        return print_all(&body);
+    }
+    match serde_json::from_slice::<Status>(&body) {
+        Ok(status) => {
+            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            print_all(table::render(&status, colour).as_bytes())
+        }
+        Err(error) => fail(FAILED, format_args!("{url} answered something unexpected: {error}")),
+    }
+}
