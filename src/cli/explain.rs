@@ -111,15 +111,21 @@ fn pool(plan: &Arc<Plan>, listener: &Listener, client: IpAddr, text: &mut String
             let _ = writeln!(text, "          {}", why(pool.balance));
         }
         Err(_) => {
-            let _ = writeln!(text, "server    none: every server is a name, resolved only by `run`");
+            let _ =
+                writeln!(text, "server    none: every server is a name, resolved only by `run`");
         }
     }
-    let others = members.iter().enumerate().filter(|(at, _)| {
-        picked.as_ref().map_or(true, |pick| pick.index != *at)
-    });
+    let others = members
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| picked.as_ref().map_or(true, |pick| pick.index != *at));
     for (at, Member { state, weight, .. }) in others {
         let verdict = roster.view(&[]).verdict(at).as_str();
-        let _ = writeln!(text, "not       {} ({}), weight {weight}: {verdict}", state.name, state.address);
+        let _ = writeln!(
+            text,
+            "not       {} ({}), weight {weight}: {verdict}",
+            state.name, state.address
+        );
     }
     for server in pool.servers.iter().filter(|server| is_name(server)) {
         let address = address_text(&server.address);
@@ -151,7 +157,8 @@ mod tests {
     use crate::control::fixture;
 
     fn plan(balance: Balance) -> Plan {
-        let servers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(|text| text.parse().unwrap());
+        let servers =
+            ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(|text| text.parse().unwrap());
         let mut plan = fixture::plan(&servers);
         plan.pools[0].balance = balance;
         plan.pools[0].servers[2].backup = true;

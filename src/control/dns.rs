@@ -332,3 +332,6 @@ fn is_kind(ip: IpAddr, kind: AddressKind) -> bool {
         (IpAddr::V6(ip), AddressKind::LinkLocal) => ip.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use crate::runtime::worker::WorkerHandle;
 const ANSWER_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Scrapes that come faster share one: 256 admin connections must not keep the workers busy.
-const FRESH_FOR: Duration = Duration::from_millis(200);
+const FRESH_FOR: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub struct Scraper(Mutex<Scraped>);

@@ -34,7 +34,11 @@ impl AdminUrl {
             format!("`{text}` {what}; the admin API is http://HOST:PORT or unix:/path")
         };
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() { Err(wrong("has no path")) } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                Err(wrong("has no path"))
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         let Some(rest) = text.strip_prefix("http://") else {
             return Err(wrong("begins with neither http:// nor unix:"));
@@ -71,8 +75,10 @@ pub(super) fn get(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<Vec
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let asked = runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(url, path, token)).await });
-    let (status, body) = asked.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
+    let asked =
+        runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(url, path, token)).await });
+    let (status, body) = asked
+        .unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
         .map_err(|error| format!("{url} cannot be asked: {error}"))?;
     match status {
         StatusCode::OK => Ok(body),
@@ -83,7 +89,11 @@ pub(super) fn get(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<Vec
     }
 }
 
-async fn ask(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<(StatusCode, Vec<u8>), String> {
+async fn ask(
+    url: &AdminUrl,
+    path: &str,
+    token: Option<&str>,
+) -> Result<(StatusCode, Vec<u8>), String> {
     let hint = "is it running, with an [admin] section?";
     match url {
         AdminUrl::Http(authority) => {
@@ -143,7 +153,15 @@ mod tests {
         assert_eq!(AdminUrl::parse("http://127.0.0.1:9901"), http("127.0.0.1:9901"));
         assert_eq!(AdminUrl::parse("http://[::1]:9901/"), http("[::1]:9901"));
         assert_eq!(AdminUrl::parse("unix:/run/sg.sock"), Ok(AdminUrl::Unix("/run/sg.sock".into())));
-        for wrong in ["", "unix:", "https://a:1", "127.0.0.1:9901", "http://a", "http://a:1/x", "http://[::1]"] {
+        for wrong in [
+            "",
+            "unix:",
+            "https://a:1",
+            "127.0.0.1:9901",
+            "http://a",
+            "http://a:1/x",
+            "http://[::1]",
+        ] {
             assert!(AdminUrl::parse(wrong).is_err(), "{wrong}");
         }
     }

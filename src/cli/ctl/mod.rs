@@ -38,7 +38,8 @@ enum CtlCommand {
 
 #[must_use]
 pub fn run(args: &CtlArgs) -> ExitCode {
-    let from_env = |given: &Option<String>, name| given.clone().or_else(|| std::env::var(name).ok());
+    let from_env =
+        |given: &Option<String>, name| given.clone().or_else(|| std::env::var(name).ok());
     let admin = from_env(&args.admin, "SLUICEGATE_ADMIN");
     let token = from_env(&args.token, "SLUICEGATE_TOKEN");
     let url = match AdminUrl::parse(admin.as_deref().unwrap_or(ADMIN_DEFAULT)) {

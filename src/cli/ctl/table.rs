@@ -19,7 +19,12 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
     );
     let workers = status.workers.iter().map(|worker| {
         let late = if worker.late { ", late" } else { "" };
-        format!("{}: {} sessions, {:.0} % busy{late}", worker.id, worker.sessions, worker.busy * 100.0)
+        format!(
+            "{}: {} sessions, {:.0} % busy{late}",
+            worker.id,
+            worker.sessions,
+            worker.busy * 100.0
+        )
     });
     let _ = writeln!(page, "workers    {}", workers.collect::<Vec<_>>().join(" · "));
     if status.log.dropped > 0 || status.log.stalled {
@@ -36,10 +41,19 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
     }
     listeners.write(&mut page, false);
     for (name, pool) in &status.pools {
-        let held = if pool.held > 0 { format!(", {} clients wait", pool.held) } else { String::new() };
+        let held =
+            if pool.held > 0 { format!(", {} clients wait", pool.held) } else { String::new() };
         let _ = writeln!(page, "\npool {name}  {}{held}", pool.balance);
         let mut servers = Table::new(&[
-            "SERVER", "ADDRESS", "STATE", "WEIGHT", "ACTIVE", "TOTAL", "ERRORS", "CONNECT p50/p99", "CHECK",
+            "SERVER",
+            "ADDRESS",
+            "STATE",
+            "WEIGHT",
+            "ACTIVE",
+            "TOTAL",
+            "ERRORS",
+            "CONNECT p50/p99",
+            "CHECK",
         ]);
         for (name, server) in &pool.servers {
             servers.row(server_row(name.clone(), server));
@@ -56,7 +70,8 @@ fn server_row(name: String, server: &ServerStatus) -> [String; 9] {
     let connect = server.latency_ms.connect.as_ref();
     let connect = connect.map_or("-".into(), |ms| format!("{:.1}/{:.1} ms", ms.p50, ms.p99));
     let backup = if server.backup { " backup" } else { "" };
-    let weight = if server.members.is_some() { "-".into() } else { format!("{}{backup}", server.weight) };
+    let weight =
+        if server.members.is_some() { "-".into() } else { format!("{}{backup}", server.weight) };
     [
         name,
         server.addr.clone(),
