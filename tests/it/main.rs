@@ -7,8 +7,10 @@
 //!
 //! Traffic stays on loopback or in network namespaces that the test makes.
 
+mod bench;
 mod command_line;
 mod deadline;
+mod demo;
 mod engine;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
