@@ -13,16 +13,16 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
-pub mod check;
+mod check;
 mod completions;
+mod ctl;
 mod demo;
 mod doctor;
-pub mod ctl;
-pub mod explain;
+mod explain;
 mod explain_reason;
 mod man;
-pub mod run;
-pub mod schema;
+mod run;
+mod schema;
 
 /// Failed while running.
 pub const FAILED: u8 = 1;
@@ -61,18 +61,22 @@ struct Cli {
 enum Command {
     /// Balance: accept clients and join them to servers until told to stop
     Run(run::RunArgs),
-    /// See it at work: servers, gateway and load in this process
-    Demo(demo::DemoArgs),
+    /// Check configuration files: every error and warning at once
+    Check(check::CheckArgs),
     /// Say where a client would go, and why not elsewhere; nothing is sent
     Explain(explain::ExplainArgs),
+    /// Say what the `reason` of a log line means and what to look at
+    #[command(name = "explain-reason")]
+    ExplainReason(explain_reason::ExplainReasonArgs),
+    /// Print the JSON Schema of the configuration
+    Schema(schema::SchemaArgs),
     /// Ask a running instance through its admin API
     Ctl(ctl::CtlArgs),
     /// Generate load and measure latency, in a closed or an open loop
     Bench(bench::BenchArgs),
-    /// Say what the `reason` of a log line means and what to look at
-    #[command(name = "explain-reason")]
-    ExplainReason(explain_reason::ExplainReasonArgs),
-    /// Examine the kernel, io_uring and limits, and say what to do about each
+    /// See it at work: servers, gateway and load in this process
+    Demo(demo::DemoArgs),
+    /// Examine the kernel, `io_uring` and limits, and say what to do about each
     Doctor(doctor::DoctorArgs),
     /// Print the completion script of a shell
     Completions(completions::CompletionsArgs),
@@ -93,11 +97,13 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(args) => run::run(&args),
-        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::ExplainReason(args) => explain_reason::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::ExplainReason(args) => explain_reason::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
