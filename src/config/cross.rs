@@ -57,6 +57,9 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
 }
 
 fn references(draft: &Draft<'_>, found: &mut Findings) {
+    if draft.root.said("pool").is_some_and(|said| matches!(said.item, Item::Bad)) {
+        return; // The names are not known.
+    }
     let mut suggestions = 0;
     for listener in &draft.listeners {
         let Some((name, place)) = &listener.pool_name else { continue };
@@ -296,10 +299,10 @@ impl Reach {
             for bind in &listener.plan.bind {
                 match bind {
                     BindAddr::Ip(address) => {
-                        reach.ports.entry(address.port()).or_default().push(index)
+                        reach.ports.entry(address.port()).or_default().push(index);
                     }
                     BindAddr::Unix(path) => {
-                        reach.paths.entry(path.clone()).or_default().push(index)
+                        reach.paths.entry(path.clone()).or_default().push(index);
                     }
                 }
             }

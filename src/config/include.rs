@@ -38,9 +38,8 @@ pub struct Reading {
 impl Reading {
     /// Reads the file and what it includes, and returns the merged tree.
     pub fn read(&mut self, path: &Path) -> Table {
-        let (file, mut root) = match self.open(path, path.display().to_string(), None) {
-            Some(opened) => opened,
-            None => return Table::default(),
+        let Some((file, mut root)) = self.open(path, path.display().to_string(), None) else {
+            return Table::default();
         };
         self.include(file, path, &mut root);
         root
@@ -49,7 +48,7 @@ impl Reading {
     /// The same for bytes that are in no file; includes are relative to the name.
     pub fn read_text(&mut self, path: &Path, bytes: Vec<u8>) -> Table {
         self.paths.push(path.to_path_buf());
-        let Some((file, mut root)) = self.parse(path, path.display().to_string(), bytes) else {
+        let Some((file, mut root)) = self.parse(path, &path.display().to_string(), bytes) else {
             return Table::default();
         };
         self.include(file, path, &mut root);
@@ -82,11 +81,11 @@ impl Reading {
                 return None;
             }
         };
-        self.parse(path, shown, bytes)
+        self.parse(path, &shown, bytes)
     }
 
     /// Bytes as a tree; `None` after an error that leaves nothing to look at.
-    fn parse(&mut self, path: &Path, shown: String, bytes: Vec<u8>) -> Option<(FileId, Table)> {
+    fn parse(&mut self, path: &Path, shown: &str, bytes: Vec<u8>) -> Option<(FileId, Table)> {
         self.digest(&bytes);
         let bad = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
         let text = match String::from_utf8(bytes) {
@@ -94,7 +93,7 @@ impl Reading {
             // Shown with marks where it is broken; the place stays right, all before it is valid.
             Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
         };
-        let place = self.add_file(shown.clone(), path, text);
+        let place = self.add_file(shown.to_owned(), path, text);
         let file = place.file;
         if let Some(at) = bad {
             let message = format!("{shown} is not UTF-8 text");
@@ -105,16 +104,18 @@ impl Reading {
             );
             return None;
         }
-        let text = self.sources.file(file).text.clone();
+        let Self { sources, found, .. } = self;
+        let text = &sources.file(file).text;
         if text.trim_start_matches('\u{FEFF}').trim().is_empty() {
             let message = format!("{shown} is empty");
             let hint = "a half-written file looks like this; write a new file and rename it over the old one";
-            self.found.add(Finding::new(code::EMPTY, place, "", message).hint(hint));
+            found.add(Finding::new(code::EMPTY, place, "", message).hint(hint));
             return None;
         }
-        let table = match is_json(path, &text) {
-            true => parse_json::parse(&text, file, &mut self.found),
-            false => parse_toml::parse(&text, file, &mut self.found),
+        let table = if is_json(path, text) {
+            parse_json::parse(text, file, found)
+        } else {
+            parse_toml::parse(text, file, found)
         };
         Some((file, table))
     }

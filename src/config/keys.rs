@@ -91,9 +91,10 @@ pub enum Kind {
         of: &'static Kind,
         max: usize,
     },
-    /// One item, or a list of 1 to `max`.
+    /// One item, or a list of `min` to `max`.
     OneOrList {
         of: &'static Kind,
+        min: usize,
         max: usize,
     },
     /// A status code, or a range of them: 200, "200-399".
@@ -113,7 +114,7 @@ pub enum Kind {
 /// Forms of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Text {
-    /// "0.0.0.0:5432", "[::]:5432", "unix:/path"
+    /// `"0.0.0.0:5432"`, `"[::]:5432"`, `"unix:/path"`
     Bind,
     /// as `Bind`, or "dns:host:port", "srv:_service._proto.name"
     Server,
@@ -125,11 +126,11 @@ pub enum Text {
     Resolver,
     /// A host name or address, perhaps with a port, as a Host header has it.
     Host,
-    /// Text, "env:NAME" or "file:/path", of at least `min` bytes.
+    /// Text, `"env:NAME"` or `"file:/path"`, of at least `min` bytes.
     Secret { min: usize },
     /// Permission bits in octal: "0660"
     Mode,
-    /// "stdout", "off" or "file:/path"
+    /// `"stdout"`, `"off"` or `"file:/path"`
     LogTarget,
     /// A path relative to this file; `*` and `?` in the last part.
     Pattern,

@@ -61,7 +61,8 @@ fn add(
 fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     let (plan, fields, name) = (&pool.plan, pool.fields, clip(pool.name));
     if let (Some(check), Some(table)) = (&plan.check, fields.table("check"))
-        && check.timeout >= check.every
+        // A default that is just as long as the period is nobody's mistake.
+        && (check.timeout > check.every || check.timeout == check.every && table.said("timeout").is_some())
         && good(table, "timeout")
         && good(table, "every")
     {

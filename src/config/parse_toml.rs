@@ -18,9 +18,39 @@ use super::tree::{Entry, Node, Table, Value};
 
 /// Syntax errors that are reported and searched for what follows from them.
 const SYNTAX_ERRORS_MAX: usize = 50;
+/// Errors in a beginning of a file after which the rest is not read.
+const ERRORS_SEEN_MAX: usize = 1_000;
 
 /// Reads the document. Syntax errors and duplicate keys go to `found`.
 pub fn parse(text: &str, file: FileId, found: &mut Findings) -> Table {
+    if let Some(broken) = broken_prefix(text) {
+        // More of it would only be more of the same, and the crate keeps every error.
+        let table = parse_whole(broken, file, found);
+        found.tear(file, broken.len()..text.len());
+        return table;
+    }
+    parse_whole(text, file, found)
+}
+
+/// The beginning of a large file, if it has as many errors as are reported at all.
+fn broken_prefix(text: &str) -> Option<&str> {
+    // Each costs an eighth of the next.
+    const PREFIXES: [usize; 3] = [64 << 10, 512 << 10, 4 << 20];
+    PREFIXES.into_iter().filter(|bytes| *bytes < text.len()).find_map(|bytes| {
+        let newline = text.as_bytes()[..bytes].iter().rposition(|b| *b == b'\n');
+        let prefix = &text[clamp(0..newline.unwrap_or(bytes), text)];
+        let (_, errors) = DeTable::parse_recoverable(prefix);
+        let lines: HashSet<usize> =
+            errors.iter().take(ERRORS_SEEN_MAX).map(|e| start_line(prefix, e)).collect();
+        (lines.len() > SYNTAX_ERRORS_MAX || errors.len() > ERRORS_SEEN_MAX).then_some(prefix)
+    })
+}
+
+fn start_line(text: &str, error: &toml::de::Error) -> usize {
+    line_of(text, clamp(error.span().unwrap_or_default(), text).start).start
+}
+
+fn parse_whole(text: &str, file: FileId, found: &mut Findings) -> Table {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut lines = HashSet::new();
     // The line of the error before: a file of one long line must not be searched for each.
@@ -106,9 +136,9 @@ fn first_of(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let line = line_of(text, span.start);
     let header = header_of(&text[line.clone()]);
     let offset_of = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
-    let earlier = text[..line.start].lines();
+    let mut earlier = text[..line.start].lines();
     let found = match header {
-        Some(name) => earlier.filter_map(|l| header_of(l).filter(|n| same(n, name))).next()?,
+        Some(name) => earlier.find_map(|l| header_of(l).filter(|n| same(n, name)))?,
         None => earlier
             .rev()
             .take_while(|l| header_of(l).is_none())

@@ -102,7 +102,9 @@ fn kind_text(kind: &Kind) -> String {
         }
         Kind::Text(form) => text_text(*form),
         Kind::List { of, max } => format!("list of at most {max}: {}", kind_text(of)),
-        Kind::OneOrList { of, max } => format!("{}; or a list of 1 to {max}", kind_text(of)),
+        Kind::OneOrList { of, min, max } => {
+            format!("{}; or a list of {min} to {max}", kind_text(of))
+        }
         Kind::Statuses => "status code, or a range `\"200-399\"`".to_owned(),
         Kind::Table(section) => format!("table, see {}", code_heading(section)),
         Kind::Named { section, max } => format!("1 to {max} names, see {}", code_heading(section)),

@@ -83,7 +83,7 @@ impl Findings {
             Severity::Error => self.errors += 1,
             Severity::Warning => self.warnings += 1,
         }
-        if self.list.len() < FINDINGS_MAX {
+        if !self.is_full() {
             self.list.push(finding);
         }
     }
@@ -102,6 +102,12 @@ impl Findings {
     #[must_use]
     pub fn errors(&self) -> usize {
         self.errors
+    }
+
+    /// Whether further findings are only counted, so that nothing need be looked up for them.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= FINDINGS_MAX
     }
 
     fn is_torn(&self, place: Place) -> bool {

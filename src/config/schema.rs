@@ -97,9 +97,9 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::List { of, max } => {
             json!({ "type": "array", "items": kind_schema(of), "maxItems": max })
         }
-        Kind::OneOrList { of, max } => {
+        Kind::OneOrList { of, min, max } => {
             let item = kind_schema(of);
-            json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1, "maxItems": max }] })
+            json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": min, "maxItems": max }] })
         }
         Kind::Statuses => json!({ "anyOf": [
             { "type": "integer", "minimum": 100, "maximum": 599 },
@@ -139,8 +139,8 @@ fn text_schema(form: Text) -> Value {
         Text::LogTarget => pattern("^(stdout|off|file:.+)$"),
         Text::RequestPath => pattern("^/"),
         Text::Free { max } => json!({ "type": "string", "minLength": 1, "maxLength": max }),
-        Text::Secret { .. } => json!({ "type": "string", "minLength": 1 }),
-        Text::Network
+        Text::Secret { .. }
+        | Text::Network
         | Text::Ip
         | Text::Resolver
         | Text::Host

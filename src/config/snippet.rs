@@ -23,14 +23,9 @@ impl Snippet {
     /// the look of the text, since no tree may know them.
     #[must_use]
     pub fn of(file: &SourceFile, place: Place, secrets: &[Place], torn: bool) -> Self {
-        let line = file.line_range(place.start);
-        // A window in bytes first: the line may be the whole file.
-        let reach = 4 * LINE_CHARS_MAX;
-        let floor =
-            |at: usize| (0..=at).rev().find(|i| file.text.is_char_boundary(*i)).unwrap_or(0);
-        let start = (place.start as usize).min(line.end);
-        let from = floor(line.start.max(start.saturating_sub(reach)));
-        let to = floor(line.end.min(start + reach));
+        let line = file.line_range(place.start, 4 * LINE_CHARS_MAX);
+        let (from, to) = (line.start, line.end);
+        let start = (place.start as usize).min(to);
         let mut shown = Vec::new();
         let (mut caret_at, mut carets) = (None, 0);
         let hidden = if torn { hidden_by_look(&file.text[from..to]) } else { Vec::new() };
@@ -46,7 +41,7 @@ impl Snippet {
         }
         let caret_at = caret_at.unwrap_or(shown.len());
         let carets = carets.max(1);
-        cut(&shown, from > line.start, caret_at, carets)
+        cut(&shown, !file.begins_line(from), caret_at, carets)
     }
 }
 

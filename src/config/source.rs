@@ -83,21 +83,30 @@ impl SourceFile {
         let offset = (offset as usize).min(bytes.len());
         let before = self.blocks[offset / BLOCK_BYTES];
         let part = &bytes[offset / BLOCK_BYTES * BLOCK_BYTES..offset];
-        let line = before.newlines as usize + part.iter().filter(|b| **b == b'\n').count();
+        let newlines = part.iter().map(|b| u32::from(*b == b'\n')).sum::<u32>();
         let start = self.line_start(offset);
         let column = self.chars_before(offset) - self.chars_before(start);
-        Position { line: line as u32 + 1, column: column as u32 + 1 }
+        Position { line: before.newlines + newlines + 1, column: column as u32 + 1 }
     }
 
-    /// The byte range of the line (without its end) in which `offset` lies.
+    /// The byte range of the line (without its end) in which `offset` lies, at most `reach`
+    /// bytes on either side: the line may be the whole file.
     #[must_use]
-    pub fn line_range(&self, offset: u32) -> std::ops::Range<usize> {
+    pub fn line_range(&self, offset: u32, reach: usize) -> std::ops::Range<usize> {
         let bytes = self.text.as_bytes();
         let offset = (offset as usize).min(bytes.len());
-        let start = self.line_start(offset);
-        let end =
-            bytes[offset..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| offset + n);
-        start..end
+        let floor =
+            |at: usize| (0..=at).rev().find(|i| self.text.is_char_boundary(*i)).unwrap_or(0);
+        let start = self.line_start(offset).max(floor(offset.saturating_sub(reach)));
+        let window = &bytes[offset..bytes.len().min(offset + reach)];
+        let end = window.iter().position(|b| *b == b'\n').unwrap_or(window.len());
+        start..floor(offset + end)
+    }
+
+    /// Whether a line begins at this offset.
+    #[must_use]
+    pub fn begins_line(&self, offset: usize) -> bool {
+        offset == 0 || self.text.as_bytes().get(offset - 1) == Some(&b'\n')
     }
 
     fn line_start(&self, offset: usize) -> usize {
@@ -187,7 +196,8 @@ mod tests {
 
     #[test]
     fn positions_across_blocks_equal_a_plain_count() {
-        let text: String = (0..3_000).map(|n| format!("key{n} = \"é{n}\"\n")).collect();
+        let lines: Vec<String> = (0..3_000).map(|n| format!("key{n} = \"é{n}\"\n")).collect();
+        let text = lines.concat();
         let file = file(&text);
         for offset in (0..text.len()).filter(|o| text.is_char_boundary(*o)).step_by(37) {
             let before = &text[..offset];

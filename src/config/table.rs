@@ -48,7 +48,7 @@ pub static ROOT: Section = Section {
             .or_integer(1),
         Key::new(
             "include",
-            Kind::OneOrList { of: &Kind::Text(Text::Pattern), max: INCLUDES_MAX },
+            Kind::OneOrList { of: &Kind::Text(Text::Pattern), min: 0, max: INCLUDES_MAX },
             "Files to read as if their tables stood here, for example `[\"conf.d/*.toml\"]`; `*` and `?` may stand \
              in the last part. Relative to this file. An included file includes nothing itself. Tables merge; \
              the same name twice is an error.",
@@ -209,7 +209,7 @@ const HALF_CLOSED: &str = "The same, once one side has finished sending.";
 const SESSION: &str = "The longest a session may last.";
 const KEEPALIVE: &str =
     "TCP keep-alive begins after this long without a byte; then every 5 s, 3 times.";
-/// TCP_KEEPIDLE takes whole seconds up to this.
+/// `TCP_KEEPIDLE` takes whole seconds up to this.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
 const CONNECT_KIND: Kind = time(MS, DURATION_MAX);
@@ -257,7 +257,7 @@ static LISTENER: Section = Section {
     keys: &[
         Key::new(
             "bind",
-            Kind::OneOrList { of: &Kind::Text(Text::Bind), max: BINDS_MAX },
+            Kind::OneOrList { of: &Kind::Text(Text::Bind), min: 1, max: BINDS_MAX },
             "Where it listens: `\"0.0.0.0:5432\"`, `\"[::]:5432\"`, `\"unix:/path\"`, or a list of these. Port 0 is a \
              free port, printed at start.",
         )
@@ -368,7 +368,7 @@ static POOL: Section = Section {
         Key::new("outlier", Kind::Table(&OUTLIER), "Takes out servers that fail real clients. Without it, none is."),
         Key::new(
             "source",
-            Kind::OneOrList { of: &Kind::Text(Text::Ip), max: 64 },
+            Kind::OneOrList { of: &Kind::Text(Text::Ip), min: 1, max: 64 },
             "Local addresses to connect from, in turn: each brings its own ports.",
         )
         .or_described("the kernel chooses"),
@@ -436,7 +436,7 @@ static CHECK: Section = Section {
         Key::new("host", Kind::Text(Text::Host), "The Host header.").or_described("the server's address").only(&["http"]),
         Key::new(
             "expect",
-            Kind::OneOrList { of: &Kind::Statuses, max: 32 },
+            Kind::OneOrList { of: &Kind::Statuses, min: 1, max: 32 },
             "Status codes that pass: `200`, `\"200-399\"`, or a list of these.",
         )
         .or("200-399")

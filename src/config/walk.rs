@@ -11,6 +11,8 @@ use super::source::{Place, Sources};
 use super::tree::{Entry, Node, Table, Value};
 use super::value::{self, Refusal, Scalar};
 
+static FIELD_VALUE: Kind = Kind::Text(Text::FieldValue);
+
 /// Names become metric labels and parts of `POOL/SERVER`.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -246,29 +248,22 @@ impl Walk<'_> {
 
     fn unknown_key(&mut self, fields: &Fields, entry: &Entry) {
         let name = entry.key.as_str();
+        let message = format!("unknown key `{}` in {}", value::clip(name), fields.title);
+        let finding =
+            Finding::new(code::UNKNOWN_KEY, entry.key_place, fields.path_of(name), message);
+        if self.found.is_full() {
+            // Nobody will read a suggestion; but the value may be a secret beside a place that
+            // is shown.
+            self.found.mask(entry.node.place);
+            self.found.add(finding);
+            return;
+        }
         let near = keys::nearest(name, fields.section.keys.iter().map(|key| key.name));
-        let elsewhere = || {
-            let sections = super::table::ROOT.all_below().into_iter();
-            sections.filter(|s| s.index(name).is_some()).map(|s| format!("`{}`", s.heading)).next()
-        };
-        let hint = if fields.section.later.contains(&name) {
-            format!("`{name}` is not in this version")
-        } else if let Some(near) = near {
-            format!("did you mean `{near}`?")
-        } else if let Some(heading) = elsewhere() {
-            format!("it is a key of {heading}")
-        } else {
-            String::new()
-        };
         let secret = |n: &str| keys::secret_names().any(|known| known == n);
         if secret(name) || near.is_some_and(secret) {
             self.found.mask(entry.node.place);
         }
-        let message = format!("unknown key `{}` in {}", value::clip(name), fields.title);
-        self.found.add(
-            Finding::new(code::UNKNOWN_KEY, entry.key_place, fields.path_of(name), message)
-                .hint(hint),
-        );
+        self.found.add(finding.hint(unknown_hint(fields.section, name, near)));
     }
 
     fn check_tag(&mut self, fields: &Fields, key: &Key, tag: Option<&str>, place: Place) {
@@ -332,8 +327,8 @@ impl Walk<'_> {
             (Kind::Fields { max }, Value::Table(table)) => {
                 self.header_fields(fields, key, *max, key_place, table)
             }
-            (Kind::List { of, max } | Kind::OneOrList { of, max }, Value::List(items)) => {
-                let least = usize::from(matches!(kind, Kind::OneOrList { .. }));
+            (Kind::List { of, max } | Kind::OneOrList { of, max, .. }, Value::List(items)) => {
+                let least = if let Kind::OneOrList { min, .. } = kind { *min } else { 0 };
                 if items.len() > *max || items.len() < least {
                     self.too_many(fields, key, place, items.len(), *max);
                     return Item::Bad;
@@ -410,16 +405,15 @@ impl Walk<'_> {
         let whose = Whose { path, title, place: self.anchor(place, key_place) };
         let item = match value {
             Value::Table(table) => Item::Table(Box::new(self.section(section, table, whose))),
-            value => match section.short.filter(|_| matches!(value, Value::Text(_))) {
+            value => match (section.short, &value) {
                 // `pg1 = "10.0.0.11:5432"` is short for `{ addr = … }`.
-                Some(short) => {
+                (Some(short), Value::Text(_)) => {
                     let node = Node { place, value };
                     let entries = vec![Entry { key: short.to_owned(), key_place, node }];
                     Item::Table(Box::new(self.section(section, Table { entries }, whose)))
                 }
-                None => {
-                    let wanted =
-                        if section.short.is_some() { "an address or a table" } else { "a table" };
+                (short, _) => {
+                    let wanted = if short.is_some() { "an address or a table" } else { "a table" };
                     let message =
                         format!("{} must be {wanted}, found {}", whose.title, value.kind());
                     self.found.add(Finding::new(code::WRONG_TYPE, place, whose.path, message));
@@ -442,7 +436,6 @@ impl Walk<'_> {
             self.too_many(fields, key, place, table.entries.len(), max);
             return Item::Bad;
         }
-        static VALUE: Kind = Kind::Text(Text::FieldValue);
         let mut names = Vec::new();
         for Entry { key: name, key_place, node } in table.entries {
             // These frame the request; the check writes them itself.
@@ -460,7 +453,7 @@ impl Walk<'_> {
                 self.found.add(Finding::new(code::BAD_TEXT, key_place, path, message).hint(hint));
             }
             let place = node.place;
-            let item = self.scalar(fields, key, &VALUE, place, &node.value);
+            let item = self.scalar(fields, key, &FIELD_VALUE, place, &node.value);
             names.push((name, Said { key_place, place, item }));
         }
         Item::Named(names)
@@ -486,6 +479,19 @@ impl Walk<'_> {
     fn anchor(&self, place: Place, key_place: Place) -> Place {
         let text = self.sources.slice(place);
         if text.is_empty() || text.contains('\n') { key_place } else { place }
+    }
+}
+
+fn unknown_hint(section: &Section, name: &str, near: Option<&str>) -> String {
+    let elsewhere = || super::table::ROOT.all_below().into_iter().find(|s| s.index(name).is_some());
+    if section.later.contains(&name) {
+        format!("`{name}` is not in this version")
+    } else if let Some(near) = near {
+        format!("did you mean `{near}`?")
+    } else if let Some(other) = elsewhere() {
+        format!("it is a key of `{}`", other.heading)
+    } else {
+        String::new()
     }
 }
 
