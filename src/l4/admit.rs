@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::gate::{Gate, tcp_options};
+use super::gate::Gate;
 use super::measure;
 use super::proxy_protocol::Header;
 use super::session::{Flow, Op, Phase, Session, Side, WaitFor};
@@ -285,7 +285,7 @@ impl<D: Driver> Gate<D> {
         if session.tried.is_empty() {
             session.connect_until = now + 2 * timeouts.connect;
         }
-        let options = StreamOptions { source, tcp: tcp_options(&timeouts) };
+        let options = StreamOptions { source };
         let fd = match self.driver.open_now(&address, &options) {
             Ok(fd) => fd,
             Err(Errno::EMFILE | Errno::ENFILE) => return self.wait_for_descriptor(slot),

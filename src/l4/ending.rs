@@ -7,9 +7,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::gate::Gate;
+use super::gate::{Gate, tcp_options};
 use super::measure;
-use super::session::{Flow, Op, Phase, SIDES, Sending, Side};
+use super::session::{Flow, Op, Phase, SIDES, Sending, Side, Socket};
+use crate::config::plan::Timeouts;
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
 use crate::runtime::driver::{Completion, Driver};
@@ -19,6 +20,10 @@ const RESET_FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// How often a waiting reset looks whether all is acknowledged.
 const FLUSH_LOOK: Duration = Duration::from_millis(2);
+
+/// A session that lasts this long gets what short ones never need: keep-alive on the server's
+/// side, and the watch on a side that has sent its FIN.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
 /// After the FINs of a timeout, how long a side has to close before it is reset.
 const LINGER: Duration = Duration::from_secs(5);
@@ -30,12 +35,17 @@ impl<D: Driver> Gate<D> {
         if self.sessions[slot].socket(to).fin_sent {
             return;
         }
-        self.driver.finish_now(fd);
         let session = &mut self.sessions[slot];
         session.socket_mut(to).fin_sent = true;
-        if session.socket(to.other()).fin_sent {
-            self.close(slot, Reason::Ok);
+        if !session.socket(to.other()).fin_sent {
+            return self.driver.finish_now(fd);
         }
+        // Both directions are through: closing sends the last FIN, unless something is still
+        // armed on the descriptor, which only a FIN of its own would end at once.
+        if !session.ops.is_empty() {
+            self.driver.finish_now(fd);
+        }
+        self.close(slot, Reason::Ok);
     }
 
     /// `dead` was reset. What it sent before goes to the other side first.
@@ -132,6 +142,7 @@ impl<D: Driver> Gate<D> {
 
     pub(super) fn on_idle_timer(&mut self, slot: u32) {
         let (now, timeouts) = (self.driver.now(), self.timeouts(slot));
+        self.on_settled(slot, &timeouts);
         let session = &self.sessions[slot];
         if timeouts.session.is_some_and(|limit| session.accepted_at + limit <= now) {
             return self.linger(slot, Reason::SessionTimeout);
@@ -146,6 +157,21 @@ impl<D: Driver> Gate<D> {
             return self.arm_idle_timer(slot);
         }
         self.linger(slot, reason);
+    }
+
+    /// The session has lasted a while: see [`SETTLED_AFTER`].
+    fn on_settled(&mut self, slot: u32, timeouts: &Timeouts) {
+        for side in SIDES {
+            let socket = *self.sessions[slot].socket(side);
+            if socket.fin_seen && !socket.fin_sent {
+                self.watch(slot, side);
+            }
+        }
+        let upstream = self.fd(slot, Side::Upstream);
+        if let (false, Some(fd)) = (self.sessions[slot].kept_alive, upstream) {
+            self.sessions[slot].kept_alive = true;
+            self.driver.keep_alive_now(fd, &tcp_options(timeouts));
+        }
     }
 
     /// Whether a send that waits for all has moved bytes since the last look.
@@ -168,21 +194,25 @@ impl<D: Driver> Gate<D> {
         moved
     }
 
-    /// A FIN to both sides; who has not closed after [`LINGER`] is reset.
+    /// A FIN to both sides; who has not closed after [`LINGER`] is reset. A side that has not
+    /// been given all that was sent to it gets no FIN: that would look like the end of it.
     fn linger(&mut self, slot: u32, reason: Reason) {
         self.sessions[slot].phase = Phase::Lingering { reason };
         for side in SIDES {
-            self.sessions[slot].half_mut(side).sink = true;
-            self.drop_queue(slot, side);
-            self.drop_pipe(slot, side);
+            let from = side.other();
+            let whole = self.sessions[slot].half(from).is_drained();
+            self.sessions[slot].half_mut(from).sink = true;
+            self.drop_queue(slot, from);
             if let Some(fd) = self.fd(slot, side)
+                && whole
                 && !self.sessions[slot].socket(side).fin_sent
             {
                 self.driver.finish_now(fd);
                 self.sessions[slot].socket_mut(side).fin_sent = true;
             }
         }
-        if SIDES.iter().all(|&side| self.sessions[slot].socket(side).fin_seen) {
+        let done = |socket: &Socket| socket.fin_seen && socket.fin_sent;
+        if SIDES.iter().all(|&side| done(self.sessions[slot].socket(side))) {
             return self.close(slot, reason);
         }
         let until = self.driver.now() + LINGER;

@@ -7,6 +7,7 @@
 
 use nix::errno::Errno;
 
+use super::ending::SETTLED_AFTER;
 use super::gate::Gate;
 use super::session::{Flow, Op, Phase, Sending, Side};
 use crate::runtime::buffers::{ChunkId, Kind, Queue};
@@ -30,7 +31,7 @@ impl<D: Driver> Gate<D> {
         let session = &mut self.sessions[slot];
         session.phase = Phase::Relaying;
         session.moved_at = now;
-        self.arm_idle_timer(slot);
+        self.arm_timer(slot, now + SETTLED_AFTER);
         self.resume(slot, Side::Upstream);
         self.pump(slot, Side::Upstream);
     }
@@ -323,21 +324,19 @@ impl<D: Driver> Gate<D> {
         session.moved_at = now;
         match session.phase {
             Phase::Lingering { reason } => {
-                if session.socket(side.other()).fin_seen {
+                let (one, other) = (session.socket(side), session.socket(side.other()));
+                if one.fin_sent && other.fin_seen && other.fin_sent {
                     self.close(slot, reason);
                 }
             }
             // A client may close its direction before there is a server to tell.
             Phase::Connecting { .. } | Phase::Waiting { .. } => self.watch(slot, side),
             Phase::Relaying => {
-                if !session.socket(side).fin_sent {
-                    self.watch(slot, side);
-                }
                 if self.sessions[slot].half(side).is_drained() {
                     self.finish(slot, side.other());
                 }
                 if !self.sessions[slot].is_closing() {
-                    self.arm_idle_timer(slot);
+                    self.arm_timer(slot, now + SETTLED_AFTER);
                 }
             }
             _ => {}

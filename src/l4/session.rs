@@ -312,6 +312,8 @@ pub struct Session {
     pub arrival: Option<u64>,
     /// When a wait ends, whatever it waits for.
     pub waits_until: Option<Time>,
+    /// The server's side has its keep-alive options.
+    pub kept_alive: bool,
     /// How long the successful connect took.
     pub connect_us: Option<u32>,
     /// Why the last attempt failed.
@@ -342,6 +344,7 @@ impl Session {
             connect_until: Time::NEVER,
             arrival: None,
             waits_until: None,
+            kept_alive: false,
             connect_us: None,
             last_failure: Reason::NoServer,
         }

@@ -22,7 +22,7 @@ use super::http_response::{Answer, ResponseReader};
 use super::tally::Failure;
 use super::target::Script;
 use crate::net::Endpoint;
-use crate::runtime::driver::{Completion, Driver, Fd, Interest, StreamOptions, TcpOptions};
+use crate::runtime::driver::{Completion, Driver, Fd, Interest, StreamOptions};
 use crate::runtime::time::Time;
 use crate::runtime::token::{Tag, Token};
 
@@ -229,10 +229,7 @@ impl Connection {
         io: &mut D,
     ) -> Event {
         debug_assert!(self.is_empty() && self.in_flight == 0, "C1");
-        let options = StreamOptions {
-            source: None,
-            tcp: TcpOptions { keepalive_secs: 15, user_timeout_ms: 0 },
-        };
+        let options = StreamOptions { source: None };
         match io.open_now(&orders.to, &options) {
             Ok(fd) => {
                 self.generation = self.generation.wrapping_add(1);

@@ -59,7 +59,6 @@ pub const POLL_ERR: u32 = libc::POLLERR as u32;
 pub struct StreamOptions {
     /// Local address to bind first.
     pub source: Option<std::net::IpAddr>,
-    pub tcp: TcpOptions,
 }
 
 /// Options both sides of a session get (listeners hand theirs down to what they accept).
@@ -110,8 +109,10 @@ pub trait Driver {
     fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno>;
     /// Lets no new client into the listener's queue; who is in it can still be accepted.
     fn bar_now(&mut self, listener: Fd);
-    /// A non-blocking stream socket for `to`, with its options set and bound to a source.
+    /// A non-blocking stream socket for `to`, with TCP_NODELAY, bound to a source.
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno>;
+    /// Sets keep-alive and user timeout of a TCP socket.
+    fn keep_alive_now(&mut self, fd: Fd, options: &TcpOptions);
     /// Puts the FIN on the wire after what is queued: `shutdown(SHUT_WR)`.
     fn finish_now(&mut self, fd: Fd);
     /// Sends an RST and ends every operation armed on `fd`: `connect(AF_UNSPEC)`. On a unix

@@ -99,7 +99,8 @@ fn bind_tcp(
         }
         // What is accepted has these options from the start.
         let options = tcp_options(&plan.timeouts(listener));
-        sys::set_tcp_options(socket.as_raw_fd(), &options)?;
+        sys::set_no_delay(socket.as_raw_fd())?;
+        sys::set_keep_alive(socket.as_raw_fd(), &options)?;
         socket.listen(listener.backlog.min(i32::MAX as u32) as i32)?;
         sockets.push(Listening { listener: id, fd: OwnedFd::from(socket), unix: false });
     }

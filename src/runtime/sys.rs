@@ -174,13 +174,20 @@ pub fn set_option(fd: c_int, level: c_int, option: c_int, value: c_int) -> Resul
     check(result as isize).map(drop)
 }
 
-/// The options both sides of a session get. On a listening socket, what it accepts has them.
+/// No small segment waits for the acknowledgement of the one before.
 ///
 /// # Errors
 /// setsockopt(2)'s; none is expected on a TCP socket.
-pub fn set_tcp_options(fd: c_int, options: &TcpOptions) -> Result<(), Errno> {
+pub fn set_no_delay(fd: c_int) -> Result<(), Errno> {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
+/// Keep-alive and user timeout. On a listening socket, what it accepts has them.
+///
+/// # Errors
+/// setsockopt(2)'s; none is expected on a TCP socket.
+pub fn set_keep_alive(fd: c_int, options: &TcpOptions) -> Result<(), Errno> {
     let tcp = |option, value| set_option(fd, libc::IPPROTO_TCP, option, value);
-    tcp(libc::TCP_NODELAY, 1)?;
     set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     tcp(libc::TCP_KEEPIDLE, options.keepalive_secs.clamp(1, 32_767) as c_int)?;
     tcp(libc::TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECS)?;
@@ -206,7 +213,7 @@ pub(super) fn open(to: &Endpoint, options: &StreamOptions) -> Result<c_int, Errn
         if to.is_unix() {
             return Ok(());
         }
-        set_tcp_options(fd, &options.tcp)?;
+        set_no_delay(fd)?;
         let Some(source) = options.source else { return Ok(()) };
         // The port is chosen at connect, so that one port serves many destinations.
         set_option(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;

@@ -29,7 +29,7 @@ use nix::errno::Errno;
 use socket2::SockAddr;
 
 use super::buffers::{Buffers, ChunkId, Kind, Sizes};
-use super::driver::{Completion, Driver, Fd, Interest, PipeId, StreamOptions};
+use super::driver::{Completion, Driver, Fd, Interest, PipeId, StreamOptions, TcpOptions};
 use super::sys;
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -279,6 +279,11 @@ impl Driver for Uring {
 
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno> {
         sys::open(to, options).map(Fd)
+    }
+
+    fn keep_alive_now(&mut self, fd: Fd, options: &TcpOptions) {
+        // Refused only on a socket that is not TCP, which needs none of it.
+        let _ = sys::set_keep_alive(fd.0, options);
     }
 
     fn finish_now(&mut self, fd: Fd) {

@@ -11,7 +11,7 @@ use super::world::{Deed, Open};
 use super::{Sim, State, lock};
 use crate::net::Endpoint;
 use crate::runtime::buffers::{Buffers, ChunkId};
-use crate::runtime::driver::{Completion, Driver, Fd, Interest, PipeId, StreamOptions};
+use crate::runtime::driver::{Completion, Driver, Fd, Interest, PipeId, StreamOptions, TcpOptions};
 use crate::runtime::time::Time;
 use crate::runtime::token::Token;
 
@@ -110,6 +110,10 @@ impl Driver for Sim {
 
     fn open_now(&mut self, _to: &Endpoint, _options: &StreamOptions) -> Result<Fd, Errno> {
         lock(&self.state).world.open_socket()
+    }
+
+    fn keep_alive_now(&mut self, fd: Fd, _options: &TcpOptions) {
+        lock(&self.state).world.open(fd);
     }
 
     fn finish_now(&mut self, fd: Fd) {

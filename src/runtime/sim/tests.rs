@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::*;
 use crate::net::Endpoint;
 use crate::runtime::buffers::{ChunkId, Queue};
-use crate::runtime::driver::{Completion, Driver, Interest, POLL_ERR, StreamOptions, TcpOptions};
+use crate::runtime::driver::{Completion, Driver, Interest, POLL_ERR, StreamOptions};
 use crate::runtime::token::{Tag, Token};
 
 const SIZES: Sizes = Sizes {
@@ -39,7 +39,7 @@ fn server() -> Endpoint {
 }
 
 fn options() -> StreamOptions {
-    StreamOptions { source: None, tcp: TcpOptions { keepalive_secs: 15, user_timeout_ms: 0 } }
+    StreamOptions { source: None }
 }
 
 impl Bench {
