@@ -145,9 +145,10 @@ const fn why(balance: Balance) -> &'static str {
             "first in turn on a worker that has just started; the next clients get the others"
         }
         Balance::LeastConn => "none has fewer sessions for its weight; equals take turns",
-        Balance::IpHash => "by the client's address, always, while this server is up",
         Balance::RandomTwo => "an example: two are drawn by weight, the less loaded one is taken",
-        Balance::Maglev => "by the client's address, always, while this server is up",
+        Balance::IpHash | Balance::Maglev => {
+            "by the client's address, always, while this server is up"
+        }
     }
 }
 

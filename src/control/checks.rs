@@ -201,7 +201,8 @@ impl Checker {
 
     /// Within a tenth of `span`, so that a fleet of balancers does not check in step.
     fn jittered(&mut self, span: Duration) -> Duration {
-        let tenth = u64::try_from(span.as_nanos() / 10).unwrap_or(u64::MAX / 4);
-        span - Duration::from_nanos(tenth) + Duration::from_nanos(self.rng.below(2 * tenth + 1))
+        let tenth = span / 10;
+        let fifth = u64::try_from(tenth.as_nanos() * 2).unwrap_or(u64::MAX - 1);
+        tenth * 9 + Duration::from_nanos(self.rng.below(fifth + 1))
     }
 }

@@ -54,7 +54,7 @@ pub struct Instance {
 #[derive(Debug, Default)]
 struct Busy {
     at: Time,
-    busy_ns: Vec<u64>,
+    spent_ns: Vec<u64>,
     shares: Vec<f64>,
 }
 
@@ -157,10 +157,10 @@ impl Instance {
         let counts: Vec<u64> = workers.iter().map(|one| one.counts.busy_ns.value()).collect();
         let span = now.since(busy.at).as_nanos() as f64;
         let shares = counts.iter().enumerate().map(|(at, &count)| {
-            let before = busy.busy_ns.get(at).copied().unwrap_or(count);
+            let before = busy.spent_ns.get(at).copied().unwrap_or(count);
             (count.saturating_sub(before) as f64 / span).min(1.0)
         });
         let shares = shares.collect();
-        *busy = Busy { at: now, busy_ns: counts, shares };
+        *busy = Busy { at: now, spent_ns: counts, shares };
     }
 }

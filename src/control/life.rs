@@ -8,6 +8,7 @@
 //! Told once: stop accepting, let sessions end, for at most `drain_timeout`. Told twice, or in
 //! a hurry: end at once.
 
+use std::fmt::Write as _;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -78,13 +79,11 @@ fn farewell(desk: &Desk) -> Result<(), ServeError> {
         }
     }
     instance.set_phase(Phase::Stopped);
-    match desk.worker_failed.take() {
-        Some(error) => Err(ServeError::Failed(error)),
-        None => {
-            desk.log.info("stopped");
-            Ok(())
-        }
+    if let Some(error) = desk.worker_failed.take() {
+        return Err(ServeError::Failed(error));
     }
+    desk.log.info("stopped");
+    Ok(())
 }
 
 /// Probes at once: a quarter of the descriptors kept for control when there are few, and no
@@ -172,7 +171,8 @@ fn announcement(plan: &Plan, bound: &[Vec<BindAddr>]) -> String {
             count => format!("{count} servers"),
         };
         let (name, on, pool) = (&listener.name, on.join(", "), &pool.name);
-        lines += &format!("listening {name} on {on} (tcp) -> pool {pool}, {servers}\n");
+        // Writing to a String cannot fail.
+        let _ = writeln!(lines, "listening {name} on {on} (tcp) -> pool {pool}, {servers}");
     }
     lines + "ready\n"
 }

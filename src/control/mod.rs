@@ -65,7 +65,7 @@ impl ServeOptions {
 /// Why it does not serve, or serves no more. One sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServeError {
-    /// The system refuses something needed: io_uring, a port. Exit code 71.
+    /// The system refuses something needed: `io_uring`, a port. Exit code 71.
     System(String),
     /// Something broke while running. Exit code 1.
     Failed(String),

@@ -32,7 +32,7 @@ fn send(socket: &OsString, state: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn arrives(at: UnixDatagram, socket: &OsString) {
+    fn arrives(at: &UnixDatagram, socket: &OsString) {
         send(socket, "READY=1").unwrap();
         let mut text = [0; 64];
         at.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
@@ -44,9 +44,9 @@ mod tests {
     fn reaches_a_socket_by_path_and_by_abstract_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
-        arrives(UnixDatagram::bind(&path).unwrap(), &path.into_os_string());
+        arrives(&UnixDatagram::bind(&path).unwrap(), &path.into_os_string());
         let name = format!("sluicegate-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
-        arrives(UnixDatagram::bind_addr(&address).unwrap(), &format!("@{name}").into());
+        arrives(&UnixDatagram::bind_addr(&address).unwrap(), &format!("@{name}").into());
     }
 }

@@ -120,14 +120,14 @@ mod tests {
     #[test]
     fn a_late_answer_is_taken_by_the_next_scrape() {
         let (worker, scraper) = (worker(), Scraper::default());
-        let scraped = scraper.scrape(std::slice::from_ref(&worker));
-        assert_eq!(scraped.late, [0]);
-        assert!(scraped.totals.connect.is_empty());
-        drop(scraped);
+        let first = scraper.scrape(std::slice::from_ref(&worker));
+        assert_eq!(first.late, [0]);
+        assert!(first.totals.connect.is_empty());
+        drop(first);
         answer(&worker, 3);
         scraper.0.lock().unwrap().at = None;
-        let scraped = scraper.scrape(std::slice::from_ref(&worker));
-        assert!(scraped.late.is_empty());
-        assert_eq!(scraped.totals.connect[&ServerId(0)].count(), 3);
+        let second = scraper.scrape(std::slice::from_ref(&worker));
+        assert!(second.late.is_empty());
+        assert_eq!(second.totals.connect[&ServerId(0)].count(), 3);
     }
 }

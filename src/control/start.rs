@@ -1,7 +1,7 @@
 //! From a checked plan to a running process: everything that the system can refuse is asked
 //! for here, in an order that leaves nothing half done.
 //!
-//! io_uring → listening sockets → admin socket → access log → workers. Whatever fails closes
+//! `io_uring` → listening sockets → admin socket → access log → workers. Whatever fails closes
 //! what came before it and is one sentence.
 
 use std::io;

@@ -17,10 +17,10 @@ const ADMIN_DEFAULT: &str = "http://127.0.0.1:9901";
 
 #[derive(Debug, Args)]
 pub struct CtlArgs {
-    /// The admin API, as `http://127.0.0.1:9901` or `unix:/path`; default: SLUICEGATE_ADMIN
+    /// The admin API, as `http://127.0.0.1:9901` or `unix:/path`; default: `SLUICEGATE_ADMIN`
     #[arg(long, value_name = "URL", global = true)]
     admin: Option<String>,
-    /// The admin token; default: SLUICEGATE_TOKEN
+    /// The admin token; default: `SLUICEGATE_TOKEN`
     #[arg(long, value_name = "TOKEN", global = true)]
     token: Option<String>,
     /// Print the answer as the API gives it

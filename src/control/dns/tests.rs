@@ -254,12 +254,13 @@ fn a_chain_of_aliases_is_followed() {
 
 #[test]
 fn half_an_answer_keeps_the_other_half() {
-    let at = name_server(|question| match question.kind {
-        A => vec![question.reply(2, &[])],
-        _ => {
-            let address = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
-            vec![question.reply(0, &[record(AAAA, 60, &address)])]
-        }
+    let at = name_server(|question| {
+        let address = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+        let (code, records) = match question.kind {
+            A => (2, vec![]),
+            _ => (0, vec![record(AAAA, 60, &address)]),
+        };
+        vec![question.reply(code, &records)]
     });
     let last = [found("127.0.0.4:80"), found("[fd00::6]:80")];
     let answer = look_up(&dns(at), &be_test(), &last).unwrap();

@@ -30,6 +30,7 @@ pub(super) async fn unix(path: &Path) -> Result<UnixStream, Failure> {
     UnixStream::connect(path).await.map_err(judge)
 }
 
+#[allow(clippy::needless_pass_by_value)] // as `map_err` hands it over
 fn judge(error: io::Error) -> Failure {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
         return Failure::Server(error.to_string());

@@ -119,6 +119,7 @@ async fn speak(
 }
 
 /// An error on an established connection.
+#[allow(clippy::needless_pass_by_value)] // as `map_err` hands it over
 fn broken(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Failure::server("closed before it answered"),

@@ -1,0 +1,155 @@
+//! Lines as the interface has them, and a log that nobody takes.
+
+use std::io::Read;
+use std::net::SocketAddr;
+
+use super::*;
+use crate::control::fixture;
+use crate::control::membership::Membership;
+use crate::net::Peer;
+use crate::observe::reason::Reason;
+use crate::registry::{ListenerId, ServerId};
+use crate::runtime::time::Time;
+
+fn record() -> SessionRecord {
+    SessionRecord {
+        listener: ListenerId(0),
+        peer: Peer::from(SocketAddr::from(([192, 0, 2, 7], 4711))),
+        server: Some(ServerId(0)),
+        reason: Reason::Ok,
+        accepted_at: Time(5_000_000_000),
+        ended_at: Time(5_012_345_000),
+        connect: Some(Duration::from_micros(250)),
+        bytes_in: 10,
+        bytes_out: 20,
+        retries: 1,
+    }
+}
+
+fn snapshot() -> Arc<Snapshot> {
+    let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
+    Membership::new(&Arc::new(plan)).snapshot()
+}
+
+fn shared(records: usize) -> Arc<Shared> {
+    let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
+    for _ in 0..records {
+        shared.records[0].push(record()).unwrap();
+    }
+    Arc::new(shared)
+}
+
+#[test]
+fn a_line_has_every_field_of_the_interface_in_order() {
+    let mut format = LineFormat::default();
+    format.update(&snapshot());
+    let mut out = String::new();
+    assert!(format.write(&record(), WallClock::read(), &mut out));
+    let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let keys: Vec<_> = line.keys().map(String::as_str).collect();
+    let wanted = "ts listener client sni pool server reason connect_ms duration_ms bytes_in \
+                  bytes_out tls retries";
+    assert_eq!(keys.join(" "), wanted);
+    assert_eq!(line["client"], "192.0.2.7:4711");
+    assert_eq!((line["pool"].as_str(), line["server"].as_str()), (Some("back"), Some("s0")));
+    assert_eq!(line["duration_ms"], 12.345);
+    assert_eq!(line["connect_ms"], 0.25);
+}
+
+#[test]
+fn what_is_unknown_is_null() {
+    let mut format = LineFormat::default();
+    format.update(&snapshot());
+    let mut out = String::new();
+    let unknown = SessionRecord { server: None, connect: None, peer: Peer::UNIX, ..record() };
+    format.write(&unknown, WallClock::read(), &mut out);
+    let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+    for field in ["client", "server", "connect_ms", "sni", "tls"] {
+        assert!(line[field].is_null(), "{field}: {out}");
+    }
+}
+
+/// Runs a writer over `file` with `records` in the queue until `done`, then stops it.
+fn write(
+    file: StdFile,
+    shared: &Arc<Shared>,
+    done: impl Fn(&LogState) -> bool + 'static,
+) -> (Arc<LogState>, Log, bool) {
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    // A write that nobody takes would keep the ring's end waiting for ever.
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).unwrap();
+    let runtime = ManuallyDrop::new(runtime);
+    let writer = Writer::new(shared.clone(), Some(file), state.clone(), log.clone());
+    let snapshot = snapshot();
+    let clean = runtime.block_on(async {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let watched = state.clone();
+        tokio_uring::spawn(async move {
+            let until = Instant::now() + Duration::from_secs(10);
+            while !done(&watched) {
+                assert!(Instant::now() < until, "never came to that");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            drop(stop);
+        });
+        let stop = async { drop(stopped.await) };
+        writer.run(|| snapshot.clone(), stop).await
+    });
+    if clean {
+        drop(ManuallyDrop::into_inner(runtime));
+    }
+    (state, log, clean)
+}
+
+#[test]
+fn every_record_becomes_a_line_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
+    let (state, _, clean) = write(file, &shared(1_000), |_| true);
+    assert!(clean);
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().count(), 1_000);
+    for line in text.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
+    let file = StdFile::options().write(true).open("/dev/full").unwrap();
+    let shared = shared(10);
+    let again = shared.clone();
+    let refilled = AtomicBool::new(false);
+    let (state, log, clean) = write(file, &shared, move |state| {
+        let dropped = state.dropped.load(Ordering::Relaxed);
+        if dropped == 10 && !refilled.swap(true, Ordering::Relaxed) {
+            for _ in 0..5 {
+                again.records[0].push(record()).unwrap();
+            }
+        }
+        dropped == 15
+    });
+    assert!(clean);
+    assert_eq!(state.dropped.load(Ordering::Relaxed), 15);
+    assert_eq!(log.lines().len(), 1, "{:?}", log.lines());
+    assert!(log.lines()[0].contains("No space left"), "{:?}", log.lines());
+}
+
+#[test]
+fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let file = StdFile::from(std::os::fd::OwnedFd::from(writer));
+    let shared = shared(2_000); // more than a pipe's 64 KiB
+    let again = shared.clone();
+    let (state, log, clean) = write(file, &shared, move |state| {
+        let _ = again.records[0].push(record());
+        state.stalled.load(Ordering::Relaxed) && state.dropped.load(Ordering::Relaxed) > 0
+    });
+    assert!(!clean);
+    assert!(state.stalled.load(Ordering::Relaxed));
+    assert!(log.lines()[0].contains("log stalled"), "{:?}", log.lines());
+    let mut some = [0; 4_096];
+    assert_eq!(reader.read(&mut some).unwrap(), some.len());
+}
