@@ -1,4 +1,5 @@
 //! Properties over any input: no panic, a plan or an error, and places that lie in the file.
+//! `PROPTEST_CASES=100000` makes a longer search of it; a failure prints its input.
 
 use proptest::prelude::*;
 
@@ -117,7 +118,7 @@ fn edited(base: &str, edits: &[(prop::sample::Index, usize, Vec<&str>)]) -> Stri
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_give_a_plan_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
