@@ -167,7 +167,7 @@ impl<D: Driver> Gate<D> {
             }
             None => match pool.wait(self.worker, slot, generation, max) {
                 Some(arrival) => arrival,
-                None => return self.reset_both(slot, reason),
+                None => return self.reset_both(slot, Reason::ServerFull),
             },
         };
         let session = &mut self.sessions[slot];
@@ -263,15 +263,20 @@ impl<D: Driver> Gate<D> {
 
     /// Gives the place at the server back, and tells who waits for one.
     pub(super) fn unreserve(&mut self, slot: u32) {
-        let session = &mut self.sessions[slot];
-        let (pool, server) = (session.pool, session.server);
-        if std::mem::take(&mut session.holds.server)
-            && let Some(server) = server
-        {
-            let state = &self.snapshot.servers[server.0 as usize];
-            state.load.fetch_sub(1, Ordering::AcqRel);
-            self.release_next(pool);
+        if self.leave_server(slot) {
+            self.release_next(self.sessions[slot].pool);
         }
+    }
+
+    /// Gives the place at the server back, if the session has one.
+    fn leave_server(&mut self, slot: u32) -> bool {
+        let session = &mut self.sessions[slot];
+        let Some(server) = session.server else { return false };
+        let held = std::mem::take(&mut session.holds.server);
+        if held {
+            self.snapshot.servers[server.0 as usize].load.fetch_sub(1, Ordering::AcqRel);
+        }
+        held
     }
 
     fn connect(&mut self, slot: u32, server: ServerId) {
@@ -377,7 +382,8 @@ impl<D: Driver> Gate<D> {
         if let Some(fd) = self.sessions[slot].socket_mut(Side::Upstream).fd.take() {
             self.driver.close_now(fd); // nothing but the connect was armed on it
         }
-        self.unreserve(slot);
+        // Nobody is told of the place: who waits would try the same server at once, in a loop.
+        self.leave_server(slot);
         let session = &mut self.sessions[slot];
         session.last_failure = failure(result);
         let (Some(server), pool) = (session.server, session.pool) else { return };

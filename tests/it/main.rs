@@ -6,13 +6,15 @@
 //! first: `cargo test` alone passes without it, `scripts/test` does not.
 //!
 //! Traffic stays on loopback or in network namespaces that the test makes.
-
 mod bench;
 mod command_line;
 mod deadline;
 mod demo;
+#[allow(dead_code, reason = "offered to the tests of each feature")]
 mod engine;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
+mod hold;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
+mod relay;
