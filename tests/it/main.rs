@@ -6,15 +6,21 @@
 //! first: `cargo test` alone passes without it, `scripts/test` does not.
 //!
 //! Traffic stays on loopback or in network namespaces that the test makes.
+mod balance;
 mod bench;
 mod command_line;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod engine;
+mod failover;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
 mod hold;
+mod limits;
+#[allow(dead_code, reason = "offered to the tests of each feature")]
+mod netns;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
+mod pressure;
 mod relay;
