@@ -98,6 +98,7 @@ fn spawn_workers(
             snapshot: instance.snapshot(),
             shared: instance.shared.clone(),
             wait_for_accept: true,
+            ring: worker::ring_config(),
         };
         match worker::spawn(setup) {
             Ok(thread) => threads.push(thread),

@@ -118,6 +118,8 @@ pub struct Setup {
     pub shared: Arc<Shared>,
     /// Accept only after [`Mail::Accept`] (first checks are still to come).
     pub wait_for_accept: bool,
+    /// Sizes of its ring and memory, usually [`ring_config`]'s; tests starve it.
+    pub ring: UringConfig,
 }
 
 /// Starts the worker's thread. It ends after [`Mail::Drain`] or [`Mail::Stop`], and says so
@@ -134,7 +136,7 @@ pub fn spawn(setup: Setup) -> io::Result<JoinHandle<()>> {
             pin(cpu);
         }
         // The ring belongs to the thread that makes it.
-        match Uring::new(ring_config()) {
+        match Uring::new(setup.ring) {
             Ok(driver) => {
                 let _ = ready.send(Ok(()));
                 drop(ready);
@@ -158,7 +160,8 @@ fn pin(cpu: usize) {
 }
 
 /// The ring's sizes; with few descriptors, few pipes.
-fn ring_config() -> UringConfig {
+#[must_use]
+pub fn ring_config() -> UringConfig {
     let mut config = UringConfig::default();
     config.pipes_max = config.pipes_max.min((pairs_max() / 64).max(1) as u16);
     config
@@ -177,7 +180,7 @@ const MAILBOX: Token = Token::new(Tag::Mailbox, 0, 0, 0);
 
 impl<D: Driver> Worker<D> {
     fn new(driver: D, setup: Setup) -> Self {
-        let Setup { id, listening, snapshot, shared, wait_for_accept } = setup;
+        let Setup { id, listening, snapshot, shared, wait_for_accept, ring: _ } = setup;
         let mailbox = shared.workers[usize::from(id)].mailbox.clone();
         let seed = sys::secret()[0];
         let mut gate = Gate::new(driver, id, snapshot, Arc::clone(&shared), seed);

@@ -20,6 +20,7 @@ use sluicegate::registry::{
 };
 use sluicegate::runtime::listen;
 use sluicegate::runtime::mail::Mail;
+use sluicegate::runtime::uring::UringConfig;
 use sluicegate::runtime::worker::{self, Setup, Shared};
 use socket2::{Domain, Socket, Type};
 
@@ -93,6 +94,10 @@ pub fn planned_server(name: &str, address: plan::ServerAddr) -> plan::Server {
 impl Engine {
     /// Every pool and listener of `plan`, all servers up.
     pub fn start(plan: Plan, workers: usize) -> Self {
+        Self::start_on(plan, workers, worker::ring_config())
+    }
+
+    pub fn start_on(plan: Plan, workers: usize, ring: UringConfig) -> Self {
         let plan = Arc::new(plan);
         let mut servers = Vec::new();
         let pools = plan.pools.iter().enumerate().map(|(pool, planned)| PoolSnapshot {
@@ -120,6 +125,7 @@ impl Engine {
                 snapshot: Arc::clone(&snapshot),
                 shared: Arc::clone(&shared),
                 wait_for_accept: false,
+                ring,
             })
             .unwrap()
         });
@@ -202,6 +208,19 @@ impl Engine {
                 .sum::<u64>()
         };
         workers.map(of).sum()
+    }
+
+    /// Payload that ended sessions brought: from clients, from servers, and how much of it a
+    /// reset kept from the other side.
+    pub fn bytes(&self) -> [u64; 3] {
+        let mut sum = [0; 3];
+        for worker in &self.shared.workers {
+            let listener = worker.counts.listener(ListenerId(0));
+            sum[0] += listener.bytes_in.value();
+            sum[1] += listener.bytes_out.value();
+            sum[2] += worker.counts.bytes_lost.value();
+        }
+        sum
     }
 
     /// Every reason with a count, for messages.
