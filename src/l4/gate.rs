@@ -323,8 +323,10 @@ impl<D: Driver> Gate<D> {
 pub fn tcp_options(timeouts: &Timeouts) -> TcpOptions {
     TcpOptions {
         keepalive_secs: secs(timeouts.keepalive),
-        // Never less than `idle`: the kernel also kills a live peer that stops reading.
-        user_timeout_ms: u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX),
+        // The kernel also kills a live peer that stops reading, and that would pass for a reset
+        // by the peer. So it comes after the idle timer, which may need two looks to see that
+        // a send in flight does not move.
+        user_timeout_ms: u32::try_from(timeouts.idle.as_millis() * 3).unwrap_or(u32::MAX),
     }
 }
 
