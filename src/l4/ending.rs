@@ -48,14 +48,18 @@ impl<D: Driver> Gate<D> {
         self.close(slot, Reason::Ok);
     }
 
-    /// `dead` was reset. What it sent before goes to the other side first.
+    /// `dead` was reset, and everything that it sent has been read.
     pub(super) fn on_reset(&mut self, slot: u32, dead: Side) {
+        self.sessions[slot].half_mut(dead).flow = Flow::Ended;
+        self.begin_flush(slot, dead);
+    }
+
+    /// `dead` was reset. What it sent before, read or not, goes to the other side first, but
+    /// the other side has only so long to take it.
+    pub(super) fn begin_flush(&mut self, slot: u32, dead: Side) {
         let until = self.driver.now() + RESET_FLUSH_MAX;
         let session = &mut self.sessions[slot];
         session.socket_mut(dead).reset_seen = true;
-        if !matches!(session.half(dead).flow, Flow::Piped { .. }) {
-            session.half_mut(dead).flow = Flow::Ended;
-        }
         let reason = match dead {
             Side::Client => Reason::ClientReset,
             Side::Upstream => Reason::ServerReset,
@@ -68,8 +72,10 @@ impl<D: Driver> Gate<D> {
                 self.drop_queue(slot, other);
                 self.drop_pipe(slot, other);
                 self.cancel(slot, Op::Recv(other));
+                self.resume(slot, dead);
                 self.check_flush(slot);
             }
+            Phase::Flushing { dead: first, .. } if first == dead => self.check_flush(slot),
             Phase::Waiting { .. } | Phase::Connecting { .. } => self.reset_both(slot, reason),
             Phase::Lingering { reason } | Phase::Flushing { reason, .. } => {
                 self.reset_both(slot, reason);
@@ -83,11 +89,9 @@ impl<D: Driver> Gate<D> {
         let session = &mut self.sessions[slot];
         session.socket_mut(to).reset_seen = true;
         session.half_mut(to.other()).sink = true;
-        let ended = session.half(to).flow == Flow::Ended;
         self.drop_queue(slot, to.other());
         match self.sessions[slot].phase {
-            Phase::Relaying if ended => self.on_reset(slot, to),
-            Phase::Relaying => self.resume(slot, to),
+            Phase::Relaying => self.begin_flush(slot, to),
             // The side that was to be told is gone as well.
             Phase::Flushing { reason, .. } => self.reset_both(slot, reason),
             _ => {}
@@ -111,14 +115,12 @@ impl<D: Driver> Gate<D> {
     pub(super) fn check_flush(&mut self, slot: u32) {
         let now = self.driver.now();
         let Phase::Flushing { dead, until, reason } = self.sessions[slot].phase else { return };
-        let drained = self.sessions[slot].half(dead).is_drained();
-        let unsent = match self.fd(slot, dead.other()) {
-            Some(fd) if drained => self.driver.unsent_now(fd),
-            _ => 0,
-        };
-        if (drained && unsent == 0) || now >= until {
-            let lost = u64::from(self.sessions[slot].half(dead).queue.bytes() + unsent);
-            self.counts.bytes_lost.add(lost);
+        let half = self.sessions[slot].half(dead);
+        let all_sent = half.flow == Flow::Ended && half.is_drained();
+        let unsent = self.fd(slot, dead.other()).map_or(0, |fd| self.driver.unsent_now(fd));
+        if (all_sent && unsent == 0) || now >= until {
+            // What is still queued here is counted when the queue is dropped.
+            self.counts.bytes_lost.add(u64::from(unsent));
             self.reset_both(slot, reason);
         } else {
             self.arm_timer(slot, now + FLUSH_LOOK);
@@ -247,7 +249,15 @@ impl<D: Driver> Gate<D> {
     pub(super) fn absorb(&mut self, slot: u32, op: Op, completion: Completion) {
         self.drop_chunk(completion);
         if let Op::Send(to) = op {
-            self.sessions[slot].half_mut(to.other()).sending = Sending::Idle;
+            self.count_sent(slot, to, completion);
+        }
+        if op == Op::Connect
+            && completion.result.is_ok()
+            && let Some(fd) = self.fd(slot, Side::Upstream)
+        {
+            // The server answered while its client was given up: closing alone would show it
+            // an empty session that ended in order.
+            self.driver.reset_now(fd);
         }
         if let (Op::Recv(side), false) = (op, completion.more)
             && let Flow::Filling { chunk, .. } = self.sessions[slot].half(side).flow

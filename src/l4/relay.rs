@@ -180,19 +180,13 @@ impl<D: Driver> Gate<D> {
     }
 
     pub(super) fn on_sent(&mut self, slot: u32, to: Side, completion: Completion) {
-        let now = self.driver.now();
-        let session = &mut self.sessions[slot];
-        session.half_mut(to.other()).sending = Sending::Idle;
-        if session.half(to.other()).sink {
+        self.count_sent(slot, to, completion);
+        if self.sessions[slot].half(to.other()).sink {
             return self.drop_queue(slot, to.other());
         }
         match completion.result {
-            Ok(n) => {
-                session.moved_at = now;
-                let half = session.half_mut(to.other());
-                if let Some(emptied) = half.queue.sent(n, self.driver.buffers()) {
-                    self.driver.release(emptied);
-                }
+            Ok(_) => {
+                self.sessions[slot].moved_at = self.driver.now();
                 // A short count of a send that waits for all means that an error came: the next
                 // send meets it.
                 self.pump(slot, to);
@@ -200,6 +194,17 @@ impl<D: Driver> Gate<D> {
             Err(Errno::EAGAIN) => self.send_slowly(slot, to),
             Err(Errno::ECANCELED) => {}
             Err(_) => self.on_send_failed(slot, to),
+        }
+    }
+
+    /// A send to `to` is no longer in flight; what it sent leaves the queue.
+    pub(super) fn count_sent(&mut self, slot: u32, to: Side, completion: Completion) {
+        let half = self.sessions[slot].half_mut(to.other());
+        let was = std::mem::replace(&mut half.sending, Sending::Idle);
+        if let (Ok(n), Sending::Now | Sending::Slow) = (completion.result, was)
+            && let Some(emptied) = half.queue.sent(n, self.driver.buffers())
+        {
+            self.driver.release(emptied);
         }
     }
 
@@ -305,7 +310,10 @@ impl<D: Driver> Gate<D> {
             return;
         }
         match session.phase {
-            Phase::Flushing { .. } => self.check_flush(slot),
+            Phase::Flushing { .. } => {
+                self.resume(slot, from);
+                self.check_flush(slot);
+            }
             Phase::Relaying if session.socket(from).fin_seen => self.finish(slot, to),
             Phase::Relaying => self.resume(slot, from),
             _ => {}
@@ -353,13 +361,11 @@ impl<D: Driver> Gate<D> {
         if !reset {
             return; // a hang-up: both directions have ended in order
         }
-        let session = &mut self.sessions[slot];
-        session.socket_mut(side).reset_seen = true;
-        match session.half(side).flow {
+        match self.sessions[slot].half(side).flow {
             // Nothing will be read that could tell.
             Flow::New | Flow::Ended => self.on_reset(slot, side),
             // Unread bytes are still there: read on to the end, which is the reset.
-            _ => self.resume(slot, side),
+            _ => self.begin_flush(slot, side),
         }
     }
 }
