@@ -12,6 +12,7 @@ mod command_line;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
+mod ends;
 mod engine;
 mod failover;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
@@ -24,3 +25,4 @@ mod netns;
 mod peers;
 mod pressure;
 mod relay;
+mod stream;
