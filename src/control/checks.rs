@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::desk::Desk;
 use super::probe::{self, Failure, Target};
 use crate::balance::Rng;
-use crate::config::plan::Check;
+use crate::config::plan::{Check, Init};
 use crate::health::{Change, Health, Limits, Outcome};
 use crate::observe::clock;
 use crate::observe::events::EventKind;
@@ -37,6 +37,8 @@ pub(super) struct Checks {
     desk: Rc<Desk>,
     tasks: RefCell<HashMap<ServerId, Task>>,
     permits: Rc<Semaphore>,
+    /// First results that the start still waits for; `None` once it does not.
+    firsts: RefCell<Option<Vec<oneshot::Receiver<()>>>>,
 }
 
 #[derive(Debug)]
@@ -50,13 +52,17 @@ impl Checks {
     /// `probes_max`: C2.
     pub fn new(desk: Rc<Desk>, probes_max: usize) -> Self {
         let permits = Rc::new(Semaphore::new(probes_max));
-        Self { desk, tasks: RefCell::default(), permits }
+        let firsts = RefCell::new(Some(Vec::new()));
+        Self { desk, tasks: RefCell::default(), permits, firsts }
     }
 
-    /// Starts checking, if the pool has a check. The receiver resolves with the first result.
-    pub fn start(&self, state: &Arc<ServerState>) -> Option<oneshot::Receiver<()>> {
-        let check = self.desk.plan_of(state).check.clone()?;
-        let (first, resolved) = oneshot::channel();
+    /// Starts checking, if the pool has a check.
+    pub fn start(&self, state: &Arc<ServerState>) {
+        let Some(check) = self.desk.plan_of(state).check.clone() else { return };
+        let (first, result) = oneshot::channel();
+        if let (Init::Wait, Some(firsts)) = (check.init, &mut *self.firsts.borrow_mut()) {
+            firsts.push(result);
+        }
         let recheck = Rc::new(Notify::new());
         let checker = Checker {
             health: Health::new(check.init),
@@ -74,7 +80,12 @@ impl Checks {
         if let Some(old) = old {
             old.handle.abort();
         }
-        Some(resolved)
+    }
+
+    /// Each resolves with the first result of a check started so far that `init = "wait"` asks
+    /// for, or when its address is gone. Later checks are not waited for.
+    pub fn take_firsts(&self) -> Vec<oneshot::Receiver<()>> {
+        self.firsts.take().unwrap_or_default()
     }
 
     /// The address is no member any more.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::Notify;
 
 use super::instance::Instance;
-use super::membership::Change;
+use super::membership::{Change, names_of};
 use crate::balance::Roster;
 use crate::config::plan::{OnDown, Outlier, Pool};
 use crate::health::{Ejection, ejection};
@@ -27,6 +27,10 @@ pub(super) struct Desk {
     pub log: Log,
     /// Version of the snapshot each worker was given.
     told: RefCell<Vec<u64>>,
+    /// Names that have neither resolved nor failed yet.
+    names_open: Cell<usize>,
+    /// Rings when the last of them has.
+    names_answered: Notify,
     /// Workers whose last session has ended.
     pub workers_done: Cell<usize>,
     /// Rings with each of them, and with a failure.
@@ -39,12 +43,14 @@ impl Desk {
         let version = instance.snapshot().version;
         let told = vec![version; instance.shared.workers.len()];
         Self {
-            instance,
             log,
             told: RefCell::new(told),
+            names_open: Cell::new(names_of(&instance.plan).count()),
+            names_answered: Notify::new(),
             workers_done: Cell::new(0),
             worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
+            instance,
         }
     }
 
@@ -99,6 +105,21 @@ impl Desk {
             };
             workers.get(usize::from(waiter.worker)).is_some_and(|it| it.mailbox.post(mail).is_ok())
         }) {}
+    }
+
+    /// A lookup has ended; `first`: the first one of its name.
+    pub fn name_answered(&self, first: bool) {
+        if first {
+            self.names_open.set(self.names_open.get() - 1);
+            self.names_answered.notify_one();
+        }
+    }
+
+    /// Resolves when every name has been looked up once.
+    pub async fn names_answered(&self) {
+        while self.names_open.get() > 0 {
+            self.names_answered.notified().await;
+        }
     }
 
     /// Tells the workers of a new membership, and the world of what is different.
@@ -180,5 +201,55 @@ impl Desk {
         );
         self.log.warn(&text);
         self.instance.events.push(EventKind::ServerEjected, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixture;
+    use crate::control::membership::Membership;
+    use crate::runtime::worker::Shared;
+
+    /// Two servers that are ejected after failures, on a desk without workers.
+    fn desk() -> Desk {
+        let servers = ["127.0.0.1:1", "127.0.0.1:2"].map(|text| text.parse().unwrap());
+        let mut plan = fixture::plan(&servers);
+        plan.pools[0].outlier = Some(Outlier {
+            errors: std::num::NonZeroU32::MIN,
+            eject_for: std::time::Duration::from_secs(60),
+            max_ejected_percent: 100,
+        });
+        let plan = Arc::new(plan);
+        let shared = Arc::new(Shared::new(&plan, &[]).unwrap());
+        let membership = Membership::new(&plan);
+        Desk::new(Arc::new(Instance::new(plan, shared, membership, vec![], None)), Log::memory())
+    }
+
+    #[test]
+    fn a_server_that_fails_its_clients_is_ejected_but_never_the_last_one() {
+        let desk = desk();
+        let now = clock::now();
+        desk.consider_ejection(ServerId(0));
+        desk.consider_ejection(ServerId(1));
+        let servers = &desk.instance.snapshot().servers;
+        let ejected: Vec<_> = servers.iter().map(|state| state.is_ejected(now)).collect();
+        assert_eq!(ejected, [true, false]);
+        let events = desk.instance.events.since(0);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!(events[0].kind, EventKind::ServerEjected);
+    }
+
+    #[test]
+    fn a_server_that_came_up_again_warms_up_only_if_its_pool_does() {
+        let desk = desk();
+        let state = &desk.instance.snapshot().servers[0];
+        desk.came_up(state, true);
+        assert_eq!(state.warm_from.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn an_old_server_id_that_is_gone_is_no_trouble() {
+        desk().consider_ejection(ServerId(77));
     }
 }

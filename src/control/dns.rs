@@ -1,6 +1,7 @@
 //! Names of servers: resolved on the control thread, again and again, one task a name.
 //!
-//! - N1: nothing waits for a name. Until it resolves it has no members.
+//! - N1: nothing waits for a name, but for the moment that a hosts file or a near resolver
+//!   takes (`life::NAMES_GRACE`). Until it resolves it has no members.
 //! - N2: an answer replaces the members; an error or an empty answer keeps the last ones,
 //!   shown as stale. Half an answer (A came, AAAA failed) keeps the old half.
 //! - N3: at most [`MEMBERS_MAX`] addresses a name, sorted, without repeats, without kinds
@@ -82,7 +83,7 @@ pub(super) async fn keep_resolved(
     let plan = desk.instance.plan.clone();
     let (dns, pool) = (&plan.runtime.dns, &plan.pools[usize::from(name.pool.0)]);
     let server = &pool.servers[name.index];
-    let mut failures = 0_u32;
+    let (mut first, mut failures) = (true, 0_u32);
     let mut last: Vec<Found> = Vec::new();
     loop {
         let pause = match lookup(&resolver, dns, server, &last).await {
@@ -110,6 +111,7 @@ pub(super) async fn keep_resolved(
                 doubled.min(RETRY_MAX).min(dns.ttl_max).max(dns.ttl_min)
             }
         };
+        desk.name_answered(std::mem::take(&mut first));
         tokio::time::sleep(pause).await;
     }
 }
@@ -122,7 +124,7 @@ fn apply(name: NameId, found: Vec<Found>, desk: &Desk, checks: &Checks) {
     }
     desk.publish(&change);
     for state in &change.added {
-        drop(checks.start(state));
+        checks.start(state);
     }
 }
 
@@ -178,14 +180,15 @@ impl Lookup<'_> {
         let (four, six) =
             tokio::join!(self.ask(host, RecordType::A), self.ask(host, RecordType::AAAA));
         let mut all = BTreeSet::new();
-        let mut trouble = None;
+        let (mut trouble, mut nothing) = (None, None);
         for (is_four, answer) in [(true, four), (false, six)] {
             match answer {
                 Ok((records, valid_for)) => {
                     self.valid_for = self.valid_for.min(valid_for);
                     all.extend(records.iter().filter_map(RData::ip_addr));
                 }
-                Err(Trouble::Nothing(_)) => {}
+                // NXDOMAIN says more than that one kind of record is missing, and both say it.
+                Err(Trouble::Nothing(text)) => nothing = Some(text),
                 Err(Trouble::Failed(error)) => {
                     all.extend(self.remembered(port, is_four));
                     self.valid_for = self.dns.ttl_min;
@@ -194,7 +197,7 @@ impl Lookup<'_> {
             }
         }
         if all.is_empty() {
-            return Err(trouble.unwrap_or_else(|| "it has no address".into()));
+            return Err(trouble.or(nothing).unwrap_or_else(|| "an empty answer".into()));
         }
         let local = is_localhost(host);
         let before = all.len();

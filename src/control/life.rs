@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::checks::Checks;
@@ -23,7 +23,7 @@ use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
 use super::{Command, ServeError, ServeOptions, admin, dns, notify};
-use crate::config::plan::{BindAddr, Init, Plan};
+use crate::config::plan::{BindAddr, Plan};
 use crate::observe::events::EventKind;
 use crate::observe::view::bind_text;
 use crate::runtime::mail::Mail;
@@ -31,6 +31,10 @@ use crate::runtime::worker::pairs_max;
 
 /// How long workers may take to end once they were told to at once.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the start gives names to resolve: enough for a hosts file or a resolver next door,
+/// so that the first client of a pool of names finds servers; too short to be waiting for DNS.
+const NAMES_GRACE: Duration = Duration::from_millis(50);
 
 /// How long a stdout that nobody reads may hold up the start.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(1);
@@ -109,6 +113,7 @@ fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
             desk.log.error(format_args!("no name can be resolved: {error}"));
             for name in names {
                 desk.instance.membership.unresolved(name, error.clone());
+                desk.name_answered(true);
             }
         }
     }
@@ -116,21 +121,14 @@ fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
 
 /// Starts the checks of all members and waits for the results that `init = "wait"` asks for.
 async fn first_round(desk: &Desk, checks: &Checks) {
-    let snapshot = desk.instance.snapshot();
-    let (mut results, mut longest) = (Vec::new(), Duration::ZERO);
-    for (plan, pool) in snapshot.plan.pools.iter().zip(&snapshot.pools) {
-        let Some(check) = &plan.check else { continue };
-        for member in &pool.members {
-            let first: Option<oneshot::Receiver<()>> = checks.start(&member.state);
-            if check.init == Init::Wait {
-                results.extend(first);
-                longest = longest.max(check.timeout);
-            }
-        }
+    for member in desk.instance.snapshot().pools.iter().flat_map(|pool| &pool.members) {
+        checks.start(&member.state);
     }
-    let deadline = Instant::now() + longest;
-    for first in results {
-        // A closed channel: the address left its name meanwhile.
+    let _ = timeout(NAMES_GRACE, desk.names_answered()).await;
+    let pools = &desk.instance.plan.pools;
+    let longest = pools.iter().filter_map(|pool| pool.check.as_ref()).map(|check| check.timeout);
+    let deadline = Instant::now() + longest.max().unwrap_or_default();
+    for first in checks.take_firsts() {
         if timeout_at(deadline, first).await.is_err() {
             desk.log.warn("not every server was checked within its timeout; starting anyway");
             return;

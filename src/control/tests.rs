@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::instance::{Instance, Phase};
 use super::{Running, ServeError, ServeOptions, fixture, start};
 use crate::config::plan::{
-    AccessLog, Admin, BindAddr, Check, CheckKind, Init, OnDown, Plan, Secret,
+    AccessLog, Admin, BindAddr, Check, CheckKind, Init, OnDown, Plan, Secret, ServerAddr,
 };
 use crate::observe::logger::Log;
 
@@ -168,6 +168,24 @@ fn nobody_is_accepted_before_the_first_round_and_a_silent_server_does_not_hold_i
     assert_eq!(running.instance.phase(), Phase::Starting);
     assert_eq!(running.instance.wait_started(DEADLINE), Phase::Ready);
     assert_eq!(state(&running.instance, "s1"), "down");
+    stop(running);
+}
+
+#[test]
+fn a_pool_of_local_names_has_servers_when_it_is_ready() {
+    let server = Server::open(any());
+    let mut plan = fixture::plan(&[server.address]);
+    let (host, port) = ("localhost".into(), server.address.port());
+    plan.pools[0].servers[0].address = ServerAddr::Dns { host, port };
+    plan.pools[0].check = Some(fixture::check(CheckKind::Tcp));
+    // Nobody there: only the hosts file can answer.
+    plan.runtime.dns.servers = vec![SocketAddr::from(([127, 0, 0, 1], 9))];
+    let (running, _) = run(plan);
+    says(&mut connect(&running), b"hello");
+    let status = running.instance.status();
+    let named = &status.pools["back"].servers["s0"];
+    assert_eq!((named.state.as_str(), named.stale), ("up", Some(false)));
+    assert!(named.members.as_ref().is_some_and(|members| !members.is_empty()));
     stop(running);
 }
 

@@ -225,7 +225,7 @@ fn trouble_and_emptiness_are_told_apart() {
     let error = addresses(|question| vec![question.reply(2, &[])]).unwrap_err();
     assert!(error.contains("`be.test`") && error.contains("Server Failure"), "{error}");
     let error = addresses(|question| vec![question.reply(0, &[])]).unwrap_err();
-    assert!(error.contains("it has no address"), "{error}");
+    assert!(error.contains("an empty answer"), "{error}");
 }
 
 /// dsc-012
