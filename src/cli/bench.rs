@@ -8,6 +8,7 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::config::units;
@@ -44,7 +45,7 @@ enum Pattern {
 pub struct BenchArgs {
     /// What is spoken
     mode: Mode,
-    /// The target: host:port, tcp://host:port, `http://host:port/path` or unix:/path
+    /// The target: host:port, tcp://host:port, `http://host:port/path` or `unix:/path`
     url: String,
     /// Open loop: so many starts a second, latency counted from when each was due
     #[arg(long, short, value_name = "PER_SECOND", value_parser = parse_rate)]
@@ -123,8 +124,8 @@ struct Prepared {
 
 /// What was measured.
 enum Outcome {
-    Single(Report),
-    Compared(Comparison),
+    Single(Box<Report>),
+    Compared(Box<Comparison>),
 }
 
 impl Prepared {
@@ -181,8 +182,8 @@ impl Prepared {
         }
         let last = reports.pop().ok_or((super::FAILED, "nothing was measured".to_owned()))?;
         Ok(match reports.pop() {
-            Some(direct) => Outcome::Compared(Comparison { through: last, direct }),
-            None => Outcome::Single(last),
+            Some(direct) => Outcome::Compared(Box::new(Comparison { through: last, direct })),
+            None => Outcome::Single(Box::new(last)),
         })
     }
 }
@@ -243,10 +244,13 @@ fn watch(url: &str, job: &Job, interrupt: &Interrupt) -> Result<Measured, Refusa
     let (live, stop) = (Live::default(), AtomicBool::new(false));
     let shown = std::io::stderr().is_terminal().then_some(&live);
     let result = std::thread::scope(|scope| {
-        let running = scope.spawn(|| loadgen::run(job, shown, &stop));
+        let (ended, has_ended) = mpsc::channel::<()>();
+        let running = scope.spawn(|| {
+            let _ended = ended; // Dropped at the end, also by a panic.
+            loadgen::run(job, shown, &stop)
+        });
         let mut ticks = 0_u64;
-        while !running.is_finished() {
-            std::thread::sleep(TICK);
+        while has_ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
             ticks += 1;
             if interrupt.came() {
                 stop.store(true, Ordering::Relaxed);

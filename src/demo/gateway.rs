@@ -1,5 +1,6 @@
 //! The gateway of the demo: an ordinary plan from an ordinary text, run in this process.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const ADMIN_OFFSET: u16 = 2;
 /// or on a free one if that is taken.
 ///
 /// # Errors
-/// When the system refuses io_uring or the port.
+/// When the system refuses `io_uring` or the port.
 pub fn start(port: u16, servers: &[SocketAddr]) -> Result<Running, ServeError> {
     let text = configuration(port, admin_port(port), servers);
     let plan = config::load_text("demo.toml", text.as_bytes()).map_err(|report| {
@@ -55,11 +56,10 @@ fn admin_port(port: u16) -> u16 {
 
 /// The file that an operator would write for this.
 fn configuration(port: u16, admin: u16, servers: &[SocketAddr]) -> String {
-    let servers: String = NAMES
-        .iter()
-        .zip(servers)
-        .map(|(name, address)| format!("{name} = \"{address}\"\n"))
-        .collect();
+    let mut lines = String::new();
+    for (name, address) in NAMES.iter().zip(servers) {
+        let _ = writeln!(lines, "{name} = \"{address}\"");
+    }
     format!(
         "\
 version = 1
@@ -78,7 +78,7 @@ balance = \"round-robin\"
 check = {{ type = \"tcp\", every = \"500ms\", timeout = \"400ms\", fall = 2, rise = 1 }}
 hold = \"10s\"
 [pool.servers.servers]
-{servers}"
+{lines}"
     )
 }
 

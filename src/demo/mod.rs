@@ -18,6 +18,7 @@ pub mod summary;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use self::picture::{Picture, Tone, Watcher};
@@ -75,7 +76,7 @@ enum Face {
 /// Runs the demo to its end.
 ///
 /// # Errors
-/// When the system refuses io_uring or the port, or something broke.
+/// When the system refuses `io_uring` or the port, or something broke.
 pub fn run(options: Options) -> Result<Summary, ServeError> {
     // Before any thread: they inherit what signals do.
     let interrupt = Interrupt::new();
@@ -110,12 +111,20 @@ fn play(
     let jobs = [true, false].map(|kept| job(tcp, kept, options.length.unwrap_or(FOR_EVER)));
     let (results, duration) = std::thread::scope(|scope| {
         let began = Instant::now();
-        let loads: Vec<_> =
-            jobs.iter().map(|job| scope.spawn(|| loadgen::run(job, Some(&live), &stop))).collect();
+        let (ended, has_ended) = mpsc::channel();
+        let loads = jobs.each_ref().map(|job| {
+            let (ended, live, stop) = (ended.clone(), &live, &stop);
+            scope.spawn(move || {
+                let result = loadgen::run(job, Some(live), stop);
+                // Only hastens the end that the loop would see anyway.
+                let _ = ended.send(());
+                result
+            })
+        });
         let over = || loads.iter().any(std::thread::ScopedJoinHandle::is_finished);
         let mut story = Story::new(options.length, NAMES.len());
         let mut next_picture = PICTURE_EVERY;
-        while !over() && !face.wants_out(TICK) && !interrupt.came() {
+        while !over() && !face.wants_out(TICK, &has_ended) && !interrupt.came() {
             let elapsed = began.elapsed();
             if options.length.is_none_or(|length| elapsed < length)
                 && let Some(act) = story.due(elapsed)
@@ -134,7 +143,7 @@ fn play(
         if options.length.is_none_or(|length| began.elapsed() < length) {
             stop.store(true, Ordering::Relaxed);
         }
-        let results: Vec<_> = loads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let results = loads.map(std::thread::ScopedJoinHandle::join);
         (results, began.elapsed())
     });
     watcher.hear(duration);
@@ -231,14 +240,14 @@ impl Face {
         Ok(())
     }
 
-    /// Waits up to `patience`; whether a key says that it is enough.
-    fn wants_out(&self, patience: Duration) -> bool {
-        match self {
-            Self::Screen(screen) => screen.wants_out(patience),
-            Self::Lines | Self::Quiet => {
-                std::thread::sleep(patience);
-                false
-            }
+    /// Waits up to `patience` for a key or the end of a load; whether a key says that it is
+    /// enough.
+    fn wants_out(&self, patience: Duration, ended: &Receiver<()>) -> bool {
+        if let Self::Screen(screen) = self {
+            // A terminal that has gone has nobody before it.
+            return screen.wants_out(patience).unwrap_or(true);
         }
+        let _ = ended.recv_timeout(patience);
+        false
     }
 }

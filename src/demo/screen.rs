@@ -44,18 +44,12 @@ impl Screen {
         let _ = self.terminal.draw(|frame| draw(picture, colour, frame));
     }
 
-    /// Waits up to `patience` for a key that ends the demo.
-    #[must_use]
-    pub fn wants_out(&self, patience: Duration) -> bool {
-        match event::poll(patience) {
-            Ok(true) => event::read().is_ok_and(|event| is_way_out(&event)),
-            Ok(false) => false,
-            Err(_) => {
-                // No keys then; Ctrl-C from outside still ends it.
-                std::thread::sleep(patience);
-                false
-            }
-        }
+    /// Waits up to `patience` for a key; says whether it is one that ends the demo.
+    ///
+    /// # Errors
+    /// When the terminal has gone.
+    pub fn wants_out(&self, patience: Duration) -> io::Result<bool> {
+        Ok(event::poll(patience)? && is_way_out(&event::read()?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the demo says at its end.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -51,7 +52,7 @@ impl Summary {
         let kills = self.events.iter().filter(|told| told.kind == super::KILLED).count();
         if kills > 0 {
             let times = if kills == 1 { "once".into() } else { format!("{kills} times") };
-            out += &format!("a server was killed {times} under this load");
+            let _ = write!(out, "a server was killed {times} under this load");
             out += match (tally.errors.total(), tally.retried) {
                 (0, 0) => " and no client saw it\n",
                 (0, _) => "; clients whose idle connection went with it opened another\n",
@@ -61,7 +62,7 @@ impl Summary {
         for kind in Failure::ALL {
             if let (count @ 1.., Some(first)) = (tally.errors.count(kind), tally.errors.first(kind))
             {
-                out += &format!("  {} {}, the first: {first}\n", grouped(count), kind.as_str());
+                let _ = writeln!(out, "  {} {}, the first: {first}", grouped(count), kind.as_str());
             }
         }
         out

@@ -151,12 +151,11 @@ impl ResponseReader {
             (100..=199, false, None) => Phase::Head,
             (100..=199, ..) => return Err(Malformed("an interim response with a body")),
             (204, true, _) => return Err(Malformed("status 204 with Transfer-Encoding")),
-            (204 | 304, ..) => Phase::Done,
+            (204 | 304, ..) | (_, false, Some(0)) => Phase::Done,
             (_, true, Some(_)) => {
                 return Err(Malformed("both Transfer-Encoding and Content-Length"));
             }
             (_, true, None) => Phase::ChunkSize,
-            (_, false, Some(0)) => Phase::Done,
             (_, false, Some(length)) => Phase::Length(length),
             (_, false, None) => {
                 self.close = true;

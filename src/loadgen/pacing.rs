@@ -123,7 +123,7 @@ impl Schedule {
         }
         let guess = (moment.since(self.first).as_nanos() as f64 / self.interval_ns) as u64;
         // Rounding may be one off to either side.
-        (guess.saturating_sub(1)..).find(|&k| self.at(k) >= moment).unwrap_or(guess)
+        (guess.saturating_sub(1)..=guess + 2).find(|&k| self.at(k) >= moment).unwrap_or(guess)
     }
 
     fn give_up(&mut self, now: Time) -> u64 {

@@ -135,6 +135,7 @@ fn an_open_loop_makes_the_starts_that_were_due() {
 fn a_stall_is_charged_to_everybody_who_would_have_come() {
     const STALL: Duration = Duration::from_millis(300);
     let to = server(|mut stream| {
+        #[allow(clippy::disallowed_methods, reason = "the stall is what is tested")]
         std::thread::sleep(STALL);
         echo(&mut stream);
     });
