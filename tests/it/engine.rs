@@ -210,19 +210,6 @@ impl Engine {
         workers.map(of).sum()
     }
 
-    /// Payload that ended sessions brought: from clients, from servers, and how much of it a
-    /// reset kept from the other side.
-    pub fn bytes(&self) -> [u64; 3] {
-        let mut sum = [0; 3];
-        for worker in &self.shared.workers {
-            let listener = worker.counts.listener(ListenerId(0));
-            sum[0] += listener.bytes_in.value();
-            sum[1] += listener.bytes_out.value();
-            sum[2] += worker.counts.bytes_lost.value();
-        }
-        sum
-    }
-
     /// Every reason with a count, for messages.
     pub fn reasons(&self) -> Vec<(&'static str, u64)> {
         let all = REASONS.iter().map(|&reason| (reason.as_str(), self.ended(reason)));
