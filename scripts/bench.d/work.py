@@ -146,7 +146,7 @@ class IdleSessions(Work):
 
     def server(self, directory):
         port = free_port()
-        command = [sys.executable, "-B", Path(__file__).with_name("echo.py"), port]
+        command = [sys.executable, Path(__file__).with_name("echo.py"), port]
         return Process(command, port, LOAD_CORE, directory)
 
     def measure(self, proxy):

@@ -55,7 +55,9 @@ fn completions_and_the_man_page_name_every_command() {
         assert_eq!(code, Some(0), "{args:?}");
         // roff writes a hyphen as `\-`.
         let stdout = stdout.replace('\\', "");
-        for command in ["explain-reason", "completions", "man"] {
+        for command in
+            ["run", "check", "explain", "schema", "ctl", "bench", "demo", "doctor", "man"]
+        {
             assert!(stdout.contains(command), "{args:?} lacks {command}");
         }
     }
@@ -69,4 +71,16 @@ fn doctor_says_in_json_whether_it_would_run_here() {
     assert_eq!(code, Some(if report["ok"] == true { 0 } else { 71 }));
     let names = report["checks"].as_array().expect("a list").iter().map(|check| &check["name"]);
     assert!(names.into_iter().any(|name| name == "io_uring"), "{stdout}");
+}
+
+#[test]
+fn the_configuration_in_the_readme_is_without_a_mistake() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("```toml\n").expect("a configuration in the README");
+    let (config, _) = rest.split_once("```").expect("its end");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("main.toml");
+    std::fs::write(&file, config).expect("written");
+    let (code, stdout, stderr) = sluicegate(&["check", file.to_str().expect("UTF-8")]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
 }

@@ -24,5 +24,6 @@ mod netns;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
+mod real_servers;
 mod relay;
 mod stream;
