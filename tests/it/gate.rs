@@ -22,7 +22,7 @@ use super::deadline::{PATIENCE, until};
 pub struct Gate {
     child: Child,
     pub dir: TempDir,
-    /// By the name it is printed with; `admin` is among them.
+    /// Listeners by the name they are printed with, and `admin`.
     bound: BTreeMap<String, Vec<SocketAddr>>,
     stdout: Arc<Lines>,
     stderr: Arc<Lines>,
@@ -38,7 +38,8 @@ pub struct Refusal {
 impl Gate {
     /// Runs with `config` (TOML), waits until it is ready.
     ///
-    /// Put `access = "stdout"` and port 0 into it to use [`Gate::log`] and [`Gate::address`].
+    /// Put `access = "stdout"` and port 0 into it to use [`Gate::log`] and [`Gate::address`];
+    /// `{admin}` stands for an address of the admin listener, which is not printed.
     pub fn start(config: &str) -> Self {
         Self::start_wrapped(&[], config)
     }
@@ -62,6 +63,8 @@ impl Gate {
     pub fn try_start(wrapper: &[&str], config: &str) -> Result<Self, Refusal> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("main.toml");
+        let admin = super::peers::free_address();
+        let config = config.replace("{admin}", &admin.to_string());
         std::fs::write(&file, config).expect("the configuration is written");
         let words = [wrapper, &[env!("CARGO_BIN_EXE_sluicegate")]].concat();
         let mut child = Command::new(words[0])
@@ -85,7 +88,8 @@ impl Gate {
             return Err(Refusal { code: status.code(), stdout: printed.join("\n"), stderr });
         }
         let before = printed.iter().take_while(|line| !is_ready(line));
-        let bound = before.filter_map(|line| read_ready_line(line)).collect();
+        let listeners = before.filter_map(|line| read_ready_line(line));
+        let bound = listeners.chain([("admin".to_owned(), vec![admin])]).collect();
         Ok(Self { child, dir, bound, stdout, stderr })
     }
 

@@ -8,7 +8,7 @@ fn in_front_of(peer: &Peer, check: &str) -> Gate {
     Gate::start(&format!(
         "version = 1\n\
          [runtime]\nworkers = 2\n\
-         [admin]\nbind = \"127.0.0.1:0\"\n\
+         [admin]\nbind = \"{{admin}}\"\n\
          [log]\naccess = \"off\"\n\
          [listener.it]\nbind = \"127.0.0.1:0\"\npool = \"it\"\n\
          [pool.it]\n{check}\n\
@@ -93,7 +93,10 @@ fn iperf3_moves_bulk_both_ways() {
         });
         let (sent, received) = (&report["end"]["sum_sent"], &report["end"]["sum_received"]);
         println!("{direction}: sent {sent}\nreceived {received}");
-        assert!(received["bytes"].as_u64() > Some(150_000_000), "{received}");
+        assert_eq!(sent["bytes"], 200 << 20);
+        // Its server stops counting when its client has sent all: what is in the buffers of
+        // eight sockets then is not in this number. tests/it/stream.rs counts every byte.
+        assert!(received["bytes"].as_u64() > Some(50 << 20), "{received}");
     }
     assert_quiet(&gate);
 }
