@@ -3,6 +3,7 @@
 //! The text comes from the table that the data path itself uses, so a word that can appear in
 //! a log is known here. Without a word, the whole table.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use crate::observe::reason::{REASONS, Reason};
@@ -28,10 +29,11 @@ pub fn run(args: &ExplainReasonArgs) -> ExitCode {
 
 fn table() -> String {
     let width = REASONS.iter().map(|reason| reason.as_str().len()).max().unwrap_or(0);
-    REASONS
-        .iter()
-        .map(|reason| format!("{:width$}  {}\n", reason.as_str(), reason.explain()))
-        .collect()
+    let mut table = String::new();
+    for reason in REASONS {
+        let _ = writeln!(table, "{:width$}  {}", reason.as_str(), reason.explain());
+    }
+    table
 }
 
 fn unknown(word: &str) -> String {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::gate::Gate;
 use super::measure;
 use super::proxy_protocol::Header;
-use super::session::{Flow, Op, Phase, Session, Side, WaitFor};
+use super::session::{Flow, Op, Phase, Session, Side, Tried, WaitFor};
 use crate::balance::{FlowKey, Nobody, Pick, Policy as _, TRIED_MAX};
 use crate::config::plan::SendProxy;
 use crate::control::notice::Notice;
@@ -172,7 +172,7 @@ impl<D: Driver> Gate<D> {
         };
         let session = &mut self.sessions[slot];
         session.arrival = Some(arrival);
-        session.tried = Default::default();
+        session.tried = Tried::default();
         self.enter_wait(slot, if up { WaitFor::Up } else { WaitFor::Room }, until);
         self.done_released(slot);
     }

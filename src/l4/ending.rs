@@ -219,7 +219,9 @@ impl<D: Driver> Gate<D> {
         }
         let until = self.driver.now() + LINGER;
         self.arm_timer(slot, until);
-        SIDES.into_iter().for_each(|side| self.resume(slot, side));
+        for side in SIDES {
+            self.resume(slot, side);
+        }
     }
 
     /// Resets whatever there is of both sides, now.

@@ -231,16 +231,14 @@ impl<D: Driver> Gate<D> {
         let half = self.sessions[slot].half_mut(to.other());
         let Some(chunk) = half.queue.front() else { return false };
         match self.driver.send_now(fd, chunk) {
-            Ok(n) => match half.queue.sent(n, self.driver.buffers()) {
-                Some(emptied) => {
-                    self.driver.release(emptied);
-                    true
+            Ok(n) => {
+                let emptied = half.queue.sent(n, self.driver.buffers());
+                match emptied {
+                    Some(emptied) => self.driver.release(emptied),
+                    None => self.send_slowly(slot, to),
                 }
-                None => {
-                    self.send_slowly(slot, to);
-                    false
-                }
-            },
+                emptied.is_some()
+            }
             Err(Errno::EAGAIN) => {
                 self.send_slowly(slot, to);
                 false
@@ -287,13 +285,12 @@ impl<D: Driver> Gate<D> {
             let tail = queue
                 .back()
                 .filter(|&tail| buffers.kind(tail) == Kind::Block && buffers.room(tail) > 0);
-            let tail = match tail {
-                Some(tail) => tail,
-                None => {
-                    let Some(fresh) = buffers.take_block() else { return false };
-                    queue.push(fresh, buffers);
-                    fresh
-                }
+            let tail = if let Some(tail) = tail {
+                tail
+            } else {
+                let Some(fresh) = buffers.take_block() else { return false };
+                queue.push(fresh, buffers);
+                fresh
             };
             let n = buffers.copy(chunk, tail);
             buffers.advance(chunk, n);

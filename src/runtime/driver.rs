@@ -103,13 +103,26 @@ pub trait Driver {
     // ---- at once (D2) ----
 
     /// Sends the bytes of `chunk` without waiting.
+    ///
+    /// # Errors
+    /// send(2)'s; `EAGAIN` when the socket takes nothing now.
     fn send_now(&mut self, fd: Fd, chunk: ChunkId) -> Result<u32, Errno>;
+    /// Sends bytes that are in no chunk.
+    ///
+    /// # Errors
+    /// As [`Driver::send_now`].
     fn send_bytes_now(&mut self, fd: Fd, bytes: &[u8]) -> Result<u32, Errno>;
     /// Accepts a client that is in the queue already, or `EAGAIN`.
+    ///
+    /// # Errors
+    /// accept(2)'s.
     fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno>;
     /// Lets no new client into the listener's queue; who is in it can still be accepted.
     fn bar_now(&mut self, listener: Fd);
-    /// A non-blocking stream socket for `to`, with TCP_NODELAY, bound to a source.
+    /// A non-blocking stream socket for `to`, with `TCP_NODELAY`, bound to a source.
+    ///
+    /// # Errors
+    /// socket(2)'s and bind(2)'s: no descriptor left, not a local address.
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno>;
     /// Sets keep-alive and user timeout of a TCP socket.
     fn keep_alive_now(&mut self, fd: Fd, options: &TcpOptions);
@@ -135,7 +148,14 @@ pub trait Driver {
     /// How many bytes a pipe takes.
     fn pipe_capacity(&self, pipe: PipeId) -> u32;
     /// Moves up to `max` bytes from the socket into the pipe. 0 is EOF.
+    ///
+    /// # Errors
+    /// splice(2)'s; `EAGAIN` when the socket is empty or the pipe full.
     fn splice_in_now(&mut self, fd: Fd, pipe: PipeId, max: u32) -> Result<u32, Errno>;
+    /// Moves up to `max` bytes from the pipe into the socket.
+    ///
+    /// # Errors
+    /// splice(2)'s; `EAGAIN` when the socket takes nothing now.
     fn splice_out_now(&mut self, pipe: PipeId, fd: Fd, max: u32) -> Result<u32, Errno>;
     /// Reads bytes out of the pipe into the free tail of `chunk`, extending it.
     fn read_pipe_now(&mut self, pipe: PipeId, chunk: ChunkId) -> u32;

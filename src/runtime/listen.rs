@@ -129,6 +129,9 @@ fn bind_unix(listener: &Listener, path: &Path) -> std::io::Result<OwnedFd> {
 }
 
 /// Removes a socket file that nobody listens on; leaves everything else alone.
+///
+/// # Errors
+/// When something is there that is not such a file.
 pub fn remove_stale(path: &Path) -> std::io::Result<()> {
     let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {

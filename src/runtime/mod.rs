@@ -12,6 +12,5 @@ pub mod sys;
 pub mod time;
 pub mod timer;
 pub mod token;
-#[allow(unsafe_code)]
 pub mod uring;
 pub mod worker;

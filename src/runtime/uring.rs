@@ -185,9 +185,9 @@ impl Driver for Uring {
         let before = sys::monotonic_ns();
         out.append(&mut self.stash);
         let wait = deadline.0.saturating_sub(before).min(WAIT_MAX_NS);
-        let want = u32::from(wait > 0 && out.is_empty());
+        let completions_min = u32::from(wait > 0 && out.is_empty());
         let timeout = Timespec::new().sec(wait / 1_000_000_000).nsec((wait % 1_000_000_000) as u32);
-        match self.enter(want, Some(&timeout)) {
+        match self.enter(completions_min, Some(&timeout)) {
             Ok(()) => {}
             Err(error) if is_full(&error) => {}
             Err(error) => return Err(error),
@@ -431,13 +431,11 @@ impl Pipes {
         let id = self.free.pop()?;
         let slot = &mut self.open[usize::from(id)];
         if slot.is_none() {
-            match sys::pipe(self.bytes) {
-                Ok((ends, capacity)) => *slot = Some(Pipe { ends, capacity }),
-                Err(_) => {
-                    self.free.push(id);
-                    return None;
-                }
-            }
+            let Ok((ends, capacity)) = sys::pipe(self.bytes) else {
+                self.free.push(id);
+                return None;
+            };
+            *slot = Some(Pipe { ends, capacity });
         }
         Some(PipeId(id))
     }

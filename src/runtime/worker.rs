@@ -173,7 +173,6 @@ struct Worker<D: Driver> {
     shared: Arc<Shared>,
     mailbox: Mailbox,
     completions: Vec<Completion>,
-    stopped: bool,
 }
 
 const MAILBOX: Token = Token::new(Tag::Mailbox, 0, 0, 0);
@@ -191,11 +190,11 @@ impl<D: Driver> Worker<D> {
         if !wait_for_accept {
             gate.open_doors();
         }
-        Self { gate, id, shared, mailbox, completions: Vec::with_capacity(4096), stopped: false }
+        Self { gate, id, shared, mailbox, completions: Vec::with_capacity(4096) }
     }
 
     fn run(mut self) {
-        while !self.stopped && !self.gate.is_done() {
+        while !self.gate.is_done() {
             if let Err(error) = self.turn() {
                 let error = error.to_string();
                 self.shared.notices.post(Notice::WorkerFailed { worker: self.id, error });
@@ -273,8 +272,8 @@ impl<D: Driver> Worker<D> {
             Mail::CloseSessionsOn(server) => self.gate.close_sessions_on(server),
             Mail::Drain => self.gate.drain(),
             Mail::Stop { timed_out } => {
+                self.gate.drain();
                 self.gate.stop(if timed_out { Reason::DrainTimeout } else { Reason::Shutdown });
-                self.stopped = true;
             }
         }
     }

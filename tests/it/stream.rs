@@ -45,7 +45,6 @@ enum End {
 /// What one session does.
 #[derive(Clone, Copy, Debug)]
 struct Script {
-    tag: u64,
     seed: u64,
     up: u64,
     down: u64,
@@ -63,7 +62,7 @@ impl Script {
             1 => End::ServerResets,
             _ => End::Fins,
         };
-        Self { tag, seed, up, down, end }
+        Self { seed, up, down, end }
     }
 
     const fn bytes(&self, way: Way) -> u64 {

@@ -259,6 +259,7 @@ impl Op {
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "a step is used up by its post")]
     fn post(&mut self, step: Step, waiting: &mut Vec<(u64, Completion)>) {
         let (result, chunk, more) = match step {
             Step::Wait => return,

@@ -211,7 +211,7 @@ fn our_reset_throws_away_what_was_not_delivered() {
         let (fd, far) = bench.accepted();
         far.stop_reading();
         let mut sent = 0;
-        while let Ok(n) = bench.sim.send_bytes_now(fd, &[1; 10_000]) {
+        while let Ok(n) = bench.sim.send_bytes_now(fd, &vec![1; 10_000]) {
             sent += u64::from(n);
         }
         assert_eq!(u64::from(bench.sim.unsent_now(fd)), sent);
@@ -232,7 +232,7 @@ fn a_reset_ends_every_operation_and_one_of_them_says_why() {
     for_each_seed(Faults::NONE, |bench| {
         let (fd, far) = bench.accepted();
         far.stop_reading();
-        while bench.sim.send_bytes_now(fd, &[1; 10_000]).is_ok() {
+        while bench.sim.send_bytes_now(fd, &vec![1; 10_000]).is_ok() {
             bench.settle();
         }
         let chunk = bench.block(&[1; 4_096]);
@@ -352,7 +352,7 @@ fn a_cancelled_send_says_how_much_it_sent() {
 fn an_empty_ring_ends_receives_with_enobufs_and_keeps_the_bytes() {
     for_each_seed(Faults::NONE, |bench| {
         let (fd, far) = bench.accepted();
-        far.send(&[3; 50_000]);
+        far.send(&vec![3; 50_000]);
         bench.sim.submit_recv(fd, true, token(0));
         assert_eq!(bench.last(0).result, Err(Errno::ENOBUFS));
         assert_eq!(bench.sim.ring_free(), 0);
@@ -512,7 +512,7 @@ fn the_same_seed_gives_the_same_course() {
     let course = || {
         let mut bench = Bench::new(42, Faults::HOSTILE);
         let far = bench.net.connect_client(bench.listener);
-        far.send(&[1; 30_000]);
+        far.send(&vec![1; 30_000]);
         bench.sim.submit_accept(bench.listener, true, token(15));
         for _ in 0..50 {
             bench.turn(Duration::from_millis(10));

@@ -167,6 +167,7 @@ impl World {
     }
 
     /// The number of a place in [`World::fds`].
+    #[allow(clippy::unused_self, reason = "reads as a question to the world")]
     pub fn fd_at(&self, at: usize) -> Fd {
         Fd(FD_FIRST + at as i32)
     }
