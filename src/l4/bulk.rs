@@ -77,6 +77,7 @@ impl<D: Driver> Gate<D> {
             let n = match self.driver.splice_in_now(fd, pipe, capacity) {
                 Ok(0) => {
                     self.driver.give_pipe(pipe, true);
+                    self.find_reset(slot, side);
                     return self.on_eof(slot, side);
                 }
                 Ok(n) => n,
@@ -104,6 +105,20 @@ impl<D: Driver> Gate<D> {
         }
         self.driver.give_pipe(pipe, true);
         self.begin_bulk(slot, side);
+    }
+
+    /// The kernel tells of a reset once. A send to `side` may have been told, and its completion
+    /// still wait in this turn's batch: then splice(2) gives the 0 of an end in order. But a
+    /// connection that was reset has no peer any more.
+    fn find_reset(&mut self, slot: u32, side: Side) {
+        let socket = *self.sessions[slot].socket(side);
+        if let Some(fd) = socket.fd
+            && self.sessions[slot].ops.has(Op::Send(side))
+            && !socket.unix
+            && self.driver.peer_now(fd).is_none()
+        {
+            self.sessions[slot].socket_mut(side).reset_seen = true; // I5
+        }
     }
 
     fn count_bulk(&mut self, slot: u32, side: Side, n: u32) {

@@ -42,6 +42,16 @@ enum End {
     ServerResets,
 }
 
+/// How much there is to do.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    sessions: u64,
+    /// Per direction.
+    bytes_mean: u64,
+    /// Of so many sessions, one is reset by its client and one by its server.
+    ends: u64,
+}
+
 /// What one session does.
 #[derive(Clone, Copy, Debug)]
 struct Script {
@@ -52,12 +62,12 @@ struct Script {
 }
 
 impl Script {
-    fn new(seed: u64, tag: u64, bytes_mean: u64) -> Self {
+    fn new(seed: u64, tag: u64, load: Load) -> Self {
         let seed = seed ^ tag.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = Rng::new(seed);
-        let up = rng.below(bytes_mean * 2);
-        let down = rng.below(bytes_mean * 2);
-        let end = match rng.below(10) {
+        let up = rng.below(load.bytes_mean * 2);
+        let down = rng.below(load.bytes_mean * 2);
+        let end = match rng.below(load.ends) {
             0 => End::ClientResets,
             1 => End::ServerResets,
             _ => End::Fins,
@@ -183,12 +193,12 @@ fn seed() -> u64 {
 }
 
 /// A server that plays the script of the tag a client begins with.
-fn stage(seed: u64, bytes_mean: u64, failed: Arc<AtomicU64>) -> SocketAddr {
+fn stage(seed: u64, load: Load, failed: Arc<AtomicU64>) -> SocketAddr {
     server(move |mut stream| {
         let mut tag = [0; 8];
         stream.read_exact(&mut tag).unwrap();
         stream.write_all(&tag).unwrap();
-        let script = Script::new(seed, u64::from_le_bytes(tag), bytes_mean);
+        let script = Script::new(seed, u64::from_le_bytes(tag), load);
         let play = std::panic::AssertUnwindSafe(|| script.play(Way::Down, stream));
         if std::panic::catch_unwind(play).is_err() {
             failed.fetch_add(1, Ordering::Relaxed);
@@ -196,12 +206,13 @@ fn stage(seed: u64, bytes_mean: u64, failed: Arc<AtomicU64>) -> SocketAddr {
     })
 }
 
-/// Plays `sessions` scripts of `bytes_mean` per direction, and counts what came of them.
-fn run(sessions: u64, bytes_mean: u64, workers: usize, ring: UringConfig) {
+/// Plays as many scripts as `load` says on two workers, and counts what came of them.
+fn run(load: Load, ring: UringConfig) {
+    let sessions = load.sessions;
     let (seed, begun) = (seed(), Instant::now());
     let failed = Arc::new(AtomicU64::new(0));
-    let address = stage(seed, bytes_mean, Arc::clone(&failed));
-    let engine = Engine::start_on(plan_over(&[address]), workers, ring);
+    let address = stage(seed, load, Arc::clone(&failed));
+    let engine = Engine::start_on(plan_over(&[address]), 2, ring);
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..CROWD {
@@ -217,14 +228,14 @@ fn run(sessions: u64, bytes_mean: u64, workers: usize, ring: UringConfig) {
                     let mut back = [0; 8];
                     client.read_exact(&mut back).unwrap();
                     assert_eq!(u64::from_le_bytes(back), tag, "another session's server");
-                    Script::new(seed, tag, bytes_mean).play(Way::Up, client);
+                    Script::new(seed, tag, load).play(Way::Up, client);
                 }
             });
         }
     });
     engine.assert_quiet();
     assert_eq!(failed.load(Ordering::Relaxed), 0, "sessions that a server found wrong");
-    let scripts: Vec<_> = (0..sessions).map(|tag| Script::new(seed, tag, bytes_mean)).collect();
+    let scripts: Vec<_> = (0..sessions).map(|tag| Script::new(seed, tag, load)).collect();
     let whole = || scripts.iter().filter(|script| script.end == End::Fins);
     let [up, down, lost] = engine.bytes();
     println!(
@@ -254,21 +265,26 @@ fn starved() -> UringConfig {
 #[test]
 fn every_byte_of_a_crowd_arrives_once_in_order_and_in_its_session() {
     if std::env::var_os("SLUICEGATE_STREAM_FULL").is_some() {
-        run(1_000, 1 << 20, 2, ring_config());
+        run(Load { sessions: 1_000, bytes_mean: 1 << 20, ends: 10 }, ring_config());
     } else {
-        run(100, 320 << 10, 2, ring_config());
+        run(Load { sessions: 100, bytes_mean: 320 << 10, ends: 10 }, ring_config());
     }
+}
+
+#[test]
+fn a_crowd_of_resets_sees_no_end_that_looks_clean() {
+    run(Load { sessions: 300, bytes_mean: 700 << 10, ends: 2 }, ring_config());
 }
 
 /// uring-004, uring-005, uring-007
 #[test]
 fn a_starved_ring_loses_nothing() {
-    run(100, 160 << 10, 2, starved());
+    run(Load { sessions: 100, bytes_mean: 160 << 10, ends: 10 }, starved());
 }
 
 #[test]
 fn a_starved_ring_serves_many_small_sessions() {
-    run(500, 2_000, 2, starved());
+    run(Load { sessions: 500, bytes_mean: 2_000, ends: 10 }, starved());
 }
 
 /// Memory of this process in KiB, without what is shared.
