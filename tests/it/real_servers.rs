@@ -93,7 +93,7 @@ fn iperf3_moves_bulk_both_ways() {
         });
         let (sent, received) = (&report["end"]["sum_sent"], &report["end"]["sum_received"]);
         println!("{direction}: sent {sent}\nreceived {received}");
-        assert_eq!(sent["bytes"], 200 << 20);
+        assert!(sent["bytes"].as_u64() >= Some(200 << 20), "{sent}");
         // Its server stops counting when its client has sent all: what is in the buffers of
         // eight sockets then is not in this number. tests/it/stream.rs counts every byte.
         assert!(received["bytes"].as_u64() > Some(50 << 20), "{received}");
