@@ -35,7 +35,8 @@ pub struct PipeId(pub u16);
 pub enum Interest {
     Readable,
     Writable,
-    /// Mask 0: silent on data and FIN, completes on a reset.
+    /// Mask 0: silent on data, completes on a reset. A FIN may make it complete as well, with
+    /// more to come and without [`POLL_ERR`].
     Reset,
 }
 

@@ -253,7 +253,9 @@ impl Driver for Uring {
             Interest::Writable => libc::POLLOUT as u32,
             Interest::Reset => 0,
         };
-        self.push(opcode::PollAdd::new(types::Fd(fd.0), mask).build(), token);
+        // A poll with mask 0 fires on a FIN as well, and a one-shot would be used up by it.
+        let many = interest == Interest::Reset;
+        self.push(opcode::PollAdd::new(types::Fd(fd.0), mask).multi(many).build(), token);
     }
 
     fn submit_cancel(&mut self, token: Token) {

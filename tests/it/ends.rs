@@ -478,7 +478,7 @@ fn both_ends_at_once_close_once() {
         let (client, (upstream, _)) = (engine.connect(), listener.accept().unwrap());
         let end = |stream: TcpStream, by_reset: bool| {
             if by_reset {
-                reset(stream)
+                reset(stream);
             }
         };
         std::thread::scope(|scope| {

@@ -107,7 +107,7 @@ impl Engine {
         let pools = pools.collect();
         let listeners = plan.listeners.iter().map(|listener| {
             let name = listener.name.as_str().into();
-            Arc::new(ListenerState { name, active: Default::default() })
+            Arc::new(ListenerState { name, active: crossbeam::utils::CachePadded::default() })
         });
         let listeners = listeners.collect();
         let snapshot =

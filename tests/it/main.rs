@@ -6,6 +6,15 @@
 //! first: `cargo test` alone passes without it, `scripts/test` does not.
 //!
 //! Traffic stays on loopback or in network namespaces that the test makes.
+
+#![allow(
+    clippy::naive_bytecount,
+    clippy::large_stack_arrays,
+    clippy::unchecked_time_subtraction,
+    clippy::float_cmp,
+    reason = "tests say what they mean; none of these can hurt here"
+)]
+
 mod balance;
 mod bench;
 mod command_line;

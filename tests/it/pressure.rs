@@ -228,6 +228,6 @@ fn a_descriptor_limit_of_256_loses_no_session_of_1000_clients_does_not_spin_and_
     let lost: Vec<_> = work.into_iter().filter_map(|one| one.join().unwrap().err()).collect();
     assert!(lost.is_empty(), "{} of 1,000 lost: {:?}\n{}", lost.len(), lost[0], gate.diagnostics());
     assert_eq!(served(), 1_000);
-    let mut last = gate.connect("front");
-    greeting(&mut last).unwrap();
+    let mut final_one = gate.connect("front");
+    greeting(&mut final_one).unwrap();
 }

@@ -298,7 +298,7 @@ fn memory_kib() -> u64 {
 #[test]
 fn a_million_writes_of_one_byte_take_no_memory() {
     const WRITES: u64 = 1_000_000;
-    let script = Script { tag: 0, seed: seed(), up: WRITES, down: 0, end: End::Fins };
+    let script = Script { seed: seed(), up: WRITES, down: 0, end: End::Fins };
     let (done, read) = std::sync::mpsc::channel();
     let address = server(move |mut stream| done.send(script.read(Way::Up, &mut stream)).unwrap());
     let engine = Engine::start(plan_over(&[address]), 1);
