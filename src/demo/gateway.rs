@@ -69,6 +69,8 @@ drain_timeout = \"1s\"
 bind = \"127.0.0.1:{admin}\"
 [log]
 access = \"off\"
+[defaults]
+connect_timeout = \"500ms\"
 [listener.{LISTENER}]
 bind = \"127.0.0.1:{port}\"
 mode = \"tcp\"

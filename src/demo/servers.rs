@@ -30,7 +30,13 @@ pub const NAMES: [&str; 3] = ["red", "green", "blue"];
 const REQUEST_MAX: usize = 8 << 10;
 
 /// How long a killed server waits for the first request of a connection it has accepted.
-const FIRST_REQUEST_MAX: Duration = Duration::from_secs(1);
+const FIRST_REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// Between the two looks at the queue of a listener that closes: a handshake under way.
+const LAST_LOOK: Duration = Duration::from_millis(1);
+
+/// How long a pause is after which a killed server closes a connection that it has answered.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Between two attempts to bind a revived server's address.
 const REBIND_EVERY: Duration = Duration::from_millis(50);
@@ -116,7 +122,7 @@ async fn live(
         match (order, listener.take()) {
             (Order::Serve, Some(open)) => {
                 serve(name, &open, &mut orders).await;
-                shut(name, &open, &orders);
+                shut(name, open, &orders).await;
                 continue;
             }
             (Order::Serve, None) => {
@@ -156,12 +162,21 @@ async fn serve(name: &'static str, listener: &TcpListener, orders: &mut watch::R
     }
 }
 
-/// Empties the queue of a listener that is about to close: what stays in it would be reset.
-fn shut(name: &'static str, listener: &TcpListener, orders: &watch::Receiver<Order>) {
+/// Closes a listener without losing what its queue holds, which the close would reset. Asks
+/// the socket itself: tokio knows of a connection only after its next look at epoll.
+async fn shut(name: &'static str, listener: TcpListener, orders: &watch::Receiver<Order>) {
     sys::drop_syns(listener.as_raw_fd());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    while let std::task::Poll::Ready(Ok((stream, _))) = listener.poll_accept(&mut context) {
-        tokio::task::spawn_local(converse(name, stream, orders.clone()));
+    let Ok(listener) = listener.into_std() else { return };
+    for look in 0..2 {
+        if look > 0 {
+            tokio::time::sleep(LAST_LOOK).await;
+        }
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                tokio::task::spawn_local(converse(name, stream, orders.clone()));
+            }
+        }
     }
 }
 
@@ -172,23 +187,18 @@ async fn converse(name: &'static str, mut stream: TcpStream, mut orders: watch::
     let mut asked = Vec::with_capacity(1024);
     let mut answered = false;
     loop {
-        let dying = *orders.borrow_and_update() != Order::Serve;
+        let order = *orders.borrow_and_update();
         let quiet = asked.is_empty() && answered;
         let read = stream.read_buf(&mut asked);
-        let got = if !dying {
-            tokio::select! {
-                biased;
-                got = read => got,
-                _ = orders.changed() => continue,
-            }
-        } else if quiet {
-            // A request that is here already is answered; nobody waits for another.
-            match stream.try_read_buf(&mut asked) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                other => other,
-            }
-        } else {
-            tokio::time::timeout(FIRST_REQUEST_MAX, read).await.unwrap_or(Ok(0))
+        let patience = match order {
+            Order::Serve => Duration::MAX,
+            Order::Die if !quiet => FIRST_REQUEST_MAX,
+            Order::Die | Order::Quit => PAUSE,
+        };
+        let got = tokio::select! {
+            biased;
+            got = tokio::time::timeout(patience, read) => got.unwrap_or(Ok(0)),
+            _ = orders.changed() => continue,
         };
         if !matches!(got, Ok(1..)) {
             return;
