@@ -41,7 +41,7 @@ impl Budget {
         Self(AtomicI64::new(pairs as i64))
     }
 
-    fn free(&self) -> i64 {
+    pub(super) fn free(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 
@@ -218,6 +218,17 @@ impl<D: Driver> Gate<D> {
             self.shared.budget.take();
             self.enter(at, fd);
         }
+    }
+
+    /// Accepts in flight, those of them that hold a reserved pair, and doors that are open.
+    #[cfg(test)]
+    pub(super) fn doors_now(&self) -> [usize; 3] {
+        let count = |of: &dyn Fn(&Door) -> bool| self.doors.iter().filter(|door| of(door)).count();
+        [
+            count(&|door| door.accepting != Accepting::No),
+            count(&|door| door.accepting == Accepting::One),
+            count(&|door| !door.closed),
+        ]
     }
 
     /// Draining, and the last session has ended.

@@ -12,3 +12,5 @@ mod measure;
 pub mod proxy_protocol;
 mod relay;
 pub mod session;
+#[cfg(test)]
+mod sim_tests;

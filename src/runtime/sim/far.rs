@@ -93,12 +93,61 @@ impl Network {
         lock(&self.0).world.fds_open()
     }
 
+    /// The connection behind an open descriptor: [`Far::id`] of its other end.
+    #[must_use]
+    pub fn link_of(&self, fd: Fd) -> Option<usize> {
+        lock(&self.0).world.conn_of(fd)
+    }
+
+    /// What went through an open descriptor.
+    ///
+    /// # Panics
+    /// When it is not connected.
+    #[must_use]
+    pub fn ledger(&self, fd: Fd) -> Ledger {
+        let state = lock(&self.0);
+        let id = state.world.conn_of(fd).expect("a connected descriptor");
+        let link = &state.world.links[id];
+        let (taken_unseen, given_unseen) = state.ops.unseen(fd);
+        Ledger {
+            taken: link.conn.ways[FAR].taken - taken_unseen,
+            given: link.conn.ways[OURS].given - given_unseen,
+        }
+    }
+
+    /// Ring buffers in completions that were not handed out yet.
+    #[must_use]
+    pub fn chunks_coming(&self) -> usize {
+        lock(&self.0).ops.chunks_coming()
+    }
+
+    /// Accepted clients in completions that were not handed out yet.
+    #[must_use]
+    pub fn fds_coming(&self) -> usize {
+        lock(&self.0).ops.fds_coming()
+    }
+
+    /// Pipes the program holds.
+    #[must_use]
+    pub fn pipes_taken(&self) -> usize {
+        lock(&self.0).pipes.taken()
+    }
+
     /// Whether anything will still happen by itself.
     #[must_use]
     pub fn is_still(&self) -> bool {
         let state = lock(&self.0);
         state.world.due().is_none() && state.ops.waiting() == 0
     }
+}
+
+/// Bytes of one descriptor, as far as the program was told about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Received by the program.
+    pub taken: u64,
+    /// Accepted from the program.
+    pub given: u64,
 }
 
 /// The far end of one connection. A handle: clones are the same socket.
@@ -147,7 +196,7 @@ impl Far {
     /// An RST now. What did not arrive at our end yet may not.
     pub fn reset(&self) {
         let world = &mut lock(&self.state).world;
-        world.links[self.id].app.outbox.clear();
+        world.links[self.id].app.give_up();
         world.with(self.id, |conn, now, rng| conn.reset(FAR, now, rng));
     }
 
@@ -163,7 +212,8 @@ impl Far {
     pub fn close(&self) {
         let world = &mut lock(&self.state).world;
         self.pump(world);
-        world.links[self.id].app.outbox.clear();
+        world.links[self.id].app.give_up();
+        world.links[self.id].app.finishing = true;
         world.with(self.id, |conn, now, rng| conn.close(FAR, now, rng));
     }
 
@@ -206,6 +256,12 @@ impl Far {
         lock(&self.state).world.links[self.id].conn.ways[OURS].fin == Fin::Delivered
     }
 
+    /// Whether a FIN of this end arrived at ours.
+    #[must_use]
+    pub fn fin_arrived(&self) -> bool {
+        lock(&self.state).world.links[self.id].conn.ways[FAR].fin == Fin::Delivered
+    }
+
     /// Whether this end sent an RST, also one by closing with unread bytes.
     #[must_use]
     pub fn sent_reset(&self) -> bool {
@@ -224,6 +280,32 @@ impl Far {
         let state = lock(&self.state);
         let link = &state.world.links[self.id];
         link.app.outbox.len() + link.conn.ways[FAR].sent.len()
+    }
+
+    /// Bytes the program wrote, except those it gave up before its socket took them.
+    #[must_use]
+    pub fn put(&self) -> u64 {
+        lock(&self.state).world.links[self.id].app.put
+    }
+
+    /// Bytes the program read.
+    #[must_use]
+    pub fn got(&self) -> u64 {
+        lock(&self.state).world.links[self.id].app.got
+    }
+
+    /// Whether the program wrote its last byte: [`Self::fin`] or [`Self::close`] was called.
+    #[must_use]
+    pub fn finished(&self) -> bool {
+        lock(&self.state).world.links[self.id].app.finishing
+    }
+
+    /// Whether nothing more happens here by itself.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        let state = lock(&self.state);
+        let link = &state.world.links[self.id];
+        link.conn.due().is_none() && link.app.reset_at.is_none()
     }
 
     /// Bytes at our end that our program did not read yet.
@@ -252,6 +334,20 @@ impl Far {
     #[must_use]
     pub fn deeds(&self) -> Vec<Deed> {
         lock(&self.state).world.links[self.id].deeds.clone()
+    }
+
+    /// Whether the program gave up its socket, by close or reset, and may have missed bytes.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        let end = &lock(&self.state).world.links[self.id].conn.ends[FAR];
+        end.closed || end.disconnected
+    }
+
+    /// Everything about this connection, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let link = &lock(&self.state).world.links[self.id];
+        format!("#{} put {} got {} {link}", self.id, link.app.put, link.app.got)
     }
 
     /// The server's address, for the far end of a connection that we opened.

@@ -30,7 +30,7 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
-pub use self::far::{Far, Network};
+pub use self::far::{Far, Ledger, Network};
 pub use self::faults::Faults;
 pub use self::rng::Rng;
 pub use self::world::{Behaviour, Deed, Signal};
@@ -113,6 +113,9 @@ impl Sim {
         let state = lock(&self.state);
         let mut text = format!("now {} ns, ring {} free", state.world.now.0, state.ring.free());
         let _ = writeln!(text, ", blocks {} free", self.buffers.blocks_free());
+        if let Some(due) = state.due() {
+            let _ = writeln!(text, "  next at {} ns: {}", due.0, state.world.what_is_due());
+        }
         for op in state.ops.iter() {
             let _ = writeln!(text, "  op {op:?}");
         }

@@ -6,7 +6,8 @@
 //!
 //! - O1: an operation is gone only when its last completion was handed out; until then its
 //!   token, descriptor and chunk are taken.
-//! - O2: completions of one operation keep their order, of several they do not.
+//! - O2: completions on one descriptor come in the order things happened there (whoever took
+//!   an error is told before whoever then found nothing); on several they do not.
 //! - O3: a cancel is bound to the operation that had the token when it was asked for.
 
 use nix::errno::Errno;
@@ -73,10 +74,12 @@ pub struct Op {
 #[derive(Debug, Default)]
 pub struct Ops {
     list: Vec<Op>,
-    /// Completions in the order they came, with the serial number of their operation.
-    waiting: Vec<(u64, Completion)>,
+    /// Completions in the order they came, with descriptor and serial number of their operation.
+    waiting: Vec<Waiting>,
     serial: u64,
 }
+
+type Waiting = (Fd, u64, Completion);
 
 /// What an operation works on.
 pub struct Kernel<'a> {
@@ -151,6 +154,33 @@ impl Ops {
         assert!(receive.is_none(), "{what} on {fd:?} beside {receive:?}");
     }
 
+    /// Chunks in completions that wait.
+    pub fn chunks_coming(&self) -> usize {
+        self.waiting.iter().filter(|(.., completion)| completion.chunk.is_some()).count()
+    }
+
+    /// Clients in completions that wait.
+    pub fn fds_coming(&self) -> usize {
+        let accepts = self.list.iter().filter(|op| matches!(op.kind, Kind::Accept { .. }));
+        let of = |serial: u64| self.waiting.iter().filter(move |(_, by, _)| *by == serial);
+        accepts.flat_map(|op| of(op.serial)).filter(|(.., c)| c.result.is_ok()).count()
+    }
+
+    /// Bytes received and sent on `fd` that no completion has told of yet.
+    pub fn unseen(&self, fd: Fd) -> (u64, u64) {
+        let (mut taken, mut given) = (0, 0);
+        for op in self.on(fd) {
+            if let Kind::Send { done, .. } = op.kind {
+                given += u64::from(done);
+            }
+            if op.kind.receives() {
+                let of = self.waiting.iter().filter(|(_, serial, _)| *serial == op.serial);
+                taken += of.map(|(.., c)| u64::from(c.result.unwrap_or(0))).sum::<u64>();
+            }
+        }
+        (taken, given)
+    }
+
     /// Whether the kernel may still read or write `chunk`.
     pub fn uses(&self, chunk: ChunkId) -> bool {
         self.list.iter().any(|op| match op.kind {
@@ -215,9 +245,9 @@ impl Ops {
         let len = self.waiting.len();
         let count = if rng.chance(700) { len } else { rng.between(1, len) };
         for _ in 0..count {
-            let (serial, _) = self.waiting[rng.index(self.waiting.len())];
-            let first = self.waiting.iter().position(|(of, _)| *of == serial);
-            let (_, completion) = self.waiting.remove(first.expect("it was just chosen"));
+            let (fd, ..) = self.waiting[rng.index(self.waiting.len())];
+            let first = self.waiting.iter().position(|(of, ..)| *of == fd);
+            let (_, serial, completion) = self.waiting.remove(first.expect("it was just chosen"));
             if !completion.more {
                 self.list.retain(|op| op.serial != serial); // O1
             }
@@ -238,7 +268,7 @@ impl Kind {
 
 impl Op {
     /// Tries until it has to wait, ends, or has had enough for one turn.
-    fn run(&mut self, kernel: &mut Kernel<'_>, waiting: &mut Vec<(u64, Completion)>) {
+    fn run(&mut self, kernel: &mut Kernel<'_>, waiting: &mut Vec<Waiting>) {
         loop {
             let step = match self.kind {
                 Kind::Accept { many } => self.accept(many, kernel),
@@ -260,14 +290,14 @@ impl Op {
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "a step is used up by its post")]
-    fn post(&mut self, step: Step, waiting: &mut Vec<(u64, Completion)>) {
+    fn post(&mut self, step: Step, waiting: &mut Vec<Waiting>) {
         let (result, chunk, more) = match step {
             Step::Wait => return,
             Step::More(result, chunk) => (Ok(result), chunk, true),
             Step::Last(result, chunk) => (result, chunk, false),
         };
         self.over = !more;
-        waiting.push((self.serial, Completion { token: self.token, result, chunk, more }));
+        waiting.push((self.fd, self.serial, Completion { token: self.token, result, chunk, more }));
     }
 
     /// A good completion of a multishot operation, or of one that ends with it.

@@ -45,7 +45,10 @@ pub struct Way {
     pub fin: Fin,
     /// When something arrives next.
     due: Option<Time>,
-    /// Bytes that were taken from the sender and will never arrive.
+    /// Bytes accepted from the sender, and received by the other end.
+    pub given: u64,
+    pub taken: u64,
+    /// Bytes that were accepted and will never arrive.
     pub lost: u64,
 }
 
@@ -57,7 +60,7 @@ pub struct End {
     /// No longer connected: an RST arrived or was sent, or the network gave up.
     pub dead: bool,
     /// By our own reset: then a receive says ENOTCONN, not 0.
-    disconnected: bool,
+    pub disconnected: bool,
     pub closed: bool,
     /// An RST of the other end arrived here.
     pub reset_arrived: bool,
@@ -101,6 +104,8 @@ impl Conn {
             received_max: buffer_size(rng),
             fin: Fin::None,
             due: None,
+            given: 0,
+            taken: 0,
             lost: 0,
         };
         Self {
@@ -135,6 +140,7 @@ impl Conn {
             return Err(Errno::EAGAIN);
         }
         self.ways[end].sent.extend(&bytes[..n]);
+        self.ways[end].given += n as u64;
         self.travel(end, now, rng);
         Ok(n)
     }
@@ -157,6 +163,7 @@ impl Conn {
         let n = most.min(way.received.len());
         if n > 0 {
             into.extend(way.received.drain(..n)); // T2
+            way.taken += n as u64;
             self.travel(1 - end, now, rng);
             return Ok(n);
         }
@@ -216,11 +223,15 @@ impl Conn {
         self.ends[end].stale = self.unsent(end);
         let over = self.ways[end].fin == Fin::Delivered && self.ways[1 - end].fin == Fin::Delivered;
         // What is on the wire already arrives; the rest is thrown away.
+        let refuses = self.ends[1 - end].dead || self.ends[1 - end].closed;
         let way = &mut self.ways[end];
-        let room = way.received_max.saturating_sub(way.received.len());
+        let room = match refuses {
+            true => 0,
+            false => way.received_max.saturating_sub(way.received.len()),
+        };
         let on_wire = rng.between(0, way.sent.len().min(room));
         way.received.extend(way.sent.drain(..on_wire));
-        if way.sent.is_empty() && way.fin == Fin::Queued && rng.chance(500) {
+        if !refuses && way.sent.is_empty() && way.fin == Fin::Queued && rng.chance(500) {
             way.fin = Fin::Delivered;
         }
         way.lose();
@@ -230,7 +241,7 @@ impl Conn {
         let state = &mut self.ends[end];
         (state.dead, state.disconnected) = (true, true);
         state.error = Some(Errno::ECONNRESET);
-        if !over && !self.ends[1 - end].closed {
+        if !over {
             self.ends[end].reset_sent = true;
             self.ends[1 - end].reset_due = Some(now + rng.travel());
         }
@@ -328,11 +339,13 @@ impl Conn {
         let other = &self.ends[1 - end];
         if other.closed || other.dead {
             let had_bytes = !self.ways[end].sent.is_empty();
+            let had_fin = self.ways[end].fin != Fin::None;
+            let dead = other.dead;
             self.ways[end].lose();
-            if self.ways[end].fin == Fin::Queued {
+            if had_fin && !dead {
                 self.ways[end].fin = Fin::Delivered;
             }
-            if had_bytes && !self.ends[end].dead {
+            if (had_bytes || (had_fin && dead)) && !self.ends[end].dead {
                 self.ends[end].reset_due.get_or_insert(now + rng.travel()); // T3
             }
             return;
@@ -376,18 +389,21 @@ impl Conn {
 }
 
 impl Way {
-    /// What was taken from the sender and did not arrive never will.
+    /// What was taken from the sender and did not arrive never will, nor the FIN behind it.
     fn lose(&mut self) {
         self.lost += self.sent.len() as u64;
         self.sent.clear();
         self.due = None;
+        if self.fin == Fin::Queued {
+            self.fin = Fin::None;
+        }
     }
 }
 
 /// Mostly tight, so that short sends and full windows are common.
 fn buffer_size(rng: &mut Rng) -> usize {
     match rng.below(3) {
-        0 => rng.between(64, 2_048),
+        0 => rng.between(256, 2_048),
         1 => rng.between(2_048, 16_384),
         _ => rng.between(16_384, 131_072),
     }

@@ -349,6 +349,18 @@ impl World {
         links.chain(coming).min()
     }
 
+    /// The connections in which something will happen.
+    pub fn what_is_due(&self) -> String {
+        let moves = |id: &&ConnId| {
+            let link = &self.links[**id];
+            link.conn.due().is_some() || link.app.reset_at.is_some()
+        };
+        let show = |id: &ConnId| {
+            format!("\n    #{id} {} {:?}", self.links[*id], self.links[*id].conn.due())
+        };
+        self.live.iter().filter(moves).map(show).collect()
+    }
+
     /// Lets everything happen that is due.
     pub fn settle(&mut self) {
         for at in 0..self.live.len() {
@@ -380,9 +392,18 @@ impl World {
         }
         if link.app.reset_at.is_some_and(|at| at <= now) {
             link.app.reset_at = None;
+            link.app.give_up();
             link.conn.reset(FAR, now, &mut self.rng);
         }
         link.pump(now, &mut self.rng);
+    }
+}
+
+impl App {
+    /// Forgets what the socket did not take.
+    pub fn give_up(&mut self) {
+        self.put -= self.outbox.len() as u64;
+        self.outbox.clear();
     }
 }
 
@@ -397,10 +418,8 @@ impl Link {
             match self.conn.send(FAR, bytes, now, rng) {
                 Ok(n) => drop(self.app.outbox.drain(..n)),
                 Err(Errno::EAGAIN) => break,
-                Err(_) => {
-                    self.app.outbox.clear();
-                    self.end(Signal::Reset);
-                }
+                // Unread bytes are still there, and after them the end shows.
+                Err(_) => self.app.give_up(),
             }
         }
         let finished = self.conn.ways[FAR].fin != Fin::None || self.conn.ends[FAR].dead;
@@ -410,25 +429,18 @@ impl Link {
         while self.app.reading && self.app.signal.is_none() {
             match self.conn.receive(FAR, usize::MAX, &mut self.app.inbox, now, rng) {
                 Ok(0) if self.conn.ends[FAR].reset_arrived && !self.fin_arrived() => {
-                    self.end(Signal::Reset);
+                    self.app.signal = Some(Signal::Reset);
                 }
-                Ok(0) => self.end(Signal::Fin),
+                Ok(0) => self.app.signal = Some(Signal::Fin),
                 Ok(n) => self.app.got += n as u64,
                 Err(Errno::EAGAIN) => break,
-                Err(_) => self.end(Signal::Reset),
+                Err(_) => self.app.signal = Some(Signal::Reset),
             }
         }
     }
 
     fn fin_arrived(&self) -> bool {
         self.conn.ways[OURS].fin == Fin::Delivered
-    }
-
-    fn end(&mut self, signal: Signal) {
-        // A reset after a FIN is the stronger word.
-        if self.app.signal != Some(Signal::Reset) {
-            self.app.signal = Some(signal);
-        }
     }
 }
 
@@ -437,7 +449,8 @@ impl fmt::Display for Link {
         write!(f, "{:?} ", self.conn.phase)?;
         for (name, end) in [("ours", OURS), ("far", FAR)] {
             let (way, state) = (&self.conn.ways[end], &self.conn.ends[end]);
-            write!(f, "| {name} sent {} fin {:?}", way.sent.len(), way.fin)?;
+            write!(f, "| {name} sent {} of {}", way.sent.len(), way.given)?;
+            write!(f, " lost {} fin {:?}", way.lost, way.fin)?;
             write!(f, " unread {}", self.conn.ways[1 - end].received.len())?;
             let flags = [
                 (state.dead, "dead"),
@@ -450,6 +463,9 @@ impl fmt::Display for Link {
                 write!(f, " {flag}")?;
             }
             write!(f, " ")?;
+        }
+        if self.conn.faulted {
+            write!(f, "| FAULTED ")?;
         }
         write!(f, "| deeds {:?}, far program {:?}", self.deeds, self.app.signal)
     }
