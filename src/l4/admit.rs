@@ -35,6 +35,8 @@ impl<D: Driver> Gate<D> {
         let make = |generation| Session::new(generation, listener, pool, peer, now);
         let slot = self.sessions.insert(make);
         self.publish_sessions();
+        // Two receives a session: what starves later never allocates.
+        self.starved.reserve((2 * self.sessions.len()).saturating_sub(self.starved.len()));
         let session = &mut self.sessions[slot];
         session.phase = Phase::Connecting { started: now, timed_out: false };
         session.holds.descriptor = true;

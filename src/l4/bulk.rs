@@ -61,6 +61,10 @@ impl<D: Driver> Gate<D> {
             Phase::Flushing { dead, .. } => dead == side,
             _ => false,
         };
+        if session.socket(side).is_reset(completion.result.unwrap_or(0)) {
+            // A send may have taken the error already; then the socket would only say 0 (I5).
+            self.sessions[slot].socket_mut(side).reset_seen = true;
+        }
         if flowing && completion.result.is_ok() {
             self.move_bulk(slot, side);
         } else {

@@ -253,12 +253,9 @@ impl<D: Driver> Gate<D> {
         if let Op::Send(to) = op {
             self.count_sent(slot, to, completion);
         }
-        if op == Op::Connect
-            && completion.result.is_ok()
-            && let Some(fd) = self.fd(slot, Side::Upstream)
-        {
-            // The server answered while its client was given up: closing alone would show it
-            // an empty session that ended in order.
+        if let (Op::Connect, Some(fd)) = (op, self.fd(slot, Side::Upstream)) {
+            // The server answered while its client was given up, or may still do so after the
+            // cancel: closing alone would show it an empty session that ended in order.
             self.driver.reset_now(fd);
         }
         if let (Op::Recv(side), false) = (op, completion.more)

@@ -24,6 +24,9 @@ use crate::runtime::timer::Wheel;
 use crate::runtime::token::{Tag, Token};
 use crate::runtime::worker::Shared;
 
+/// More pipes than any driver has.
+const PIPED_MAX: usize = 64;
+
 /// With fewer completions than this in a turn a send is cheaper as a call than as an entry.
 const BATCH_SEND_MIN: usize = 3;
 
@@ -100,7 +103,7 @@ impl<D: Driver> Gate<D> {
             batch: 0,
             histograms: Histograms { worker, ..Histograms::default() },
             draining: false,
-            piped: Vec::new(),
+            piped: Vec::with_capacity(PIPED_MAX),
             expired: Vec::new(),
         };
         gate.use_snapshot(snapshot);

@@ -11,7 +11,7 @@ use super::ending::SETTLED_AFTER;
 use super::gate::Gate;
 use super::session::{Flow, Op, Phase, Sending, Side};
 use crate::runtime::buffers::{ChunkId, Kind, Queue};
-use crate::runtime::driver::{Completion, Driver, POLL_ERR};
+use crate::runtime::driver::{Completion, Driver};
 
 /// Bytes one half may have waiting for a slow target. What a multishot receive brings in the
 /// turn it is stopped comes on top, at most the ring's size.
@@ -351,7 +351,7 @@ impl<D: Driver> Gate<D> {
     /// The silent poll on `side` completed.
     pub(super) fn on_watch(&mut self, slot: u32, side: Side, completion: Completion) {
         let reset = match completion.result {
-            Ok(mask) => mask & POLL_ERR != 0,
+            Ok(mask) => self.sessions[slot].socket(side).is_reset(mask),
             Err(Errno::ECANCELED) => false,
             Err(_) => true,
         };

@@ -24,7 +24,7 @@ use crate::net::Peer;
 use crate::observe::reason::Reason;
 use crate::registry::{ListenerId, PoolId, ServerId};
 use crate::runtime::buffers::{ChunkId, Queue};
-use crate::runtime::driver::{Fd, PipeId};
+use crate::runtime::driver::{Fd, PipeId, is_reset};
 use crate::runtime::time::Time;
 
 /// The two connections of a session.
@@ -135,6 +135,12 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// Whether this poll mask means a reset. A unix socket hangs up when its peer just closes.
+    #[must_use]
+    pub const fn is_reset(&self, mask: u32) -> bool {
+        is_reset(mask, self.fin_sent || self.unix)
+    }
+
     pub const NONE: Self =
         Self { fd: None, unix: false, fin_seen: false, fin_sent: false, reset_seen: false };
 }

@@ -54,6 +54,14 @@ pub struct Completion {
 
 /// Bits of a poll completion that matter here.
 pub const POLL_ERR: u32 = libc::POLLERR as u32;
+pub const POLL_HUP: u32 = libc::POLLHUP as u32;
+
+/// Whether a poll mask means a reset. The error may have been taken by another operation; but
+/// a hang-up of a TCP socket that we sent no FIN on is none in order either.
+#[must_use]
+pub const fn is_reset(mask: u32, fin_sent: bool) -> bool {
+    mask & POLL_ERR != 0 || (mask & POLL_HUP != 0 && !fin_sent)
+}
 
 /// Options of a socket that a worker opens towards a server.
 #[derive(Clone, Copy, Debug)]

@@ -257,7 +257,9 @@ impl Pair {
     pub fn describe(&self) -> String {
         let mut text = format!("record {:?}, flush {:?}\n", self.record, self.flush_until);
         for one in std::iter::once(&self.client).chain(&self.server) {
-            text += &format!("  {}\n", one.far.describe());
+            text.push_str("  ");
+            text.push_str(&one.far.describe());
+            text.push('\n');
         }
         text
     }
