@@ -36,8 +36,12 @@ thread_local! {
 }
 
 fn count() {
-    if COUNTING.load(Ordering::Relaxed) && is_worker() {
-        COUNT.fetch_add(1, Ordering::Relaxed);
+    if COUNTING.load(Ordering::Relaxed) && is_worker() && COUNT.fetch_add(1, Ordering::Relaxed) == 0
+    {
+        // To say which it was takes memory, which is not counted.
+        KIND.with(|kind| kind.set(Kind::Other));
+        println!("allocated by {}", std::backtrace::Backtrace::force_capture());
+        KIND.with(|kind| kind.set(Kind::Worker));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::engine::{
 use crate::gate::Gate;
 
 /// What the descriptor limit of the machine may not hold; `STALLED=4000` asks for more.
-const STALLED: usize = 1_000;
+const STALLED: usize = 500;
 
 /// Memory for one of them, whatever its server has to say: its share, what the last turn
 /// brought on top, and the session.
@@ -162,16 +163,29 @@ fn a_stalled_reader_that_reads_again_gets_every_byte_in_order() {
     use std::io::Read as _;
     const TOTAL: usize = 4 << 20;
     const PATTERN: fn(usize) -> u8 = |at| (at.wrapping_mul(2_654_435_761) >> 9) as u8;
-    let server = crate::engine::server(|mut stream| {
+    const READERS: usize = 20;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let server = crate::engine::server(move |mut stream| {
+        // Most of it cannot wait in kernels: it would not stall.
+        socket2::SockRef::from(&stream).set_send_buffer_size(16 << 10).unwrap();
         let all: Vec<u8> = (0..TOTAL).map(PATTERN).collect();
-        let _ = stream.write_all(&all);
+        for part in all.chunks(8 << 10) {
+            stream.write_all(part).unwrap();
+            counted.fetch_add(part.len(), Ordering::Relaxed);
+        }
     });
     let engine = Engine::start(plan_over(&[server]), 2);
-    let clients: Vec<_> = (0..20).map(|_| stalled_client(engine.address)).collect();
-    let all_wait = |engine: &Engine| {
-        engine.of_workers(|counts| counts.overflow_bytes.value()) >= 20 * (32 << 10)
-    };
-    engine.wait_for("all to be stalled", all_wait);
+    let clients: Vec<_> = (0..READERS).map(|_| stalled_client(engine.address)).collect();
+    let (mut seen, mut still) = (0, 0);
+    engine.wait_for("all to be stalled", |_| {
+        let now = taken.load(Ordering::Relaxed);
+        still = if now == seen && now > 0 { still + 1 } else { 0 };
+        seen = now;
+        still == 300
+    });
+    println!("{READERS} readers stall at {} bytes each", seen / READERS);
+    assert!(seen < READERS * TOTAL, "nobody stalls");
     let readers = clients.into_iter().map(|client| {
         std::thread::spawn(move || {
             let mut got = Vec::with_capacity(TOTAL);
