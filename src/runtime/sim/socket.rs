@@ -225,11 +225,7 @@ impl Conn {
         // What is on the wire already arrives; the rest is thrown away.
         let refuses = self.ends[1 - end].dead || self.ends[1 - end].closed;
         let way = &mut self.ways[end];
-        let room = if refuses {
-            0
-        } else {
-            way.received_max.saturating_sub(way.received.len())
-        };
+        let room = if refuses { 0 } else { way.received_max.saturating_sub(way.received.len()) };
         let on_wire = rng.between(0, way.sent.len().min(room));
         way.received.extend(way.sent.drain(..on_wire));
         if !refuses && way.sent.is_empty() && way.fin == Fin::Queued && rng.chance(500) {
