@@ -171,6 +171,7 @@ fn defaults(fields: &Fields) -> Timeouts {
         half_closed: duration(fields, "half_closed_timeout").unwrap_or_default(),
         session: duration(fields, "session_timeout"),
         keepalive: duration(fields, "tcp_keepalive").unwrap_or_default(),
+        ..Timeouts::default()
     }
 }
 
@@ -190,6 +191,8 @@ fn overrides(fields: &Fields) -> TimeoutOverrides {
             _ => time("session_timeout").map(Some),
         },
         keepalive: time("tcp_keepalive"),
+        handshake: None,
+        proxy: None,
     }
 }
 
@@ -220,9 +223,7 @@ fn listener<'a>(
         .map(|name| (name, fields.place_of("pool")));
     let pool = pool_name.as_ref().and_then(|(name, _)| *pools.get(name.as_str())?);
     let plan = Listener {
-        name: name.to_owned(),
-        bind,
-        pool: pool.unwrap_or(usize::MAX),
+        pool,
         limit: fields.table("limit").map(limit).unwrap_or_default(),
         allow: networks("allow"),
         deny: networks("deny"),
@@ -233,6 +234,7 @@ fn listener<'a>(
         },
         access_log: boolean(fields, "access_log").unwrap_or(true),
         timeouts: overrides(fields),
+        ..Listener::tcp(name, bind, 0)
     };
     ListenerDraft { name, fields, plan, bind_places, pool_name, pool }
 }
@@ -272,7 +274,6 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
     });
     let word = |key| fields.scalar(key);
     let plan = Pool {
-        name: name.to_owned(),
         balance: choice(word("balance").as_ref(), &BALANCE).unwrap_or(Balance::RoundRobin),
         check: fields.table("check").and_then(check),
         send_proxy: choice(word("send_proxy").as_ref(), &PROXY).unwrap_or(SendProxy::Off),
@@ -282,9 +283,9 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
         on_down: choice(word("on_down").as_ref(), &ON_DOWN).unwrap_or(OnDown::Keep),
         outlier: fields.table("outlier").map(outlier),
         source: source.collect(),
-        servers,
         timeouts: overrides(fields),
         defaults,
+        ..Pool::of(name, servers)
     };
     PoolDraft { name, name_place: said.key_place, fields, plan, server_places }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluicegate_l7::route::spec::{ActionSpec, CompressionSpec, RouteSpec};
 
 /// Everything one file (and what it includes) says.
 #[derive(Clone, Debug)]
@@ -111,8 +112,17 @@ pub enum BindAddr {
 pub struct Listener {
     pub name: String,
     pub bind: Vec<BindAddr>,
-    /// Index into [`Plan::pools`].
-    pub pool: usize,
+    pub mode: Mode,
+    /// Index into [`Plan::pools`]; `None` where SNI or routes say it.
+    pub pool: Option<usize>,
+    /// A peer in `trusted` sends a PROXY header first.
+    pub accept_proxy: bool,
+    pub trusted: Vec<IpNet>,
+    /// Pools by the name in a ClientHello, which goes on undecrypted.
+    pub sni: Option<SniRoutes>,
+    pub tls: Option<ListenerTls>,
+    /// `Some` exactly if `mode` is [`Mode::Http`].
+    pub http: Option<HttpListener>,
     pub limit: ConnLimit,
     /// Empty: everybody who is not in `deny`.
     pub allow: Vec<IpNet>,
@@ -123,6 +133,197 @@ pub struct Listener {
     pub unix_mode: u32,
     pub access_log: bool,
     pub timeouts: TimeoutOverrides,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Tcp,
+    Http,
+}
+
+/// Pools by server name. Names are lower case, without a last dot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SniRoutes {
+    pub exact: Vec<(String, usize)>,
+    /// `*.example.com` as `.example.com`: one or more labels before it; the longest wins.
+    pub wildcard: Vec<(String, usize)>,
+    /// `"*"`: every other name.
+    pub any: Option<usize>,
+    /// A hello without a name.
+    pub no_sni: Option<usize>,
+}
+
+/// Where certificates and keys come from: a file, watched, or a text (`env:`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pem {
+    File(PathBuf),
+    Text(Secret),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    #[default]
+    Tls12,
+    Tls13,
+}
+
+/// TLS of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// The first one is the default. Never empty.
+    pub certs: Vec<CertEntry>,
+    pub version_min: TlsVersion,
+    pub alpn: Vec<String>,
+    /// An unknown or missing name gets an alert instead of the default certificate.
+    pub strict_sni: bool,
+    /// Answer PostgreSQL's SSLRequest first.
+    pub starttls_postgres: bool,
+    /// What of a verified client's certificate servers are told.
+    pub client_cert_headers: Vec<ClientCertField>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertEntry {
+    pub cert: Pem,
+    pub key: Pem,
+    /// Empty: the names in the certificate. Lower case; `*.example.com` is one label.
+    pub names: Vec<String>,
+    /// The listener's, unless the entry has its own.
+    pub client_ca: Option<Pem>,
+    pub client_auth: ClientAuth,
+    pub client_crl: Option<Pem>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    #[default]
+    Off,
+    Request,
+    Require,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertField {
+    Subject,
+    San,
+    Fingerprint,
+}
+
+/// TLS towards the servers of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolTls {
+    pub verify: Verify,
+    /// `None`: the `dns:` name or the address is verified.
+    pub sni: Option<String>,
+    pub client: Option<(Pem, Pem)>,
+    /// Send PostgreSQL's SSLRequest first.
+    pub starttls_postgres: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verify {
+    System,
+    File(PathBuf),
+    Insecure,
+}
+
+/// What `mode = "http"` adds to a listener.
+#[derive(Clone, Debug)]
+pub struct HttpListener {
+    /// In file order; a listener's `pool` is a last route for all, named "".
+    pub routes: Vec<RouteSpec>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub limits: HttpLimits,
+    pub compression: Option<CompressionSpec>,
+    /// Own bodies for answers that the gateway makes.
+    pub errors: Vec<ErrorPage>,
+    /// Gateway headers of clients that are spared.
+    pub keep_headers: Vec<String>,
+    pub timeouts: HttpTimeouts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    pub header_bytes_max: u32,
+    pub headers_max: u16,
+    pub uri_bytes_max: u32,
+    /// Open streams of one HTTP/2 connection.
+    pub streams_max: u32,
+    /// HTTP/2 by prior knowledge on a listener without TLS.
+    pub h2c: bool,
+    /// `%2F` in a path is kept as it is, else it is a bad request.
+    pub encoded_slash_keep: bool,
+    /// Header names with `_` go on, else they are dropped.
+    pub underscores_keep: bool,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes_max: 64 << 10,
+            headers_max: 128,
+            uri_bytes_max: 16 << 10,
+            streams_max: 100,
+            h2c: true,
+            encoded_slash_keep: false,
+            underscores_keep: false,
+        }
+    }
+}
+
+/// `errors = { 503 = { … } }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorPage {
+    pub status: u16,
+    pub body: String,
+    pub content_type: String,
+}
+
+/// The timeouts of HTTP and TLS, all filled in (listener > `[defaults]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpTimeouts {
+    pub header: Duration,
+    pub request: Duration,
+    pub body: Duration,
+    /// Between requests of a client.
+    pub keepalive: Duration,
+    /// A whole request, body and answer included.
+    pub total: Option<Duration>,
+}
+
+impl Default for HttpTimeouts {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            request: Duration::from_secs(60),
+            body: Duration::from_secs(30),
+            keepalive: Duration::from_secs(60),
+            total: None,
+        }
+    }
+}
+
+/// How servers of a pool are spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    H2,
+    H2c,
+}
+
+/// Unused connections to the servers of a pool, per worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    pub idle_max: u32,
+    pub timeout: Duration,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { idle_max: 32, timeout: Duration::from_secs(30) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +352,10 @@ pub struct Timeouts {
     pub session: Option<Duration>,
     /// First keep-alive probe after this long without a byte (then every 5 s, 3 times).
     pub keepalive: Duration,
+    /// A TLS handshake, and a ClientHello.
+    pub handshake: Duration,
+    /// A PROXY header.
+    pub proxy: Duration,
 }
 
 /// What a listener or a pool says of its own; pool > listener > `[defaults]`.
@@ -162,6 +367,8 @@ pub struct TimeoutOverrides {
     /// `Some(None)`: said to be off here.
     pub session: Option<Option<Duration>>,
     pub keepalive: Option<Duration>,
+    pub handshake: Option<Duration>,
+    pub proxy: Option<Duration>,
 }
 
 impl TimeoutOverrides {
@@ -174,6 +381,8 @@ impl TimeoutOverrides {
             half_closed: self.half_closed.unwrap_or(below.half_closed),
             session: self.session.unwrap_or(below.session),
             keepalive: self.keepalive.unwrap_or(below.keepalive),
+            handshake: self.handshake.unwrap_or(below.handshake),
+            proxy: self.proxy.unwrap_or(below.proxy),
         }
     }
 }
@@ -187,6 +396,8 @@ impl Default for Timeouts {
             half_closed: Duration::from_secs(60),
             session: None,
             keepalive: Duration::from_secs(15),
+            handshake: Duration::from_secs(10),
+            proxy: Duration::from_secs(3),
         }
     }
 }
@@ -206,6 +417,9 @@ pub struct Pool {
     pub outlier: Option<Outlier>,
     /// Local addresses to connect from, taken in turn; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
+    pub tls: Option<PoolTls>,
+    pub protocol: Protocol,
+    pub keepalive: KeepAlive,
     pub servers: Vec<Server>,
     pub timeouts: TimeoutOverrides,
     /// `[defaults]` as they stand below listener and pool.
@@ -316,11 +530,87 @@ pub enum ServerAddr {
     },
 }
 
+impl Listener {
+    /// A TCP listener with nothing said about it but these.
+    #[must_use]
+    pub fn tcp(name: &str, bind: Vec<BindAddr>, pool: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            bind,
+            mode: Mode::Tcp,
+            pool: Some(pool),
+            accept_proxy: false,
+            trusted: Vec::new(),
+            sni: None,
+            tls: None,
+            http: None,
+            limit: ConnLimit::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            backlog: 4096,
+            unix_mode: 0o660,
+            access_log: true,
+            timeouts: TimeoutOverrides::default(),
+        }
+    }
+
+    /// A pool of this listener: what holds until SNI or a route has chosen one. A checked
+    /// listener has at least one, or answers all by itself.
+    #[must_use]
+    pub fn first_pool(&self) -> usize {
+        let of_sni = |sni: &SniRoutes| {
+            let named = sni.exact.iter().chain(&sni.wildcard).map(|&(_, pool)| pool);
+            named.chain(sni.any).chain(sni.no_sni).next()
+        };
+        let of_route = |route: &RouteSpec| match &route.action {
+            ActionSpec::Pool(pool) => Some(*pool),
+            ActionSpec::Split { pools, .. } => pools.first().map(|&(pool, _)| pool),
+            ActionSpec::Redirect(_) | ActionSpec::Respond(_) => None,
+        };
+        let of_http = |http: &HttpListener| http.routes.iter().find_map(of_route);
+        self.pool
+            .or_else(|| self.sni.as_ref().and_then(of_sni))
+            .or_else(|| self.http.as_ref().and_then(of_http))
+            .unwrap_or(0)
+    }
+}
+
+impl Pool {
+    /// A pool with nothing said about it but these.
+    #[must_use]
+    pub fn of(name: &str, servers: Vec<Server>) -> Self {
+        Self {
+            name: name.to_owned(),
+            balance: Balance::RoundRobin,
+            check: None,
+            send_proxy: SendProxy::Off,
+            slow_start: None,
+            hold: None,
+            max_held: 1000,
+            on_down: OnDown::Keep,
+            outlier: None,
+            source: Vec::new(),
+            tls: None,
+            protocol: Protocol::default(),
+            keepalive: KeepAlive::default(),
+            servers,
+            timeouts: TimeoutOverrides::default(),
+            defaults: Timeouts::default(),
+        }
+    }
+}
+
 impl Plan {
     /// The timeouts that hold for sessions of `listener` (pool > listener > defaults).
     #[must_use]
     pub fn timeouts(&self, listener: &Listener) -> Timeouts {
-        let pool = &self.pools[listener.pool];
+        self.timeouts_with(listener, listener.first_pool())
+    }
+
+    /// The timeouts that hold for sessions of `listener` that go to `pool`.
+    #[must_use]
+    pub fn timeouts_with(&self, listener: &Listener, pool: usize) -> Timeouts {
+        let pool = &self.pools[pool];
         pool.timeouts.over(listener.timeouts.over(pool.defaults))
     }
 }

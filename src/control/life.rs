@@ -162,7 +162,7 @@ async fn get_ready(desk: &Desk, options: &ServeOptions) {
 fn announcement(plan: &Plan, bound: &[Vec<BindAddr>]) -> String {
     let mut lines = String::new();
     for (listener, bound) in plan.listeners.iter().zip(bound) {
-        let pool = &plan.pools[listener.pool];
+        let pool = &plan.pools[listener.first_pool()];
         let on: Vec<_> = bound.iter().map(bind_text).collect();
         let servers = match pool.servers.len() {
             1 => "1 server".to_owned(),

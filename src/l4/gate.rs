@@ -132,7 +132,7 @@ impl<D: Driver> Gate<D> {
             .map(|listener| ListenerRun {
                 timeouts: plan.timeouts(listener),
                 access: AccessList::new(&listener.allow, &listener.deny),
-                pool: listener.pool,
+                pool: listener.first_pool(),
                 logged: listener.access_log && plan.log.access != plan::AccessLog::Off,
             })
             .collect();

@@ -84,7 +84,7 @@ impl LineFormat {
     pub fn update(&mut self, snapshot: &Snapshot) {
         let plan = &snapshot.plan;
         for listener in plan.listeners.iter().skip(self.listeners.len()) {
-            let pool = json_string(&plan.pools[listener.pool].name);
+            let pool = json_string(&plan.pools[listener.first_pool()].name);
             self.listeners.push((json_string(&listener.name), pool, listener.access_log));
         }
         for server in snapshot.servers.iter().skip(self.servers.len()) {

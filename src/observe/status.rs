@@ -172,7 +172,7 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         let status = ListenerStatus {
             bind: bind.iter().map(bind_text).collect(),
             mode: "tcp".into(),
-            pool: plan.pools[listener.pool].name.clone(),
+            pool: plan.pools[listener.first_pool()].name.clone(),
             active: sums.active,
             total: sums.connections,
             refused: sums.refused(),

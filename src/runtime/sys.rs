@@ -118,7 +118,7 @@ pub(super) fn disconnect(fd: c_int) {
 }
 
 /// Bytes sent and not yet acknowledged.
-pub(super) fn unsent(fd: c_int) -> u32 {
+pub fn unsent(fd: c_int) -> u32 {
     let mut bytes: c_int = 0;
     // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int.
     let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };

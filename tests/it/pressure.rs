@@ -115,7 +115,7 @@ fn zero_window_readers_hold_a_bounded_number_of_bytes_and_a_good_client_works_on
     let (flood, good) = (Flood::start(), Backend::start(b'g'));
     let mut plan = plan_over(&[flood.address]);
     let mut second = plan_over(&[good.address]);
-    second.listeners[0].pool = 1;
+    second.listeners[0].pool = Some(1);
     second.listeners[0].name = "good".into();
     second.pools[0].name = "good".into();
     plan.listeners.append(&mut second.listeners);

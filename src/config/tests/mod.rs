@@ -216,7 +216,7 @@ fn the_full_example_is_read_as_it_says() {
         plan.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
         ["db", "local", "cache"]
     );
-    let web = &plan.pools[plan.listeners[1].pool];
+    let web = &plan.pools[plan.listeners[1].first_pool()];
     assert_eq!(web.name, "web");
     let Some(CheckKind::Http(check)) = web.check.as_ref().map(|check| &check.kind) else {
         panic!()

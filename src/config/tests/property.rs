@@ -84,7 +84,7 @@ fn holds(name: &str, bytes: &[u8]) {
                     .plan
                     .listeners
                     .iter()
-                    .all(|listener| listener.pool < loaded.plan.pools.len())
+                    .all(|listener| listener.first_pool() < loaded.plan.pools.len())
             );
             check(&loaded.warnings);
         }

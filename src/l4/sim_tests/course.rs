@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::config::plan::{self, Balance, Plan, SendProxy, Timeouts};
+use crate::config::plan::{self, Balance, Plan, Timeouts};
 use crate::l4::gate::Gate;
 use crate::l4::session::{SIDES, Side};
 use crate::net::{Endpoint, Peer};
@@ -367,24 +367,13 @@ fn plan(rng: &mut Rng) -> Plan {
         idle: Duration::from_secs(2),
         half_closed: Duration::from_millis(800),
         session: rng.chance(200).then_some(Duration::from_secs(3)),
-        keepalive: Duration::from_secs(15),
+        ..Timeouts::default()
     };
     let limit = plan::ConnLimit {
         max_conns: rng.chance(300).then(|| NonZeroU32::new(6).expect("six")),
         ..plan::ConnLimit::default()
     };
-    let listener = plan::Listener {
-        name: "front".into(),
-        bind: Vec::new(),
-        pool: 0,
-        limit,
-        allow: Vec::new(),
-        deny: Vec::new(),
-        backlog: 128,
-        unix_mode: 0o600,
-        access_log: true,
-        timeouts: plan::TimeoutOverrides::default(),
-    };
+    let listener = plan::Listener { limit, ..plan::Listener::tcp("front", Vec::new(), 0) };
     let balance = rng.pick(&[
         Balance::RoundRobin,
         Balance::LeastConn,
@@ -393,19 +382,11 @@ fn plan(rng: &mut Rng) -> Plan {
         Balance::Maglev,
     ]);
     let pool = plan::Pool {
-        name: "back".into(),
         balance,
-        check: None,
-        send_proxy: SendProxy::Off,
-        slow_start: None,
         hold: rng.chance(500).then_some(Duration::from_millis(500)),
         max_held: 8,
-        on_down: plan::OnDown::Keep,
-        outlier: None,
-        source: Vec::new(),
-        servers: Vec::new(),
-        timeouts: plan::TimeoutOverrides::default(),
         defaults: timeouts,
+        ..plan::Pool::of("back", Vec::new())
     };
     Plan {
         runtime: plan::Runtime {

@@ -1,0 +1,7 @@
+//! HTTP without I/O: message framing, route table, header rules.
+//!
+//! Bytes and values in, values out. Nothing here knows a file descriptor, a clock or a thread,
+//! nor that the crate which does exists.
+#![forbid(unsafe_code)]
+
+pub mod route;

@@ -1,0 +1,4 @@
+//! Which route a request takes.
+
+pub mod spec;
+pub mod template;
