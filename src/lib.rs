@@ -14,3 +14,4 @@ pub mod net;
 pub mod observe;
 pub mod registry;
 pub mod runtime;
+pub mod tls;

@@ -9,6 +9,7 @@ mod bulk;
 mod ending;
 pub mod gate;
 mod measure;
+pub mod proxy_header;
 pub mod proxy_protocol;
 mod relay;
 pub mod session;
