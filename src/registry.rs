@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use crossbeam::utils::CachePadded;
 
 use crate::config::plan;
+use crate::fronts::Fronts;
 use crate::net::Endpoint;
 use crate::runtime::time::Time;
 
@@ -271,6 +272,8 @@ pub struct Snapshot {
     pub pools: Vec<PoolSnapshot>,
     /// Every server that ever was, by [`ServerId`].
     pub servers: Vec<Arc<ServerState>>,
+    /// TLS and HTTP of listeners and pools, ready to use.
+    pub fronts: Arc<Fronts>,
     /// Grows by one with every change; a worker rebuilds its balancing state on a new one.
     pub version: u64,
 }

@@ -93,7 +93,7 @@ fn pool(plan: &Arc<Plan>, listener: &Listener, client: IpAddr, text: &mut String
     let pool = &plan.pools[listener.first_pool()];
     let word = balance_word(pool.balance);
     let _ = writeln!(text, "pool      {}, balance {word}", pool.name);
-    let snapshot = Membership::new(plan).snapshot();
+    let snapshot = Membership::plain(plan).snapshot();
     let members = &snapshot.pools[listener.first_pool()].members;
     for member in members {
         member.state.up.store(true, Ordering::Relaxed);

@@ -222,7 +222,7 @@ mod tests {
         });
         let plan = Arc::new(plan);
         let shared = Arc::new(Shared::new(&plan, &[]).unwrap());
-        let membership = Membership::new(&plan);
+        let membership = Membership::plain(&plan);
         Desk::new(Arc::new(Instance::new(plan, shared, membership, vec![], None)), Log::memory())
     }
 

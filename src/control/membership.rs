@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use crossbeam::utils::CachePadded;
 
 use crate::config::plan::{Init, Plan, Pool, Server, ServerAddr};
+use crate::fronts::Fronts;
 use crate::net::Endpoint;
 use crate::registry::{
     ListenerState, Member, PoolId, PoolSnapshot, PoolState, SERVERS_MAX, ServerId, ServerState,
@@ -72,9 +73,15 @@ struct Book {
 }
 
 impl Membership {
+    /// Without TLS and HTTP: for a plan whose servers are only asked about.
+    #[must_use]
+    pub fn plain(plan: &Arc<Plan>) -> Self {
+        Self::new(plan, Arc::new(Fronts::plain(plan)))
+    }
+
     /// Static servers are members, names have none yet.
     #[must_use]
-    pub fn new(plan: &Arc<Plan>) -> Self {
+    pub fn new(plan: &Arc<Plan>, fronts: Arc<Fronts>) -> Self {
         let listeners = plan.listeners.iter().map(|listener| {
             Arc::new(ListenerState {
                 name: listener.name.as_str().into(),
@@ -90,6 +97,7 @@ impl Membership {
             listeners: listeners.collect(),
             pools: pools.collect(),
             servers: Vec::new(),
+            fronts,
             version: 0,
         };
         let mut book = Book {
@@ -172,6 +180,7 @@ impl Book {
             listeners: old.listeners.clone(),
             pools,
             servers,
+            fronts: old.fronts.clone(),
             version: old.version + 1,
         });
         let (before, after) = (ids_of(&old), ids_of(&snapshot));
@@ -260,7 +269,7 @@ mod tests {
         let named =
             Server { name: "named".into(), address: name, ..plan.pools[0].servers[0].clone() };
         plan.pools[0].servers.push(named);
-        Membership::new(&Arc::new(plan))
+        Membership::plain(&Arc::new(plan))
     }
 
     #[test]

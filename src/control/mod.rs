@@ -67,6 +67,8 @@ impl ServeOptions {
 pub enum ServeError {
     /// The system refuses something needed: `io_uring`, a port. Exit code 71.
     System(String),
+    /// A file that the configuration names cannot be used. Exit code 78.
+    Config(String),
     /// Something broke while running. Exit code 1.
     Failed(String),
 }
@@ -76,6 +78,7 @@ impl ServeError {
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::System(_) => crate::cli::REFUSED,
+            Self::Config(_) => crate::cli::CONFIG,
             Self::Failed(_) => crate::cli::FAILED,
         }
     }
@@ -83,7 +86,7 @@ impl ServeError {
 
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::System(text) | Self::Failed(text)) = self;
+        let (Self::System(text) | Self::Config(text) | Self::Failed(text)) = self;
         f.write_str(text)
     }
 }

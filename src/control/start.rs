@@ -16,6 +16,7 @@ use super::ServeError;
 use super::instance::Instance;
 use super::membership::Membership;
 use crate::config::plan::{BindAddr, Plan};
+use crate::fronts::Fronts;
 use crate::observe::access_log::{self, AccessLog};
 use crate::observe::logger::Log;
 use crate::observe::view::bind_text;
@@ -48,6 +49,7 @@ pub(super) struct Started {
 pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> {
     raise_descriptor_limit();
     uring::probe().map_err(ServeError::System)?;
+    let fronts = Fronts::new(plan).map_err(|error| ServeError::Config(error.to_string()))?;
     let cpus = cpus::placement(plan.runtime.workers);
     let bound =
         listen::bind(plan, cpus.len()).map_err(|error| ServeError::System(error.to_string()))?;
@@ -65,7 +67,7 @@ pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> 
         .map_err(|error| ServeError::System(format!("the access log cannot be opened: {error}")))?;
     let shared = Shared::new(plan, &cpus)
         .map_err(|error| ServeError::System(format!("no descriptor for a worker: {error}")))?;
-    let membership = Membership::new(plan);
+    let membership = Membership::new(plan, Arc::new(fronts));
     let instance =
         Instance::new(plan.clone(), Arc::new(shared), membership, bound.addresses, admin_address);
     let instance = Arc::new(instance);

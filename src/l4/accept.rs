@@ -234,7 +234,10 @@ impl<D: Driver> Gate<D> {
     /// Draining, and the last session has ended.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.draining && self.sessions.is_empty() && self.doors.iter().all(|door| door.closed)
+        self.draining
+            && self.sessions.is_empty()
+            && self.tasks.is_empty()
+            && self.doors.iter().all(|door| door.closed)
     }
 
     /// Resets every session.
@@ -253,7 +256,8 @@ impl<D: Driver> Gate<D> {
             .live()
             .filter(|(_, session)| !session.is_closing() && chosen(session.server))
             .filter(|(_, session)| {
-                reason != Reason::ServerDown || matches!(session.phase, Phase::Relaying)
+                reason != Reason::ServerDown
+                    || matches!(session.phase, Phase::Relaying | Phase::Tasked)
             })
             .map(|(slot, _)| slot)
             .collect();

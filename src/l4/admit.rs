@@ -43,14 +43,24 @@ impl<D: Driver> Gate<D> {
         session.socket_mut(Side::Client).fd = Some(fd);
         session.socket_mut(Side::Client).unix = unix;
         self.counts.listener(listener).connections.add(1);
-        match self.check_limits(slot, peer.ip()) {
-            Ok(()) => self.place(slot),
+        // A client behind a proxy is judged when it is known who it is.
+        let limits =
+            if self.is_proxied(slot) { Ok(()) } else { self.check_limits(slot, peer.ip()) };
+        match limits {
+            Ok(()) if self.listeners[usize::from(listener.0)].front.is_none() => self.place(slot),
+            Ok(()) => self.begin_prologue(slot),
             Err(reason) => self.reset_both(slot, reason),
         }
         self.settle(slot);
     }
 
-    fn check_limits(&mut self, slot: u32, ip: Option<IpAddr>) -> Result<(), Reason> {
+    /// The TCP peer is one that has to send a PROXY header first.
+    pub(super) fn is_proxied(&self, slot: u32) -> bool {
+        let session = &self.sessions[slot];
+        self.listeners[usize::from(session.listener.0)].front.proxied(session.peer.ip())
+    }
+
+    pub(super) fn check_limits(&mut self, slot: u32, ip: Option<IpAddr>) -> Result<(), Reason> {
         let now = self.driver.now();
         let id = self.sessions[slot].listener;
         let at = usize::from(id.0);
@@ -73,7 +83,7 @@ impl<D: Driver> Gate<D> {
     }
 
     /// Finds a server for the client: connects, waits, or gives up.
-    fn place(&mut self, slot: u32) {
+    pub(super) fn place(&mut self, slot: u32) {
         let session = &self.sessions[slot];
         let pool = &self.snapshot.pools[usize::from(session.pool.0)].state;
         // Who comes while others wait goes behind them.
@@ -306,7 +316,9 @@ impl<D: Driver> Gate<D> {
         let token = self.start(slot, Op::Connect);
         self.driver.submit_connect(fd, &address, token);
         self.arm_timer(slot, until);
-        if self.sessions[slot].half(Side::Client).flow == Flow::New {
+        if self.needs_tunnel(slot) {
+            self.watch(slot, Side::Client);
+        } else if self.sessions[slot].half(Side::Client).flow == Flow::New {
             self.resume(slot, Side::Client);
         }
     }
@@ -353,10 +365,12 @@ impl<D: Driver> Gate<D> {
             state.errors_in_row.store(0, Ordering::Relaxed);
         }
         self.done_released(slot);
-        if self.send_proxy_header(slot) {
-            self.begin_relay(slot);
-        } else {
+        if !self.send_proxy_header(slot) {
             self.attempt_failed(slot, ConnectResult::Reset);
+        } else if self.needs_tunnel(slot) {
+            self.begin_tunnel(slot);
+        } else {
+            self.begin_relay(slot);
         }
     }
 

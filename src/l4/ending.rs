@@ -80,7 +80,8 @@ impl<D: Driver> Gate<D> {
             Phase::Lingering { reason } | Phase::Flushing { reason, .. } => {
                 self.reset_both(slot, reason);
             }
-            Phase::Free | Phase::Closing { .. } => {}
+            // The task meets it itself.
+            Phase::Free | Phase::Tasked | Phase::Closing { .. } => {}
         }
     }
 
@@ -198,7 +199,7 @@ impl<D: Driver> Gate<D> {
 
     /// A FIN to both sides; who has not closed after [`LINGER`] is reset. A side that has not
     /// been given all that was sent to it gets no FIN: that would look like the end of it.
-    fn linger(&mut self, slot: u32, reason: Reason) {
+    pub(super) fn linger(&mut self, slot: u32, reason: Reason) {
         self.sessions[slot].phase = Phase::Lingering { reason };
         for side in SIDES {
             let from = side.other();
@@ -282,6 +283,7 @@ impl<D: Driver> Gate<D> {
             }
         }
         self.timers.disarm(slot);
+        self.clear_seat(slot);
         self.account(slot, reason);
         self.give_back(slot);
         self.sessions.remove(slot);

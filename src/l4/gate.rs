@@ -5,11 +5,14 @@
 //! `relay`, `bulk`, `ending`.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::accept::Door;
+use super::prologue::Prelude;
+use super::seats::Seat;
 use super::session::{Flow, Op, Phase, Sending, Sessions, Side};
 use crate::balance::{AnyPolicy, Policy as _, Rng, Roster};
 use crate::config::plan::{self, Timeouts};
@@ -19,6 +22,7 @@ use crate::observe::reason::Reason;
 use crate::registry::{ListenerId, Snapshot};
 use crate::runtime::driver::{Completion, Driver, Fd, Interest, TcpOptions};
 use crate::runtime::mail::Histograms;
+use crate::runtime::tasks::{Lent, Tasks};
 use crate::runtime::time::Time;
 use crate::runtime::timer::Wheel;
 use crate::runtime::token::{Tag, Token};
@@ -32,7 +36,11 @@ const BATCH_SEND_MIN: usize = 3;
 
 #[derive(Debug)]
 pub struct Gate<D: Driver> {
-    pub driver: D,
+    pub driver: Lent<D>,
+    /// Prologues, tunnels and HTTP sessions of this worker.
+    pub(super) tasks: Tasks<D>,
+    /// By slot: the sessions that a task has.
+    pub(super) seats: Vec<Option<Box<Seat>>>,
     pub worker: u16,
     pub sessions: Sessions,
     pub(super) timers: Wheel,
@@ -65,6 +73,8 @@ pub(super) struct ListenerRun {
     pub pool: usize,
     /// A line in the access log for each session.
     pub logged: bool,
+    /// What comes before a session proper.
+    pub front: Rc<Prelude>,
 }
 
 /// What a worker keeps of a pool.
@@ -87,7 +97,9 @@ impl<D: Driver> Gate<D> {
         let now = driver.now();
         let counts = Arc::clone(&shared.workers[usize::from(worker)].counts);
         let mut gate = Self {
-            driver,
+            driver: Lent::new(driver),
+            tasks: Tasks::new(now),
+            seats: Vec::new(),
             worker,
             sessions: Sessions::default(),
             timers: Wheel::new(now),
@@ -129,11 +141,13 @@ impl<D: Driver> Gate<D> {
         self.listeners = plan
             .listeners
             .iter()
-            .map(|listener| ListenerRun {
+            .zip(&snapshot.fronts.listeners)
+            .map(|(listener, front)| ListenerRun {
                 timeouts: plan.timeouts(listener),
                 access: AccessList::new(&listener.allow, &listener.deny),
                 pool: listener.first_pool(),
                 logged: listener.access_log && plan.log.access != plan::AccessLog::Off,
+                front: Rc::new(Prelude::new(listener, front)),
             })
             .collect();
         std::mem::replace(&mut self.snapshot, snapshot)
@@ -146,6 +160,7 @@ impl<D: Driver> Gate<D> {
             return Time::ZERO;
         }
         let sessions = self.timers.next_deadline().unwrap_or(Time::NEVER);
+        let sessions = sessions.min(self.tasks.deadline());
         self.doors_at.map_or(sessions, |at| at.min(sessions))
     }
 
@@ -160,6 +175,7 @@ impl<D: Driver> Gate<D> {
         match token.tag() {
             Tag::Session => self.step_session(completion),
             Tag::Accept => self.on_accepted(completion),
+            Tag::Task => self.tasks.complete(completion, &mut self.driver),
             Tag::Driver | Tag::Mailbox | Tag::Load => {}
         }
     }
@@ -178,6 +194,7 @@ impl<D: Driver> Gate<D> {
         }
         match (self.sessions[slot].phase, op) {
             (Phase::Closing { .. }, op) => self.absorb(slot, op, completion),
+            (_, Op::Task) => debug_assert!(false, "a task is no operation of the ring"),
             (_, Op::Connect) => self.on_connected(slot, completion),
             (_, Op::Watch(side)) => self.on_watch(slot, side, completion),
             (_, Op::Recv(side)) => match self.sessions[slot].half(side).flow {
@@ -214,11 +231,12 @@ impl<D: Driver> Gate<D> {
             self.open_doors();
         }
         self.feed_starved();
+        self.run_tasks();
     }
 
     fn on_timer(&mut self, slot: u32) {
         match self.sessions[slot].phase {
-            Phase::Free | Phase::Closing { .. } => {}
+            Phase::Free | Phase::Tasked | Phase::Closing { .. } => {}
             Phase::Waiting { wait, until } => self.on_wait_timer(slot, wait, until),
             Phase::Connecting { .. } => self.on_connect_timer(slot),
             Phase::Relaying => self.on_idle_timer(slot),
@@ -266,7 +284,9 @@ impl<D: Driver> Gate<D> {
     }
 
     pub(super) fn cancel(&mut self, slot: u32, op: Op) {
-        if self.sessions[slot].ops.has(op) {
+        if op == Op::Task {
+            self.abort_task(slot);
+        } else if self.sessions[slot].ops.has(op) {
             let token = self.token(slot, op);
             self.driver.submit_cancel(token);
         }

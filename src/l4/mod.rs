@@ -9,9 +9,12 @@ mod bulk;
 mod ending;
 pub mod gate;
 mod measure;
+mod prologue;
 pub mod proxy_header;
 pub mod proxy_protocol;
 mod relay;
+mod seats;
 pub mod session;
 #[cfg(test)]
 mod sim_tests;
+mod tunnel;

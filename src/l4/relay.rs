@@ -49,7 +49,7 @@ impl<D: Driver> Gate<D> {
     pub(super) fn resume(&mut self, slot: u32, side: Side) {
         let session = &self.sessions[slot];
         let stopped = match session.phase {
-            Phase::Free | Phase::Closing { .. } => true,
+            Phase::Free | Phase::Tasked | Phase::Closing { .. } => true,
             Phase::Flushing { dead, .. } => dead != side,
             _ => false,
         };

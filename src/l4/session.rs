@@ -57,10 +57,12 @@ pub enum Op {
     /// Silent poll that completes on a reset.
     Watch(Side),
     Connect,
+    /// A task has the session (`seats.rs`). The one that is none of the ring's.
+    Task,
 }
 
 impl Op {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Recv(Side::Client),
         Self::Recv(Side::Upstream),
         Self::Send(Side::Client),
@@ -68,6 +70,7 @@ impl Op {
         Self::Watch(Side::Client),
         Self::Watch(Side::Upstream),
         Self::Connect,
+        Self::Task,
     ];
 
     #[must_use]
@@ -77,6 +80,7 @@ impl Op {
             Self::Send(side) => 2 + side as u8,
             Self::Watch(side) => 4 + side as u8,
             Self::Connect => 6,
+            Self::Task => 7,
         }
     }
 
@@ -266,6 +270,8 @@ pub enum Phase {
         timed_out: bool,
     },
     Relaying,
+    /// A task has it: a prologue, a tunnel, an HTTP session.
+    Tasked,
     /// FIN was sent to both after a timeout; what is left at the deadline is reset.
     Lingering {
         reason: Reason,

@@ -12,6 +12,7 @@
 //!   completion until it is given back by [`Driver::release`].
 //! - D4: a descriptor is closed only when nothing submitted on it is still to complete.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use nix::errno::Errno;
@@ -79,7 +80,7 @@ pub struct TcpOptions {
     pub user_timeout_ms: u32,
 }
 
-pub trait Driver {
+pub trait Driver: 'static {
     /// The cached clock: taken once a turn.
     fn now(&self) -> Time;
 
@@ -121,6 +122,16 @@ pub trait Driver {
     /// # Errors
     /// As [`Driver::send_now`].
     fn send_bytes_now(&mut self, fd: Fd, bytes: &[u8]) -> Result<u32, Errno>;
+    /// Sends the parts one after the other without waiting.
+    ///
+    /// # Errors
+    /// As [`Driver::send_now`].
+    fn send_parts_now(&mut self, fd: Fd, parts: &[IoSlice<'_>]) -> Result<u32, Errno>;
+    /// Receives into `room` without waiting. 0 is EOF.
+    ///
+    /// # Errors
+    /// recv(2)'s; `EAGAIN` when there is nothing now.
+    fn recv_bytes_now(&mut self, fd: Fd, room: &mut [u8]) -> Result<u32, Errno>;
     /// Accepts a client that is in the queue already, or `EAGAIN`.
     ///
     /// # Errors

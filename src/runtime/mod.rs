@@ -9,6 +9,7 @@ pub mod mail;
 pub mod sim;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod tasks;
 pub mod time;
 pub mod timer;
 pub mod token;

@@ -99,6 +99,24 @@ pub(super) fn send(fd: c_int, span: (*const u8, u32)) -> Result<u32, Errno> {
     })
 }
 
+/// sendmsg(2) that neither waits nor raises SIGPIPE.
+pub(super) fn send_parts(fd: c_int, parts: &[io::IoSlice<'_>]) -> Result<u32, Errno> {
+    // SAFETY: an all-zero msghdr is valid; `IoSlice` has the layout of iovec, and the parts are
+    // readable for the length of the call, which does not write to them.
+    check(unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = parts.as_ptr().cast_mut().cast();
+        message.msg_iovlen = parts.len();
+        libc::sendmsg(fd, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// recv(2) that does not wait.
+pub(super) fn recv(fd: c_int, room: &mut [u8]) -> Result<u32, Errno> {
+    // SAFETY: the slice is writable for its length.
+    check(unsafe { libc::recv(fd, room.as_mut_ptr().cast(), room.len(), libc::MSG_DONTWAIT) })
+}
+
 /// A FIN after what is queued.
 pub(super) fn shutdown_write(fd: c_int) {
     // SAFETY: no pointers.

@@ -22,6 +22,8 @@ pub enum Tag {
     Mailbox = 3,
     /// A connection of the load generator.
     Load = 4,
+    /// A connection of a task (`runtime/tasks`).
+    Task = 5,
 }
 
 impl Token {
@@ -56,6 +58,7 @@ impl Token {
             2 => Tag::Accept,
             3 => Tag::Mailbox,
             4 => Tag::Load,
+            5 => Tag::Task,
             _ => Tag::Driver,
         }
     }

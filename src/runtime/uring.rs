@@ -17,7 +17,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::ptr::NonNull;
@@ -269,6 +269,14 @@ impl Driver for Uring {
 
     fn send_bytes_now(&mut self, fd: Fd, bytes: &[u8]) -> Result<u32, Errno> {
         sys::send(fd.0, (bytes.as_ptr(), bytes.len() as u32))
+    }
+
+    fn send_parts_now(&mut self, fd: Fd, parts: &[IoSlice<'_>]) -> Result<u32, Errno> {
+        sys::send_parts(fd.0, parts)
+    }
+
+    fn recv_bytes_now(&mut self, fd: Fd, room: &mut [u8]) -> Result<u32, Errno> {
+        sys::recv(fd.0, room)
     }
 
     fn accept_now(&mut self, listener: Fd) -> Result<Fd, Errno> {

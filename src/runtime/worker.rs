@@ -209,7 +209,8 @@ impl<D: Driver> Worker<D> {
         let worked = Time(sys::monotonic_ns()).since(self.gate.driver.now());
         self.gate.counts.busy_ns.add(worked.as_nanos() as u64);
         self.gate.counts.turns.add(1);
-        self.gate.driver.turn(self.gate.deadline(), &mut completions)?;
+        let deadline = self.gate.deadline();
+        self.gate.driver.turn(deadline, &mut completions)?;
         self.gate.begin_turn(completions.len());
         for &completion in &completions {
             if completion.token.tag() == Tag::Mailbox {

@@ -168,6 +168,7 @@ fn remove_member(engine: &Engine, at: usize) {
         listeners: old.listeners.clone(),
         pools: vec![PoolSnapshot { state: Arc::clone(&old.pools[0].state), members }],
         servers: old.servers.clone(),
+        fronts: old.fronts.clone(),
         version: old.version + 1,
     });
     engine.post_all(|| Mail::Snapshot(Arc::clone(&snapshot)));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sluicegate::config::plan::{self, BindAddr, Plan};
+use sluicegate::fronts::Fronts;
 use sluicegate::net::Endpoint;
 use sluicegate::observe::counters::{ServerCounts, WorkerCounts};
 use sluicegate::observe::reason::{REASONS, Reason};
@@ -89,8 +90,15 @@ impl Engine {
             Arc::new(ListenerState { name, active: crossbeam::utils::CachePadded::default() })
         });
         let listeners = listeners.collect();
-        let snapshot =
-            Arc::new(Snapshot { plan: Arc::clone(&plan), listeners, pools, servers, version: 1 });
+        let fronts = Arc::new(Fronts::new(&plan).unwrap());
+        let snapshot = Arc::new(Snapshot {
+            plan: Arc::clone(&plan),
+            listeners,
+            pools,
+            servers,
+            fronts,
+            version: 1,
+        });
         let shared = Arc::new(Shared::new(&plan, &vec![None; workers]).unwrap());
         let bound = listen::bind(&plan, workers).unwrap();
         let address = bound.addresses[0].iter().find_map(|address| match address {

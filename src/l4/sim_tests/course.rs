@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::config::plan::{self, Balance, Plan, Timeouts};
+use crate::fronts::Fronts;
 use crate::l4::gate::Gate;
 use crate::l4::session::{SIDES, Side};
 use crate::net::{Endpoint, Peer};
@@ -139,7 +140,8 @@ impl Course {
     pub fn turn(&mut self, wait: Duration) {
         self.net.set_horizon(self.net.now() + wait);
         let mut completions = std::mem::take(&mut self.completions);
-        self.gate.driver.turn(self.gate.deadline(), &mut completions).expect("a turn");
+        let deadline = self.gate.deadline();
+        self.gate.driver.turn(deadline, &mut completions).expect("a turn");
         self.join();
         self.gate.begin_turn(completions.len());
         for completion in completions.drain(..) {
@@ -432,6 +434,7 @@ fn snapshot(plan: &Arc<Plan>, endpoints: &[Endpoint]) -> Snapshot {
             members: servers.iter().enumerate().map(member).collect(),
         }],
         servers,
+        fronts: Arc::new(Fronts::new(plan).expect("no TLS in it")),
         version: 1,
     }
 }

@@ -28,7 +28,7 @@ fn record() -> SessionRecord {
 
 fn snapshot() -> Arc<Snapshot> {
     let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
-    Membership::new(&Arc::new(plan)).snapshot()
+    Membership::plain(&Arc::new(plan)).snapshot()
 }
 
 fn shared(records: usize) -> Arc<Shared> {

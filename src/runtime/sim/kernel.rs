@@ -1,5 +1,6 @@
 //! The [`Driver`] side of the simulation: every call checks its caller, then acts.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -106,6 +107,24 @@ impl Driver for Sim {
 
     fn send_bytes_now(&mut self, fd: Fd, bytes: &[u8]) -> Result<u32, Errno> {
         lock(&self.state).send_now(fd, bytes)
+    }
+
+    fn send_parts_now(&mut self, fd: Fd, parts: &[IoSlice<'_>]) -> Result<u32, Errno> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        lock(&self.state).send_now(fd, &bytes)
+    }
+
+    fn recv_bytes_now(&mut self, fd: Fd, room: &mut [u8]) -> Result<u32, Errno> {
+        let state = &mut *lock(&self.state);
+        state.ops.assert_no_receive(fd, "a receive");
+        let id = state.world.conn_of(fd).ok_or(Errno::ENOTCONN)?;
+        let has_bytes = state.world.links[id].conn.ways[FAR].received.len();
+        let most = state.world.short(room.len(), has_bytes);
+        let mut bytes = Vec::new();
+        let got =
+            state.world.with(id, |conn, now, rng| conn.receive(OURS, most, &mut bytes, now, rng));
+        room[..bytes.len()].copy_from_slice(&bytes);
+        got.map(|n| n as u32)
     }
 
     fn open_now(&mut self, _to: &Endpoint, _options: &StreamOptions) -> Result<Fd, Errno> {

@@ -1,0 +1,60 @@
+//! What stands before and behind sessions beyond plain TCP, made ready from the plan once: TLS
+//! of listeners and of pools, the routes of HTTP listeners.
+//!
+//! Immutable, shared by all workers; a new certificate or plan makes a new one. Reads files, so
+//! only the control thread makes them.
+
+use std::sync::Arc;
+
+use crate::config::plan::Plan;
+use crate::tls::certificates::LoadError;
+use crate::tls::server::{ServerTls, Tickets};
+use crate::tls::upstream::ClientTls;
+
+/// By listener and by pool, as the plan has them.
+#[derive(Debug, Default)]
+pub struct Fronts {
+    pub listeners: Vec<Front>,
+    pub pools: Vec<Back>,
+}
+
+/// What a listener has beyond plain TCP.
+#[derive(Clone, Debug, Default)]
+pub struct Front {
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// What the servers of a pool are spoken to with.
+#[derive(Clone, Debug, Default)]
+pub struct Back {
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+impl Fronts {
+    /// Nothing beyond plain TCP.
+    #[must_use]
+    pub fn plain(plan: &Plan) -> Self {
+        Self {
+            listeners: vec![Front::default(); plan.listeners.len()],
+            pools: vec![Back::default(); plan.pools.len()],
+        }
+    }
+
+    /// Reads certificates and keys, and builds what the plan says.
+    ///
+    /// # Errors
+    /// The file that cannot be used, and why.
+    pub fn new(plan: &Plan) -> Result<Self, LoadError> {
+        let mut fronts = Self::default();
+        for listener in &plan.listeners {
+            let tls = |tls| ServerTls::new(tls, Arc::new(Tickets::default()));
+            let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
+            fronts.listeners.push(Front { tls });
+        }
+        for pool in &plan.pools {
+            let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, &[])).transpose()?;
+            fronts.pools.push(Back { tls: tls.map(Arc::new) });
+        }
+        Ok(fronts)
+    }
+}

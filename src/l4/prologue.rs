@@ -1,0 +1,299 @@
+//! What is read before a session has a server: a PROXY header, a ClientHello, a handshake.
+//!
+//! Straight-line code: it reads top to bottom, uses one-shot operations only, and ends with
+//! nothing in flight. It decides nothing about servers; that is `admit.rs`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::proxy_header::{self, Header};
+use super::seats::{How, Outcome, Welcome};
+use super::tunnel;
+use crate::config::plan::{self, SniRoutes, Timeouts};
+use crate::fronts::Front;
+use crate::limits::AccessList;
+use crate::observe::reason::Reason;
+use crate::registry::PoolId;
+use crate::runtime::driver::Driver;
+use crate::runtime::tasks::{Inbox, Socket};
+use crate::runtime::time::Time;
+use crate::stream::{Stream, StreamError, Tls};
+use crate::tls::server::{Opening, ServerTls};
+use crate::tls::starttls::{self, Answer, Step};
+use crate::tls::upstream::ClientTls;
+use crate::tls::{Alert, hello};
+
+/// What a listener wants to know first.
+#[derive(Debug)]
+pub(super) struct Prelude {
+    /// Peers that send a PROXY header.
+    trusted: Option<AccessList>,
+    sni: Option<SniRoutes>,
+    tls: Option<Arc<ServerTls>>,
+    starttls: bool,
+}
+
+impl Prelude {
+    pub fn new(listener: &plan::Listener, front: &Front) -> Self {
+        Self {
+            trusted: listener.accept_proxy.then(|| AccessList::new(&listener.trusted, &[])),
+            sni: listener.sni.clone(),
+            tls: front.tls.clone(),
+            starttls: listener.tls.as_ref().is_some_and(|tls| tls.starttls_postgres),
+        }
+    }
+
+    /// A session begins at once.
+    pub fn is_none(&self) -> bool {
+        self.trusted.is_none() && self.sni.is_none() && self.tls.is_none()
+    }
+
+    /// A peer with this address sends a PROXY header first.
+    pub fn proxied(&self, ip: Option<IpAddr>) -> bool {
+        self.trusted.as_ref().zip(ip).is_some_and(|(trusted, ip)| trusted.permits(ip))
+    }
+}
+
+/// Why there will be no session: counted and logged, after what is still to be said.
+type Refused = Reason;
+
+/// Reads what the listener wants to know.
+pub(super) async fn prologue<D: Driver>(
+    socket: Socket<D>,
+    prelude: &Prelude,
+    proxied: bool,
+    timeouts: Timeouts,
+) -> Outcome {
+    let mut stream = Stream::plain(socket);
+    match read(&mut stream, prelude, proxied, timeouts).await {
+        Ok(mut welcome) => {
+            welcome.tls = stream.into_tls();
+            Outcome::Ready(Box::new(welcome))
+        }
+        Err(reason) => Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 },
+    }
+}
+
+async fn read<D: Driver>(
+    stream: &mut Stream<D>,
+    prelude: &Prelude,
+    proxied: bool,
+    timeouts: Timeouts,
+) -> Result<Welcome, Refused> {
+    let shell = std::rc::Rc::clone(stream.socket().shell());
+    let mut welcome = Welcome::default();
+    if proxied {
+        let until = shell.now() + timeouts.proxy;
+        let header = read_proxy_header(stream, &mut welcome.inbox);
+        let header = shell.timeout(until, header).await;
+        welcome.peer =
+            header.unwrap_or(Err(Reason::ProxyHeaderTimeout))?.addresses.map(|(from, _)| from);
+    }
+    let until = shell.now() + timeouts.handshake;
+    if let Some(sni) = &prelude.sni {
+        let chosen = shell.timeout(until, choose_by_name(stream, sni, &mut welcome.inbox)).await;
+        welcome.pool = Some(chosen.unwrap_or(Err(Reason::TlsFailed))?);
+    }
+    if let Some(tls) = &prelude.tls {
+        let inbox = std::mem::take(&mut welcome.inbox);
+        let accepted = accept_tls(stream, tls, prelude.starttls, inbox);
+        shell.timeout(until, accepted).await.unwrap_or(Err(Reason::TlsFailed))?;
+    }
+    Ok(welcome)
+}
+
+async fn read_proxy_header<D: Driver>(
+    stream: &mut Stream<D>,
+    inbox: &mut Inbox,
+) -> Result<Header, Refused> {
+    loop {
+        match proxy_header::read(inbox.bytes()) {
+            proxy_header::Verdict::More => {}
+            proxy_header::Verdict::Header(header) => {
+                inbox.consume(header.len);
+                return Ok(header);
+            }
+            proxy_header::Verdict::Bad(_) => return Err(Reason::ProxyHeaderBad),
+        }
+        match stream.recv(inbox).await {
+            Ok(0) | Err(StreamError::TooLarge) => return Err(Reason::ProxyHeaderBad),
+            Ok(_) => {}
+            Err(_) => return Err(Reason::ClientReset),
+        }
+    }
+}
+
+/// Reads a ClientHello that goes on undecrypted, for the pool of its name.
+async fn choose_by_name<D: Driver>(
+    stream: &mut Stream<D>,
+    sni: &SniRoutes,
+    inbox: &mut Inbox,
+) -> Result<PoolId, Refused> {
+    let hello = read_hello(stream, inbox).await?;
+    let Some(pool) = sni.choose(hello.server_name.as_deref()) else {
+        let _ = stream.send(&Alert::UnrecognizedName.record()).await;
+        return Err(Reason::SniUnknown);
+    };
+    Ok(PoolId(pool as u16))
+}
+
+async fn read_hello<D: Driver>(
+    stream: &mut Stream<D>,
+    inbox: &mut Inbox,
+) -> Result<hello::Hello, Refused> {
+    loop {
+        match hello::read(inbox.bytes()) {
+            hello::Verdict::More => {}
+            hello::Verdict::Hello(hello) => return Ok(hello),
+            hello::Verdict::NotTls | hello::Verdict::TooLarge => return Err(Reason::TlsFailed),
+            hello::Verdict::Bad(alert) => {
+                let _ = stream.send(&alert.record()).await;
+                return Err(Reason::TlsFailed);
+            }
+        }
+        receive(stream, inbox).await?;
+    }
+}
+
+/// The server's side of a handshake, after PostgreSQL's question for it where that is spoken.
+async fn accept_tls<D: Driver>(
+    stream: &mut Stream<D>,
+    tls: &Arc<ServerTls>,
+    starttls: bool,
+    mut inbox: Inbox,
+) -> Result<(), Refused> {
+    if starttls {
+        accept_starttls(stream, &mut inbox).await?;
+    }
+    let mut incoming = tls.accept();
+    let pending = loop {
+        if inbox.is_empty() {
+            receive(stream, &mut inbox).await?;
+        }
+        let opening = incoming.read(inbox.bytes());
+        inbox.consume(inbox.len());
+        match opening {
+            Opening::More => {}
+            Opening::Ready(pending) => break pending,
+            Opening::Refused(refused) => return refuse(stream, &refused).await,
+        }
+    };
+    // A signature and a key exchange: a good part of a millisecond.
+    stream.socket().shell().handshake_turn().await;
+    match pending.handshake() {
+        Ok(connection) => {
+            stream.secure(Tls::new(connection.into()));
+            stream.handshake().await.map_err(|error| match error {
+                StreamError::Reset => Reason::ClientReset,
+                _ => Reason::TlsFailed,
+            })
+        }
+        Err(refused) => refuse(stream, &refused).await,
+    }
+}
+
+/// Says why there will be no TLS.
+async fn refuse<D: Driver>(
+    stream: &mut Stream<D>,
+    refused: &crate::tls::server::Refused,
+) -> Result<(), Refused> {
+    let _ = stream.send(&refused.alert).await;
+    // An RST right behind it would take the alert away from the client.
+    let _ = stream.finish().await;
+    Err(Reason::TlsFailed)
+}
+
+async fn receive<D: Driver>(stream: &mut Stream<D>, inbox: &mut Inbox) -> Result<(), Refused> {
+    match stream.recv(inbox).await {
+        Ok(0) | Err(StreamError::TooLarge) => Err(Reason::TlsFailed),
+        Ok(_) => Ok(()),
+        Err(_) => Err(Reason::ClientReset),
+    }
+}
+
+/// PostgreSQL's question for TLS (protocol 3.0, "SSL Session Encryption"), answered with yes.
+async fn accept_starttls<D: Driver>(
+    stream: &mut Stream<D>,
+    inbox: &mut Inbox,
+) -> Result<(), Refused> {
+    let mut question = starttls::Question::default();
+    loop {
+        let step = question.read(inbox.bytes());
+        let (answer, done) = match step {
+            Step::More => {
+                receive(stream, inbox).await?;
+                continue;
+            }
+            Step::Again(answer) | Step::Refuse(answer) => (answer, false),
+            Step::Tls(answer) => (answer, true),
+        };
+        inbox.consume(inbox.len());
+        stream.send(answer).await.map_err(|_| Reason::ClientReset)?;
+        if done {
+            return Ok(());
+        }
+        if let Step::Refuse(_) = step {
+            let _ = stream.finish().await;
+            return Err(Reason::TlsFailed);
+        }
+    }
+}
+
+/// TLS towards the server if its pool says so, then bytes in both directions.
+pub(super) async fn tunnel<D: Driver>(
+    client: Stream<D>,
+    upstream: Socket<D>,
+    pending: Inbox,
+    back: Option<(Arc<ClientTls>, ServerName<'static>, bool)>,
+    timeouts: Timeouts,
+    accepted_at: Time,
+) -> Outcome {
+    let mut upstream = Stream::plain(upstream);
+    if let Some((tls, name, starttls)) = back {
+        let shell = std::rc::Rc::clone(client.socket().shell());
+        let until = shell.now() + timeouts.handshake;
+        let connected =
+            shell.timeout(until, connect_tls(&mut upstream, &tls, name, starttls)).await;
+        if let Err(reason) = connected.unwrap_or(Err(Reason::TlsFailed)) {
+            return Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 };
+        }
+    }
+    tunnel::tunnel(client, upstream, pending, timeouts, accepted_at).await
+}
+
+async fn connect_tls<D: Driver>(
+    upstream: &mut Stream<D>,
+    tls: &ClientTls,
+    name: ServerName<'static>,
+    starttls: bool,
+) -> Result<(), Refused> {
+    if starttls {
+        ask_starttls(upstream).await?;
+    }
+    let connection = tls.connect(name).map_err(|_| Reason::TlsFailed)?;
+    upstream.secure(Tls::new(connection.into()));
+    upstream.handshake().await.map_err(|error| match error {
+        StreamError::Reset => Reason::ServerReset,
+        _ => Reason::TlsFailed,
+    })
+}
+
+/// PostgreSQL's question for TLS, as a client asks it.
+async fn ask_starttls<D: Driver>(upstream: &mut Stream<D>) -> Result<(), Refused> {
+    let mut inbox = Inbox::default();
+    upstream.send(&starttls::SSL_REQUEST).await.map_err(|_| Reason::ServerReset)?;
+    loop {
+        match starttls::answer(inbox.bytes()) {
+            Answer::More => {}
+            Answer::Tls => return Ok(()),
+            Answer::NoTls | Answer::Bad => return Err(Reason::TlsFailed),
+        }
+        match upstream.recv(&mut inbox).await {
+            Ok(1..) => {}
+            Ok(0) => return Err(Reason::TlsFailed),
+            Err(_) => return Err(Reason::ServerReset),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Sessions that a task has for a while: a prologue, a tunnel, an HTTP session.
+//!
+//! The slot stays the session's, with its places and its descriptors. The task borrows the
+//! descriptors; while it does, [`Op::Task`] is in flight, like any other operation: a session
+//! is joined when the task has given back what it borrowed. Then its outcome is read.
+//!
+//! ```text
+//! accept ─▶ prologue ─▶ (TLS or PROXY limits) ─▶ place, connect ─▶ relay, or a tunnel ─▶ end
+//!                  └──▶ HTTP session ──────────────────────────────────────────────────▶ end
+//! ```
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use rustls::pki_types::ServerName;
+
+use super::gate::Gate;
+use super::session::{Op, Phase, Side};
+use crate::config::plan::ServerAddr;
+use crate::net::{Endpoint, Peer};
+use crate::observe::reason::Reason;
+use crate::registry::{PoolId, ServerId};
+use crate::runtime::buffers::Queue;
+use crate::runtime::driver::{Driver, Fd};
+use crate::runtime::tasks::{Inbox, Released, Socket, TaskId};
+use crate::stream::{Stream, Tls};
+
+/// What a task leaves when it has given its sockets back.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The prologue is through: the session goes on.
+    Ready(Box<Welcome>),
+    /// The session is over.
+    Ended { how: How, reason: Reason, bytes_in: u64, bytes_out: u64 },
+}
+
+/// What a prologue found out.
+#[derive(Debug, Default)]
+pub struct Welcome {
+    /// Who a PROXY header says is there.
+    pub peer: Option<SocketAddr>,
+    /// The pool that SNI chose.
+    pub pool: Option<PoolId>,
+    pub tls: Option<Box<Tls>>,
+    /// Bytes that are for the server.
+    pub inbox: Inbox,
+}
+
+/// How a session's end looks on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Both FINs are sent.
+    Fin,
+    /// FINs are sent, as far as it went; who does not answer is reset.
+    Linger,
+    Reset,
+}
+
+/// Where a task leaves its outcome.
+pub type Slate = Rc<RefCell<Option<Outcome>>>;
+
+/// A session's task, or what waits for the next one.
+#[derive(Debug)]
+pub struct Seat {
+    task: Option<TaskId>,
+    slate: Slate,
+    /// Descriptors that the task has.
+    borrowed: u8,
+    /// The client's TLS, and what it sent, while a server is looked for.
+    parked: Option<(Option<Box<Tls>>, Inbox)>,
+}
+
+impl<D: Driver> Gate<D> {
+    fn seat(&mut self, slot: u32) -> &mut Seat {
+        let at = slot as usize;
+        if at >= self.seats.len() {
+            self.seats.resize_with(at + 1, || None);
+        }
+        self.seats[at].get_or_insert_with(|| {
+            Box::new(Seat { task: None, slate: Rc::default(), borrowed: 0, parked: None })
+        })
+    }
+
+    /// Lends one of the session's descriptors to the task that is about to be started.
+    fn lend(&mut self, slot: u32, side: Side, fd: Fd) -> Socket<D> {
+        let unix = self.sessions[slot].socket(side).unix;
+        let generation = self.sessions[slot].generation;
+        let mut socket = self.tasks.shell().adopt(fd, unix);
+        socket.return_to(u64::from(slot) | u64::from(generation) << 32);
+        self.seat(slot).borrowed += 1;
+        socket
+    }
+
+    /// Gives the session to a task until it has returned every socket it was lent.
+    fn begin_task(&mut self, slot: u32, job: impl Future<Output = Outcome> + 'static) {
+        self.timers.disarm(slot);
+        self.sessions[slot].phase = Phase::Tasked;
+        self.sessions[slot].ops.start(Op::Task);
+        let slate = Rc::clone(&self.seat(slot).slate);
+        let task = self.tasks.spawn(async move {
+            let outcome = job.await;
+            *slate.borrow_mut() = Some(outcome);
+        });
+        self.seat(slot).task = Some(task);
+    }
+
+    /// Reads the beginning of a connection, before there is a session to speak of.
+    pub(super) fn begin_prologue(&mut self, slot: u32) {
+        let Some(fd) = self.fd(slot, Side::Client) else { return };
+        let session = &self.sessions[slot];
+        let listener = usize::from(session.listener.0);
+        let front = Rc::clone(&self.listeners[listener].front);
+        let (timeouts, proxied) = (self.timeouts(slot), self.is_proxied(slot));
+        let socket = self.lend(slot, Side::Client, fd);
+        self.begin_task(slot, async move {
+            super::prologue::prologue(socket, &front, proxied, timeouts).await
+        });
+    }
+
+    /// Polls the tasks, and goes on with the sessions that they have given back.
+    pub(super) fn run_tasks(&mut self) {
+        self.tasks.run(&mut self.driver);
+        self.counts.panics.add(self.tasks.take_panics());
+        while let Some(Released { to }) = self.tasks.next_released() {
+            let (slot, generation) = (to as u32, (to >> 32) as u32);
+            if self.sessions.current(slot, generation).is_some() {
+                self.on_returned(slot);
+            }
+        }
+    }
+
+    fn on_returned(&mut self, slot: u32) {
+        let seat = self.seat(slot);
+        seat.borrowed -= 1;
+        if seat.borrowed > 0 {
+            return;
+        }
+        seat.task = None;
+        let outcome = seat.slate.borrow_mut().take();
+        self.sessions[slot].ops.end(Op::Task);
+        if !self.sessions[slot].is_closing() {
+            match outcome {
+                Some(Outcome::Ready(welcome)) => self.on_ready(slot, *welcome),
+                Some(Outcome::Ended { how, reason, bytes_in, bytes_out }) => {
+                    self.sessions[slot].half_mut(Side::Client).total += bytes_in;
+                    self.sessions[slot].half_mut(Side::Upstream).total += bytes_out;
+                    self.on_task_ended(slot, how, reason);
+                }
+                // It panicked.
+                None => self.reset_both(slot, Reason::Internal),
+            }
+        }
+        self.settle(slot);
+    }
+
+    fn on_task_ended(&mut self, slot: u32, how: How, reason: Reason) {
+        if how == How::Reset {
+            return self.reset_both(slot, reason);
+        }
+        for side in super::session::SIDES {
+            if self.fd(slot, side).is_some() {
+                self.sessions[slot].socket_mut(side).fin_sent = true;
+            }
+        }
+        match how {
+            How::Linger => self.linger(slot, reason),
+            How::Fin | How::Reset => self.close(slot, reason),
+        }
+    }
+
+    /// The prologue is through: limits of a client that only now is known, then a server.
+    fn on_ready(&mut self, slot: u32, welcome: Welcome) {
+        let Welcome { peer, pool, tls, inbox } = welcome;
+        if self.is_proxied(slot) {
+            if let Some(peer) = peer {
+                self.sessions[slot].peer = Peer::from(peer);
+            }
+            let ip = self.sessions[slot].peer.ip();
+            if let Err(reason) = self.check_limits(slot, ip) {
+                return self.reset_both(slot, reason);
+            }
+        }
+        if let Some(pool) = pool {
+            self.sessions[slot].pool = pool;
+        }
+        let now = self.driver.now();
+        self.sessions[slot].phase = Phase::Connecting { started: now, timed_out: false };
+        if tls.is_some() || self.speaks_tls(slot) {
+            self.seat(slot).parked = Some((tls, inbox));
+        } else if !inbox.is_empty() && !self.queue_pending(slot, inbox.bytes()) {
+            return self.reset_both(slot, Reason::MemoryLimit);
+        }
+        self.place(slot);
+    }
+
+    /// Puts bytes that a prologue has read in front of what the client sends next.
+    fn queue_pending(&mut self, slot: u32, mut bytes: &[u8]) -> bool {
+        let mut queue = Queue::default();
+        let whole = bytes.len() as u64;
+        while !bytes.is_empty() {
+            let Some(block) = self.driver.buffers().take_block() else { break };
+            let n = self.driver.buffers().write(block, bytes);
+            queue.push(block, self.driver.buffers());
+            bytes = &bytes[n as usize..];
+        }
+        let half = self.sessions[slot].half_mut(Side::Client);
+        half.queue = queue;
+        half.total = whole;
+        bytes.is_empty()
+    }
+
+    /// The pool's servers speak TLS.
+    fn speaks_tls(&self, slot: u32) -> bool {
+        let pool = usize::from(self.sessions[slot].pool.0);
+        self.snapshot.fronts.pools[pool].tls.is_some()
+    }
+
+    /// One of the two sides speaks TLS: the bytes go through a tunnel.
+    pub(super) fn needs_tunnel(&self, slot: u32) -> bool {
+        let parked = self.seats.get(slot as usize).and_then(Option::as_ref);
+        parked.is_some_and(|seat| seat.parked.is_some()) || self.speaks_tls(slot)
+    }
+
+    /// The server is connected.
+    pub(super) fn begin_tunnel(&mut self, slot: u32) {
+        let (Some(client), Some(upstream)) =
+            (self.fd(slot, Side::Client), self.fd(slot, Side::Upstream))
+        else {
+            return;
+        };
+        let session = self.sessions[slot];
+        let timeouts = self.timeouts(slot);
+        let at = usize::from(session.pool.0);
+        let back = self.snapshot.fronts.pools[at].tls.clone();
+        let starttls = self.plan_pool(slot).tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
+        let back = back.zip(session.server).map(|(tls, id)| (tls, self.server_name(id), starttls));
+        let (tls, inbox) = self.seat(slot).parked.take().unwrap_or_default();
+        let client = self.lend(slot, Side::Client, client);
+        let upstream = self.lend(slot, Side::Upstream, upstream);
+        let accepted_at = session.accepted_at;
+        self.begin_task(slot, async move {
+            let client = Stream::new(client, tls);
+            super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at).await
+        });
+    }
+
+    /// The name that a server's certificate has to have, unless the pool's `sni` says another:
+    /// that of its `dns:` entry, or its address.
+    fn server_name(&self, id: ServerId) -> ServerName<'static> {
+        let state = &self.snapshot.servers[id.0 as usize];
+        let pool = &self.snapshot.plan.pools[usize::from(state.pool.0)];
+        let planned = pool.servers.iter().find(|server| *server.name == *state.name);
+        if let Some(ServerAddr::Dns { host, .. }) = planned.map(|server| &server.address)
+            && let Ok(name) = ServerName::try_from(host.clone())
+        {
+            return name;
+        }
+        match &state.address {
+            Endpoint::Ip(address) => ServerName::from(address.ip()),
+            // A unix socket's server is this machine.
+            Endpoint::Unix(_) => {
+                ServerName::from(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
+            }
+        }
+    }
+
+    /// Makes the session's task end: what it borrowed comes back.
+    pub(super) fn abort_task(&mut self, slot: u32) {
+        if let Some(task) = self.seat(slot).task {
+            self.tasks.abort(task);
+        }
+    }
+
+    /// The session is gone.
+    pub(super) fn clear_seat(&mut self, slot: u32) {
+        if let Some(seat) = self.seats.get_mut(slot as usize) {
+            *seat = None;
+        }
+    }
+}
