@@ -4,4 +4,8 @@
 //! nor that the crate which does exists.
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod compress;
+pub mod identity;
 pub mod route;
+pub mod trace;
