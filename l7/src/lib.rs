@@ -6,6 +6,8 @@
 
 pub mod answer;
 pub mod compress;
+pub mod http1;
 pub mod identity;
+pub mod path;
 pub mod route;
 pub mod trace;

@@ -1,0 +1,84 @@
+//! One body, however it is framed.
+
+use super::chunked::Decoder;
+use super::reject::Reject;
+use super::{Framing, Limits};
+use std::ops::Range;
+
+/// What one call found in its input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Bytes of the input that are done with.
+    pub consumed: usize,
+    /// Bytes of the body, within what was consumed.
+    pub payload: Range<usize>,
+    /// The body has ended; what follows is the next message.
+    pub end: bool,
+}
+
+/// How much of a body is still to come.
+#[derive(Debug)]
+pub enum Body {
+    Done,
+    Length { left: u64 },
+    Chunked(Decoder),
+    UntilClose,
+}
+
+impl Body {
+    /// `limits` bounds the trailer section.
+    #[must_use]
+    pub const fn new(framing: Framing, limits: &Limits) -> Self {
+        match framing {
+            Framing::None | Framing::Length(0) => Self::Done,
+            Framing::Length(left) => Self::Length { left },
+            Framing::Chunked => Self::Chunked(Decoder::new(limits)),
+            Framing::UntilClose => Self::UntilClose,
+        }
+    }
+
+    /// Reads on; call again with what was not consumed, until `end`.
+    pub fn next(&mut self, input: &[u8]) -> Result<Piece, Reject> {
+        match self {
+            Self::Done => Ok(Piece { consumed: 0, payload: 0..0, end: true }),
+            Self::Length { left } => {
+                let take = (*left).min(input.len() as u64);
+                *left -= take;
+                let end = *left == 0;
+                let take = take as usize;
+                Ok(Piece { consumed: take, payload: 0..take, end })
+            }
+            Self::Chunked(decoder) => decoder.feed(input),
+            Self::UntilClose => {
+                Ok(Piece { consumed: input.len(), payload: 0..input.len(), end: false })
+            }
+        }
+    }
+
+    /// The connection has ended: was that where the body ends?
+    pub fn close(&self) -> Result<(), Reject> {
+        match self {
+            Self::UntilClose => Ok(()),
+            _ if self.is_done() => Ok(()),
+            _ => Err(Reject::BodyTruncated),
+        }
+    }
+
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        match self {
+            Self::Done | Self::Length { left: 0 } => true,
+            Self::Chunked(decoder) => decoder.is_done(),
+            Self::Length { .. } | Self::UntilClose => false,
+        }
+    }
+
+    /// Trailer lines to forward, see [`Decoder::trailers`].
+    #[must_use]
+    pub fn trailers(&self) -> &[u8] {
+        match self {
+            Self::Chunked(decoder) => decoder.trailers(),
+            _ => &[],
+        }
+    }
+}
