@@ -95,6 +95,10 @@ static SORTS: [Sort; 256] = {
 
 /// Brings an origin-form target, or what an absolute-form has behind its authority, into normal
 /// form. `out` is overwritten, and stays empty when there is nothing to change.
+///
+/// # Errors
+///
+/// When servers would read the path in different ways, or it holds what no target may.
 pub fn normalise(target: &[u8], out: &mut Vec<u8>, limits: &Limits) -> Result<Normal, Reject> {
     out.clear();
     let (path_end, simple) = scan(target);
@@ -205,9 +209,9 @@ fn push_decoded(segment: &[u8], out: &mut Vec<u8>, limits: &Limits) -> Result<()
 /// spaces, or decode what stays escaped here.
 fn check_segment(segment: &[u8]) -> Result<(), Reject> {
     // Slashes are in here only if they are kept; then each piece is a segment to someone.
-    for piece in pieces(segment, b"%2F") {
+    for piece in pieces(segment, *b"%2F") {
         // A server that decodes before it cuts parameters cuts at an escaped `;`, too.
-        let name = pieces(cut_parameters(piece), b"%3B").next().unwrap_or_default();
+        let name = pieces(cut_parameters(piece), *b"%3B").next().unwrap_or_default();
         let is_whole = name.len() == segment.len();
         if !is_whole && name.iter().all(|&byte| byte == b'.') {
             return Err(Reject::PathParameters);
@@ -228,11 +232,11 @@ fn cut_parameters(segment: &[u8]) -> &[u8] {
 }
 
 /// Splits at an escape, in either case.
-fn pieces<'a>(segment: &'a [u8], escape: &'static [u8; 3]) -> impl Iterator<Item = &'a [u8]> {
+fn pieces<'a>(segment: &'a [u8], escape: [u8; 3]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = Some(segment);
     std::iter::from_fn(move || {
         let all = rest?;
-        let at = all.windows(3).position(|window| window.eq_ignore_ascii_case(escape));
+        let at = all.windows(3).position(|window| window.eq_ignore_ascii_case(&escape));
         rest = at.map(|at| &all[at + 3..]);
         Some(at.map_or(all, |at| &all[..at]))
     })

@@ -38,6 +38,10 @@ impl Body {
     }
 
     /// Reads on; call again with what was not consumed, until `end`.
+    ///
+    /// # Errors
+    ///
+    /// When a chunked body is malformed.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, Reject> {
         match self {
             Self::Done => Ok(Piece { consumed: 0, payload: 0..0, end: true }),
@@ -56,6 +60,10 @@ impl Body {
     }
 
     /// The connection has ended: was that where the body ends?
+    ///
+    /// # Errors
+    ///
+    /// When it was not.
     pub fn close(&self) -> Result<(), Reject> {
         match self {
             Self::UntilClose => Ok(()),
@@ -80,5 +88,43 @@ impl Body {
             Self::Chunked(decoder) => decoder.trailers(),
             _ => &[],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(framing: Framing) -> Body {
+        Body::new(framing, &Limits::default())
+    }
+
+    #[test]
+    fn a_length_takes_its_bytes_and_leaves_the_next_message() {
+        let mut body = body(Framing::Length(5));
+        assert_eq!(body.next(b"hel"), Ok(Piece { consumed: 3, payload: 0..3, end: false }));
+        assert_eq!(body.close(), Err(Reject::BodyTruncated));
+        assert_eq!(body.next(b""), Ok(Piece { consumed: 0, payload: 0..0, end: false }));
+        assert_eq!(body.next(b"loGET"), Ok(Piece { consumed: 2, payload: 0..2, end: true }));
+        assert_eq!(body.next(b"GET"), Ok(Piece { consumed: 0, payload: 0..0, end: true }));
+        assert_eq!(body.close(), Ok(()));
+    }
+
+    #[test]
+    fn no_body_is_done_at_once() {
+        assert!(body(Framing::None).is_done());
+        assert_eq!(body(Framing::None).next(b"GET").map(|piece| piece.end), Ok(true));
+    }
+
+    #[test]
+    fn only_a_body_without_a_length_may_end_with_the_connection() {
+        let mut open = body(Framing::UntilClose);
+        assert_eq!(open.next(b"abc"), Ok(Piece { consumed: 3, payload: 0..3, end: false }));
+        assert_eq!((open.close(), open.is_done()), (Ok(()), false));
+        let mut chunked = body(Framing::Chunked);
+        assert_eq!(chunked.next(b"3\r\nabc\r\n").map(|piece| piece.payload), Ok(3..6));
+        assert_eq!(chunked.close(), Err(Reject::BodyTruncated));
+        assert_eq!(chunked.next(b"0\r\nX-Sum: 1\r\n\r\n").map(|piece| piece.end), Ok(true));
+        assert_eq!((chunked.close(), chunked.trailers()), (Ok(()), &b"X-Sum: 1\r\n"[..]));
     }
 }

@@ -100,6 +100,10 @@ impl Decoder {
 
     /// Reads on. Stops behind a run of data, at the end of the body or of `input`; call again
     /// with what was not consumed. After `end` it consumes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the body is malformed or out of bounds. The decoder is of no more use then.
     pub fn feed(&mut self, input: &[u8]) -> Result<Piece, Reject> {
         let mut at = 0;
         let mut payload = 0..0;
@@ -224,9 +228,8 @@ fn extension_byte(byte: u8, size: u64, part: Part) -> Result<State, Reject> {
     let next = match (part, byte) {
         (Part::Name | Part::Token | Part::After, b'\r') => return Ok(State::SizeLf { size }),
         (Part::Name | Part::Token | Part::After, b';') => Part::NameStart,
-        (Part::NameStart, _) if is_token(byte) => Part::Name,
         (Part::Name, b'=') => Part::ValueStart,
-        (Part::Name, _) if is_token(byte) => Part::Name,
+        (Part::NameStart | Part::Name, _) if is_token(byte) => Part::Name,
         (Part::ValueStart, b'"') => Part::Quoted,
         (Part::ValueStart | Part::Token, _) if is_token(byte) => Part::Token,
         (Part::Quoted, b'"') => Part::After,

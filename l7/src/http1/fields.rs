@@ -102,6 +102,7 @@ impl Fields {
     }
 
     /// Values of all lines of one name, in order.
+    #[must_use]
     pub fn values<'a>(
         &'a self,
         buf: &'a [u8],

@@ -30,6 +30,10 @@ impl Host<'_> {
 }
 
 /// Checks the value of `Host`, or an authority, and takes it apart.
+///
+/// # Errors
+///
+/// When it is empty or malformed.
 pub fn parse(host: &[u8]) -> Result<Host<'_>, Reject> {
     let valid = match host.first() {
         Some(b'[') => bracketed(host),

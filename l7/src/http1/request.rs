@@ -82,6 +82,10 @@ pub struct RequestHead {
 }
 
 /// Parses the head at the beginning of `buf`; `None` if more bytes are needed.
+///
+/// # Errors
+///
+/// When the head, or what there is of it, has no single meaning or is out of bounds.
 pub fn parse(
     buf: &[u8],
     limits: &Limits,
@@ -115,6 +119,7 @@ pub fn parse(
 }
 
 /// The request line, taken apart.
+#[derive(Clone, Copy)]
 struct Line {
     method: Span,
     target: Span,
@@ -194,13 +199,14 @@ fn check_line(line: &[u8], limits: &Limits) -> Result<(), Reject> {
     Ok(())
 }
 
-/// A version of the right form is one we do not speak (505), else the line is malformed.
+/// A version of the right form, where the version stands, is one we do not speak (505); else the
+/// line is malformed.
 fn version_reject(buf: &[u8], start: usize) -> Reject {
-    let version = head::first_line(buf, start).rsplit(|&byte| byte == b' ').next();
-    if version.is_some_and(head::is_version) {
-        Reject::VersionUnsupported
-    } else {
-        Reject::VersionSyntax
+    let mut words = head::first_line(buf, start).split(|&byte| byte == b' ').skip(2);
+    match (words.next(), words.next()) {
+        (Some(version), None) if head::is_version(version) => Reject::VersionUnsupported,
+        (Some(_), Some(_)) => Reject::RequestLine,
+        _ => Reject::VersionSyntax,
     }
 }
 

@@ -48,6 +48,10 @@ impl ResponseHead {
 }
 
 /// Parses the head at the beginning of `buf`; `None` if more bytes are needed.
+///
+/// # Errors
+///
+/// When the head, or what there is of it, has no single meaning or is out of bounds.
 pub fn parse(
     buf: &[u8],
     limits: &Limits,
@@ -88,6 +92,7 @@ pub fn parse(
 }
 
 /// The status line, taken apart.
+#[derive(Clone, Copy)]
 struct Line {
     version: Version,
     status: u16,
