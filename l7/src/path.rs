@@ -232,7 +232,7 @@ fn cut_parameters(segment: &[u8]) -> &[u8] {
 }
 
 /// Splits at an escape, in either case.
-fn pieces<'a>(segment: &'a [u8], escape: [u8; 3]) -> impl Iterator<Item = &'a [u8]> {
+fn pieces(segment: &[u8], escape: [u8; 3]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(segment);
     std::iter::from_fn(move || {
         let all = rest?;

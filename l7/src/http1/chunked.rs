@@ -151,7 +151,7 @@ impl Decoder {
             State::SizeLf { size } if byte == b'\n' => {
                 Ok(if size == 0 { State::Trailer } else { State::Data { left: size } })
             }
-            State::SizeLf { .. } => Err(Reject::ChunkSize),
+            State::SizeLf { .. } => Err(Reject::LineEnd),
             State::DataCr if byte == b'\r' => Ok(State::DataLf),
             State::DataLf if byte == b'\n' => Ok(State::Size { size: 0, digits: 0 }),
             State::DataCr | State::DataLf => Err(Reject::ChunkEnd),
