@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::config::plan::Plan;
+use crate::config::plan::{self, Plan};
+use crate::http::Site;
+use crate::registry::ListenerId;
 use crate::tls::certificates::LoadError;
 use crate::tls::server::{ServerTls, Tickets};
 use crate::tls::upstream::ClientTls;
@@ -22,6 +24,7 @@ pub struct Fronts {
 #[derive(Clone, Debug, Default)]
 pub struct Front {
     pub tls: Option<Arc<ServerTls>>,
+    pub site: Option<Arc<Site>>,
 }
 
 /// What the servers of a pool are spoken to with.
@@ -46,10 +49,18 @@ impl Fronts {
     /// The file that cannot be used, and why.
     pub fn new(plan: &Plan) -> Result<Self, LoadError> {
         let mut fronts = Self::default();
-        for listener in &plan.listeners {
+        let logged = plan.log.access != plan::AccessLog::Off;
+        for (id, listener) in plan.listeners.iter().enumerate() {
             let tls = |tls| ServerTls::new(tls, Arc::new(Tickets::default()));
             let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
-            fronts.listeners.push(Front { tls });
+            let id = ListenerId(id as u16);
+            let site = |http| Site::new(id, listener, http, logged);
+            let site = listener.http.as_ref().map(site).transpose();
+            let site = site.map_err(|error| LoadError {
+                file: format!("listener `{}`", listener.name),
+                why: format!("route {}: {:?}", error.route + 1, error.why),
+            })?;
+            fronts.listeners.push(Front { tls, site: site.map(Arc::new) });
         }
         for pool in &plan.pools {
             let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, &[])).transpose()?;

@@ -7,11 +7,13 @@
 //! is written by the control thread and read by workers.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
+use rustls::pki_types::ServerName;
 
 use crate::config::plan;
 use crate::fronts::Fronts;
@@ -276,6 +278,27 @@ pub struct Snapshot {
     pub fronts: Arc<Fronts>,
     /// Grows by one with every change; a worker rebuilds its balancing state on a new one.
     pub version: u64,
+}
+
+impl Snapshot {
+    /// The name that a server's certificate has to have, unless the pool's `sni` says another:
+    /// that of its `dns:` entry, or its address.
+    #[must_use]
+    pub fn server_name(&self, id: ServerId) -> ServerName<'static> {
+        let state = &self.servers[id.0 as usize];
+        let pool = &self.plan.pools[usize::from(state.pool.0)];
+        let planned = pool.servers.iter().find(|server| *server.name == *state.name);
+        if let Some(plan::ServerAddr::Dns { host, .. }) = planned.map(|server| &server.address)
+            && let Ok(name) = ServerName::try_from(host.clone())
+        {
+            return name;
+        }
+        match &state.address {
+            Endpoint::Ip(address) => ServerName::from(address.ip()),
+            // A unix socket's server is this machine.
+            Endpoint::Unix(_) => ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use rustls::Connection;
 
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::{Inbox, Socket};
+use crate::tls::info::TlsInfo;
 
 /// Plaintext that one receive of ciphertext may bring at least: a partial record that was there
 /// before, and a ring buffer's worth.
@@ -68,6 +69,15 @@ impl Tls {
     #[must_use]
     pub const fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// What the log and servers are told about it.
+    #[must_use]
+    pub fn info(&self) -> Option<TlsInfo> {
+        match &self.connection {
+            Connection::Server(server) => TlsInfo::of(server),
+            Connection::Client(_) => None,
+        }
     }
 
     /// Hands received ciphertext to rustls until it wants no more or has plaintext to give.

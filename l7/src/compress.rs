@@ -50,6 +50,12 @@ impl std::fmt::Debug for Response<'_> {
     }
 }
 
+/// What an answer to this request may be compressed with, if the answer can be.
+#[must_use]
+pub fn accepted(request: &dyn Fields, ours: &[Algorithm]) -> Option<Algorithm> {
+    if says_no_transform(request) { None } else { negotiate(request, ours) }
+}
+
 /// Decides for one answer.
 #[must_use]
 pub fn decide(spec: &CompressionSpec, request: &dyn Fields, response: &Response<'_>) -> Outcome {
@@ -63,7 +69,9 @@ pub fn decide(spec: &CompressionSpec, request: &dyn Fields, response: &Response<
     }
 }
 
-fn is_compressible(spec: &CompressionSpec, response: &Response<'_>) -> bool {
+/// An answer that some client would get compressed.
+#[must_use]
+pub fn is_compressible(spec: &CompressionSpec, response: &Response<'_>) -> bool {
     // 206 is a part of the body as it is; pages of errors are compressed too.
     let has_body = !matches!(response.status, 100..=199 | 204..=206 | 304);
     let fields = response.fields;
@@ -85,6 +93,11 @@ fn says_no_transform(fields: &dyn Fields) -> bool {
 fn fits_types(content_type: &[u8], types: &[String]) -> bool {
     let media_type = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
     let media_type = media_type.trim_ascii();
+    // gRPC has a compression of its own, message by message, and knows no other.
+    const GRPC: &[u8] = b"application/grpc";
+    if media_type.len() >= GRPC.len() && media_type[..GRPC.len()].eq_ignore_ascii_case(GRPC) {
+        return false;
+    }
     types.iter().any(|pattern| match pattern.split_once('*') {
         None => media_type.eq_ignore_ascii_case(pattern.as_bytes()),
         Some(("", "/*")) => true,
@@ -153,6 +166,7 @@ impl Accepted {
     }
 }
 
+/// `q=1`: three digits are all that a weight may have.
 const QUALITY_MAX: u16 = 1000;
 
 /// `q=0.5` in thousandths (RFC 9110 §12.4.2).
@@ -201,10 +215,8 @@ pub fn change(name: &[u8], value: &[u8]) -> Change {
     if OF_THE_BYTES.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes())) {
         return Change::Drop;
     }
-    match name.eq_ignore_ascii_case(b"etag") && value.starts_with(b"\"") {
-        true => Change::Weaken,
-        false => Change::Keep,
-    }
+    let is_strong = name.eq_ignore_ascii_case(b"etag") && value.starts_with(b"\"");
+    if is_strong { Change::Weaken } else { Change::Keep }
 }
 
 /// The value of `Content-Encoding`.

@@ -153,10 +153,8 @@ impl Sieve {
         if is_any(name, WRITTEN_TO_CLIENTS) {
             return Decision::Written;
         }
-        match connection.nominates(name) && !is_any(name, END_TO_END) {
-            true => Decision::Drop,
-            false => Decision::Keep,
-        }
+        let nominated = connection.nominates(name) && !is_any(name, END_TO_END);
+        if nominated { Decision::Drop } else { Decision::Keep }
     }
 
     /// Decides on a line of an answer's trailers.

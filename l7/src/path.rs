@@ -130,18 +130,14 @@ pub fn normalise(target: &[u8], out: &mut Vec<u8>, limits: &Limits) -> Result<No
 /// Where the path ends, and whether it is in normal form for both uses already.
 fn scan(target: &[u8]) -> (usize, bool) {
     let mut simple = target.first() == Some(&b'/');
-    let mut before = b' ';
     for (at, &byte) in target.iter().enumerate() {
         match SORTS[usize::from(byte)] {
+            Sort::Plain => {}
             // A dot file is plain, too, but not worth a look here.
-            Sort::Plain => simple &= !(byte == b'.' && before == b'/'),
-            Sort::Slash => simple &= before != b'/',
+            Sort::Slash => simple &= !matches!(target.get(at + 1), Some(b'/' | b'.')),
             Sort::Question => return (at, simple),
-            Sort::Special => {
-                return (memchr(b'?', target).unwrap_or(target.len()), false);
-            }
+            Sort::Special => return (memchr(b'?', target).unwrap_or(target.len()), false),
         }
-        before = byte;
     }
     (target.len(), simple)
 }

@@ -187,6 +187,7 @@ impl<D: Driver> Gate<D> {
                 self.empty_queue(at);
             }
             self.doors_at = Some(self.driver.now() + LAST_LOOK);
+            self.drain_http();
         }
     }
 

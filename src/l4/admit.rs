@@ -10,19 +10,18 @@ use super::gate::Gate;
 use super::measure;
 use super::proxy_protocol::Header;
 use super::session::{Flow, Op, Phase, Session, Side, Tried, WaitFor};
-use crate::balance::{FlowKey, Nobody, Pick, Policy as _, TRIED_MAX};
+use crate::balance::{FlowKey, Nobody, TRIED_MAX};
 use crate::config::plan::SendProxy;
 use crate::control::notice::Notice;
+use crate::http::TICKET;
 use crate::net::Peer;
 use crate::observe::counters::ConnectResult;
 use crate::observe::reason::Reason;
+use crate::pools::Asking;
 use crate::registry::{ListenerId, PoolId, ServerId, Waiter};
 use crate::runtime::driver::{Completion, Driver, Fd, StreamOptions};
 use crate::runtime::mail::Mail;
 use crate::runtime::time::Time;
-
-/// Lost races for a place before one is taken without the exact exchange.
-const RESERVE_TRIES_MAX: usize = 8;
 
 /// How often a waiting client looks whether the queue can move on, should a wake-up be lost.
 const WAIT_LOOK: Duration = Duration::from_millis(250);
@@ -100,50 +99,19 @@ impl<D: Driver> Gate<D> {
 
     /// Picks a server and reserves a place there.
     fn choose(&mut self, slot: u32) -> Result<ServerId, Nobody> {
-        let now = self.driver.now();
         let session = &self.sessions[slot];
         let at = usize::from(session.pool.0);
-        let members = &self.snapshot.pools[at].members;
+        let tried = session.tried.ids();
+        let asking = Asking {
+            key: FlowKey::of(session.peer.ip(), &mut self.rng),
+            tried: &tried,
+            now: self.driver.now(),
+        };
         let slow_start = self.snapshot.plan.pools[at].slow_start;
-        let key = FlowKey::of(session.peer.ip(), &mut self.rng);
-        let mut tried = [0; TRIED_MAX];
-        let mut count = 0;
-        for id in session.tried.iter() {
-            if let Some(index) = members.iter().position(|member| member.state.id == id) {
-                tried[count] = index;
-                count += 1;
-            }
-        }
-        let run = &mut self.pools[at];
-        let mut last = None;
-        for _ in 0..RESERVE_TRIES_MAX {
-            run.roster.refresh(members, slow_start, now);
-            let view = run.roster.view(&tried[..count]);
-            let again = last.filter(|&index| {
-                !run.policy.compares_loads()
-                    && view.verdict(index) == crate::balance::Verdict::Takes
-            });
-            let Pick { index, load_seen } = match again {
-                // A lost race does not skip a turn.
-                Some(index) => Pick { index, load_seen: view.candidates()[index].load },
-                None => run.policy.pick(view, key, &mut self.rng)?,
-            };
-            let server = &members[index].state;
-            let exact = server.load.compare_exchange(
-                load_seen,
-                load_seen + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
-            if exact.is_ok() {
-                return Ok(server.id);
-            }
-            last = Some(index);
-        }
-        let index = last.unwrap_or(0);
-        self.counts.pick_races.add(1);
-        members[index].state.load.fetch_add(1, Ordering::AcqRel);
-        Ok(members[index].state.id)
+        let members = &self.snapshot.pools[at].members;
+        let reserved = self.pools[at].reserve(members, slow_start, &asking, &mut self.rng)?;
+        self.counts.pick_races.add(u64::from(reserved.raced));
+        Ok(reserved.server)
     }
 
     /// What a newcomer would be told: decides how long it may wait behind the others.
@@ -247,6 +215,9 @@ impl<D: Driver> Gate<D> {
 
     /// A server has room for this client, it is said.
     pub fn on_released(&mut self, pool: PoolId, slot: u32, generation: u32) {
+        if slot & TICKET != 0 {
+            return self.office.on_released(pool, slot & !TICKET, generation);
+        }
         let waiting = self
             .sessions
             .current(slot, generation)
@@ -325,13 +296,10 @@ impl<D: Driver> Gate<D> {
 
     fn next_source(&mut self, slot: u32, unix: bool) -> Option<IpAddr> {
         let at = usize::from(self.sessions[slot].pool.0);
-        let sources = &self.snapshot.plan.pools[at].source;
-        if unix || sources.is_empty() {
+        if unix {
             return None;
         }
-        let next = &mut self.pools[at].source_next;
-        *next = (*next + 1) % sources.len();
-        Some(sources[*next])
+        self.pools[at].next_source(&self.snapshot.plan.pools[at].source)
     }
 
     fn wait_for_descriptor(&mut self, slot: u32) {

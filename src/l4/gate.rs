@@ -14,11 +14,13 @@ use super::accept::Door;
 use super::prologue::Prelude;
 use super::seats::Seat;
 use super::session::{Flow, Op, Phase, Sending, Sessions, Side};
-use crate::balance::{AnyPolicy, Policy as _, Rng, Roster};
+use crate::balance::Rng;
 use crate::config::plan::{self, Timeouts};
+use crate::http::Office;
 use crate::limits::AccessList;
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
+use crate::pools::{self, PoolRun};
 use crate::registry::{ListenerId, Snapshot};
 use crate::runtime::driver::{Completion, Driver, Fd, Interest, TcpOptions};
 use crate::runtime::mail::Histograms;
@@ -41,6 +43,8 @@ pub struct Gate<D: Driver> {
     pub(super) tasks: Tasks<D>,
     /// By slot: the sessions that a task has.
     pub(super) seats: Vec<Option<Box<Seat>>>,
+    /// What HTTP sessions have in common.
+    pub(super) office: Rc<Office<D>>,
     pub worker: u16,
     pub sessions: Sessions,
     pub(super) timers: Wheel,
@@ -77,15 +81,6 @@ pub(super) struct ListenerRun {
     pub front: Rc<Prelude>,
 }
 
-/// What a worker keeps of a pool.
-#[derive(Debug)]
-pub(super) struct PoolRun {
-    pub policy: AnyPolicy,
-    pub roster: Roster,
-    /// The next of `source` to connect from.
-    pub source_next: usize,
-}
-
 impl<D: Driver> Gate<D> {
     pub fn new(
         driver: D,
@@ -96,9 +91,18 @@ impl<D: Driver> Gate<D> {
     ) -> Self {
         let now = driver.now();
         let counts = Arc::clone(&shared.workers[usize::from(worker)].counts);
+        let tasks = Tasks::new(now);
+        let office = Office::new(
+            Rc::clone(tasks.shell()),
+            worker,
+            Arc::clone(&snapshot),
+            Arc::clone(&shared),
+            seed.rotate_left(32),
+        );
         let mut gate = Self {
             driver: Lent::new(driver),
-            tasks: Tasks::new(now),
+            tasks,
+            office,
             seats: Vec::new(),
             worker,
             sessions: Sessions::default(),
@@ -125,19 +129,8 @@ impl<D: Driver> Gate<D> {
     /// Takes a new membership into use; sessions keep what they have.
     pub fn use_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         let plan = Arc::clone(&snapshot.plan);
-        let mut known = std::mem::take(&mut self.pools).into_iter();
-        for (pool, planned) in snapshot.pools.iter().zip(&plan.pools) {
-            let roster = Roster::new(&pool.members);
-            // A policy that was there before keeps its turn.
-            let mut run = known.next().unwrap_or_else(|| PoolRun {
-                policy: AnyPolicy::new(planned.balance),
-                roster: Roster::new(&[]),
-                source_next: 0,
-            });
-            run.policy.rebuild(roster.candidates());
-            run.roster = roster;
-            self.pools.push(run);
-        }
+        self.office.use_snapshot(&snapshot);
+        self.pools = pools::renew(std::mem::take(&mut self.pools), &snapshot);
         self.listeners = plan
             .listeners
             .iter()
@@ -160,7 +153,7 @@ impl<D: Driver> Gate<D> {
             return Time::ZERO;
         }
         let sessions = self.timers.next_deadline().unwrap_or(Time::NEVER);
-        let sessions = sessions.min(self.tasks.deadline());
+        let sessions = sessions.min(self.tasks.deadline()).min(self.office.deadline());
         self.doors_at.map_or(sessions, |at| at.min(sessions))
     }
 
@@ -213,7 +206,10 @@ impl<D: Driver> Gate<D> {
     /// What was measured since the last time.
     pub fn take_histograms(&mut self) -> Histograms {
         let worker = self.worker;
-        std::mem::replace(&mut self.histograms, Histograms { worker, ..Histograms::default() })
+        let fresh = Histograms { worker, ..Histograms::default() };
+        let mut measured = std::mem::replace(&mut self.histograms, fresh);
+        self.office.take_measures(&mut measured);
+        measured
     }
 
     /// What is due by the clock, and what the turn left over.
@@ -231,6 +227,7 @@ impl<D: Driver> Gate<D> {
             self.open_doors();
         }
         self.feed_starved();
+        self.office.prune(now);
         self.run_tasks();
     }
 

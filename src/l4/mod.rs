@@ -8,7 +8,7 @@ mod admit;
 mod bulk;
 mod ending;
 pub mod gate;
-mod measure;
+pub(crate) mod measure;
 mod prologue;
 pub mod proxy_header;
 pub mod proxy_protocol;
@@ -18,3 +18,7 @@ pub mod session;
 #[cfg(test)]
 mod sim_tests;
 mod tunnel;
+
+pub(crate) use prologue::connect_tls;
+pub(crate) use seats::{How, Outcome};
+pub(crate) use tunnel::tunnel;

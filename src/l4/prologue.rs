@@ -10,9 +10,10 @@ use rustls::pki_types::ServerName;
 
 use super::proxy_header::{self, Header};
 use super::seats::{How, Outcome, Welcome};
-use super::tunnel;
+use super::tunnel::tunnel as run_tunnel;
 use crate::config::plan::{self, SniRoutes, Timeouts};
 use crate::fronts::Front;
+use crate::http::Site;
 use crate::limits::AccessList;
 use crate::observe::reason::Reason;
 use crate::registry::PoolId;
@@ -33,6 +34,7 @@ pub(super) struct Prelude {
     sni: Option<SniRoutes>,
     tls: Option<Arc<ServerTls>>,
     starttls: bool,
+    site: Option<Arc<Site>>,
 }
 
 impl Prelude {
@@ -42,12 +44,23 @@ impl Prelude {
             sni: listener.sni.clone(),
             tls: front.tls.clone(),
             starttls: listener.tls.as_ref().is_some_and(|tls| tls.starttls_postgres),
+            site: front.site.clone(),
         }
     }
 
     /// A session begins at once.
     pub fn is_none(&self) -> bool {
+        self.is_silent() && self.site.is_none()
+    }
+
+    /// Nothing is read before the session's own first byte.
+    pub fn is_silent(&self) -> bool {
         self.trusted.is_none() && self.sni.is_none() && self.tls.is_none()
+    }
+
+    /// What an HTTP listener is.
+    pub fn site(&self) -> Option<Arc<Site>> {
+        self.site.clone()
     }
 
     /// A peer with this address sends a PROXY header first.
@@ -243,7 +256,7 @@ async fn accept_starttls<D: Driver>(
 
 /// TLS towards the server if its pool says so, then bytes in both directions.
 pub(super) async fn tunnel<D: Driver>(
-    client: Stream<D>,
+    mut client: Stream<D>,
     upstream: Socket<D>,
     pending: Inbox,
     back: Option<(Arc<ClientTls>, ServerName<'static>, bool)>,
@@ -260,10 +273,11 @@ pub(super) async fn tunnel<D: Driver>(
             return Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 };
         }
     }
-    tunnel::tunnel(client, upstream, pending, timeouts, accepted_at).await
+    run_tunnel(&mut client, &mut upstream, pending, timeouts, accepted_at).await
 }
 
-async fn connect_tls<D: Driver>(
+/// The client's side of a handshake.
+pub async fn connect_tls<D: Driver>(
     upstream: &mut Stream<D>,
     tls: &ClientTls,
     name: ServerName<'static>,

@@ -9,19 +9,18 @@
 //!                  └──▶ HTTP session ──────────────────────────────────────────────────▶ end
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
-
-use rustls::pki_types::ServerName;
+use std::sync::Arc;
 
 use super::gate::Gate;
 use super::session::{Op, Phase, Side};
-use crate::config::plan::ServerAddr;
-use crate::net::{Endpoint, Peer};
+use crate::http::{Peers, Site};
+use crate::net::Peer;
 use crate::observe::reason::Reason;
-use crate::registry::{PoolId, ServerId};
+use crate::registry::PoolId;
 use crate::runtime::buffers::Queue;
 use crate::runtime::driver::{Driver, Fd};
 use crate::runtime::tasks::{Inbox, Released, Socket, TaskId};
@@ -70,6 +69,8 @@ pub struct Seat {
     borrowed: u8,
     /// The client's TLS, and what it sent, while a server is looked for.
     parked: Option<(Option<Box<Tls>>, Inbox)>,
+    /// An HTTP session says here that it waits for a request.
+    idle: Option<Rc<Cell<bool>>>,
 }
 
 impl<D: Driver> Gate<D> {
@@ -79,7 +80,13 @@ impl<D: Driver> Gate<D> {
             self.seats.resize_with(at + 1, || None);
         }
         self.seats[at].get_or_insert_with(|| {
-            Box::new(Seat { task: None, slate: Rc::default(), borrowed: 0, parked: None })
+            Box::new(Seat {
+                task: None,
+                slate: Rc::default(),
+                borrowed: 0,
+                parked: None,
+                idle: None,
+            })
         })
     }
 
@@ -112,6 +119,11 @@ impl<D: Driver> Gate<D> {
         let session = &self.sessions[slot];
         let listener = usize::from(session.listener.0);
         let front = Rc::clone(&self.listeners[listener].front);
+        if let Some(site) = front.site()
+            && front.is_silent()
+        {
+            return self.begin_http(slot, site, None, Inbox::default());
+        }
         let (timeouts, proxied) = (self.timeouts(slot), self.is_proxied(slot));
         let socket = self.lend(slot, Side::Client, fd);
         self.begin_task(slot, async move {
@@ -119,10 +131,52 @@ impl<D: Driver> Gate<D> {
         });
     }
 
+    /// Gives the connection to an HTTP session.
+    pub(super) fn begin_http(
+        &mut self,
+        slot: u32,
+        site: Arc<Site>,
+        tls: Option<Box<Tls>>,
+        inbox: Inbox,
+    ) {
+        let Some(fd) = self.fd(slot, Side::Client) else { return };
+        let peers = Peers {
+            peer: self.sessions[slot].peer.ip(),
+            local_port: self.driver.local_now(fd).map_or(0, |local| local.port()),
+            tls: tls.as_ref().and_then(|tls| tls.info()),
+        };
+        let idle = Rc::new(Cell::new(false));
+        self.seat(slot).idle = Some(Rc::clone(&idle));
+        let socket = self.lend(slot, Side::Client, fd);
+        let office = Rc::clone(&self.office);
+        self.begin_task(slot, async move {
+            let stream = Stream::new(socket, tls);
+            crate::http::serve(office, site, stream, inbox, peers, idle).await
+        });
+    }
+
+    /// HTTP connections that wait for a request end now; others after their answer.
+    pub(super) fn drain_http(&mut self) {
+        self.office.drain();
+        let idle = |seat: &&Seat| seat.idle.as_ref().is_some_and(|idle| idle.get());
+        let slots: Vec<u32> = (0..self.seats.len() as u32)
+            .filter(|&slot| self.seats[slot as usize].as_deref().filter(idle).is_some())
+            .collect();
+        for slot in slots {
+            if !self.sessions[slot].is_closing() {
+                self.on_task_ended(slot, How::Fin, Reason::Ok);
+                self.settle(slot);
+            }
+        }
+    }
+
     /// Polls the tasks, and goes on with the sessions that they have given back.
     pub(super) fn run_tasks(&mut self) {
         self.tasks.run(&mut self.driver);
         self.counts.panics.add(self.tasks.take_panics());
+        while let Some(pool) = self.office.next_room() {
+            self.release_next(pool);
+        }
         while let Some(Released { to }) = self.tasks.next_released() {
             let (slot, generation) = (to as u32, (to >> 32) as u32);
             if self.sessions.current(slot, generation).is_some() {
@@ -182,6 +236,10 @@ impl<D: Driver> Gate<D> {
                 return self.reset_both(slot, reason);
             }
         }
+        let listener = usize::from(self.sessions[slot].listener.0);
+        if let Some(site) = self.listeners[listener].front.site() {
+            return self.begin_http(slot, site, tls, inbox);
+        }
         if let Some(pool) = pool {
             self.sessions[slot].pool = pool;
         }
@@ -235,7 +293,9 @@ impl<D: Driver> Gate<D> {
         let at = usize::from(session.pool.0);
         let back = self.snapshot.fronts.pools[at].tls.clone();
         let starttls = self.plan_pool(slot).tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
-        let back = back.zip(session.server).map(|(tls, id)| (tls, self.server_name(id), starttls));
+        let back = back
+            .zip(session.server)
+            .map(|(tls, id)| (tls, self.snapshot.server_name(id), starttls));
         let (tls, inbox) = self.seat(slot).parked.take().unwrap_or_default();
         let client = self.lend(slot, Side::Client, client);
         let upstream = self.lend(slot, Side::Upstream, upstream);
@@ -244,26 +304,6 @@ impl<D: Driver> Gate<D> {
             let client = Stream::new(client, tls);
             super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at).await
         });
-    }
-
-    /// The name that a server's certificate has to have, unless the pool's `sni` says another:
-    /// that of its `dns:` entry, or its address.
-    fn server_name(&self, id: ServerId) -> ServerName<'static> {
-        let state = &self.snapshot.servers[id.0 as usize];
-        let pool = &self.snapshot.plan.pools[usize::from(state.pool.0)];
-        let planned = pool.servers.iter().find(|server| *server.name == *state.name);
-        if let Some(ServerAddr::Dns { host, .. }) = planned.map(|server| &server.address)
-            && let Ok(name) = ServerName::try_from(host.clone())
-        {
-            return name;
-        }
-        match &state.address {
-            Endpoint::Ip(address) => ServerName::from(address.ip()),
-            // A unix socket's server is this machine.
-            Endpoint::Unix(_) => {
-                ServerName::from(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
-            }
-        }
     }
 
     /// Makes the session's task end: what it borrowed comes back.

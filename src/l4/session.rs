@@ -244,6 +244,12 @@ impl Tried {
     pub fn iter(&self) -> impl Iterator<Item = ServerId> {
         self.ids.into_iter().flatten()
     }
+
+    /// All of them, with places over that name nobody.
+    #[must_use]
+    pub fn ids(&self) -> [ServerId; crate::balance::TRIED_MAX] {
+        self.ids.map(|id| id.unwrap_or(ServerId(u32::MAX)))
+    }
 }
 
 /// What a waiting client waits for.

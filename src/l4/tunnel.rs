@@ -35,8 +35,8 @@ const MOVES_PER_POLL: usize = 8;
 const GOODBYE_MAX: Duration = Duration::from_millis(100);
 
 /// One side, and what it sent that the other has not taken yet.
-struct End<D: Driver> {
-    stream: Stream<D>,
+struct End<'s, D: Driver> {
+    stream: &'s mut Stream<D>,
     inbox: Inbox,
     /// It sends no more.
     eof: bool,
@@ -45,22 +45,22 @@ struct End<D: Driver> {
     total: u64,
 }
 
-impl<D: Driver> End<D> {
-    fn new(stream: Stream<D>, inbox: Inbox) -> Self {
+impl<'s, D: Driver> End<'s, D> {
+    fn new(stream: &'s mut Stream<D>, inbox: Inbox) -> Self {
         let total = inbox.len() as u64;
         Self { stream, inbox, eof: false, finished: false, total }
     }
 }
 
-struct Tunnel<D: Driver> {
-    ends: [End<D>; 2],
+struct Tunnel<'s, D: Driver> {
+    ends: [End<'s, D>; 2],
     moved_at: Time,
 }
 
 /// Runs a session to its end. `pending` is what the client sent already.
 pub async fn tunnel<D: Driver>(
-    client: Stream<D>,
-    upstream: Stream<D>,
+    client: &mut Stream<D>,
+    upstream: &mut Stream<D>,
     pending: Inbox,
     timeouts: Timeouts,
     accepted_at: Time,
@@ -102,7 +102,7 @@ const fn reason(dead: Side, error: StreamError) -> Reason {
     }
 }
 
-impl<D: Driver> Tunnel<D> {
+impl<D: Driver> Tunnel<'_, D> {
     /// When the session is too long idle, and what that is called.
     fn idle(&self, timeouts: &Timeouts) -> (Time, Reason) {
         if self.ends.iter().any(|end| end.eof) {

@@ -61,13 +61,20 @@ impl ConnectResult {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ListenerCounts {
     pub connections: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
     /// By `Reason as usize`.
     pub ended: [Count; Reason::COUNT],
+}
+
+impl Default for ListenerCounts {
+    fn default() -> Self {
+        let [connections, bytes_in, bytes_out] = Default::default();
+        Self { connections, bytes_in, bytes_out, ended: std::array::from_fn(|_| Count::default()) }
+    }
 }
 
 #[derive(Debug, Default)]

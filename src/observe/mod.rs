@@ -9,5 +9,6 @@ pub mod logger;
 pub mod metrics;
 pub mod reason;
 pub mod record;
+pub mod requests;
 pub mod status;
 pub mod view;

@@ -54,6 +54,13 @@ reasons! {
     ServerDown "server-down" "The server went down and its pool says `on_down = \"close-sessions\"`."
     DrainTimeout "drain-timeout" "The process was stopping and the session outlived `drain_timeout`."
     Shutdown "shutdown" "The process was told to stop at once."
+    ClientTimeout "client-timeout" "A client of an HTTP listener did not send its request in time: `header_timeout` for the head, `body_timeout` for a gap in the body, or it did not take the answer."
+    BadRequest "bad-request" "The request was malformed, or two parsers could have read it in two ways. It was not forwarded."
+    NoRoute "no-route" "No route of the listener fits the request's host, path and other conditions."
+    Method "method" "Routes fit, but not with this method."
+    TooLarge "too-large" "The request's head, address or body was larger than the listener allows."
+    BadUpstream "bad-upstream" "The server's answer was not valid HTTP, or ended before its body did."
+    RequestTimeout "request-timeout" "The server did not begin its answer within `request_timeout` (or the route's `timeout`)."
     Internal "internal" "A defect in Sluicegate: the session was closed to protect its neighbours. Please report it with the log line."
 }
 

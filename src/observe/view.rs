@@ -40,7 +40,7 @@ pub struct View<'a> {
 }
 
 /// What a listener has counted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ListenerSums {
     pub active: u32,
     pub connections: u64,
@@ -48,6 +48,12 @@ pub struct ListenerSums {
     pub bytes_out: u64,
     /// By `Reason as usize`.
     pub ended: [u64; Reason::COUNT],
+}
+
+impl Default for ListenerSums {
+    fn default() -> Self {
+        Self { active: 0, connections: 0, bytes_in: 0, bytes_out: 0, ended: [0; Reason::COUNT] }
+    }
 }
 
 impl ListenerSums {

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::driver::Fd;
 use crate::net::Peer;
+use crate::observe::requests::RequestCounts;
 use crate::registry::{ListenerId, PoolId, ServerId, Snapshot};
 
 /// Posts that wait for one worker. A worker empties its mailbox every turn, so this is only
@@ -45,6 +46,8 @@ pub struct Histograms {
     pub session: Vec<(ListenerId, Histogram<u32>)>,
     /// Successful connects, by server.
     pub connect: Vec<(ServerId, Histogram<u32>)>,
+    /// Requests of HTTP listeners.
+    pub requests: RequestCounts,
 }
 
 /// The address of a worker.

@@ -28,6 +28,7 @@ use crate::limits::{ENTRIES_MAX, PerIp};
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
+use crate::observe::requests::RequestRecord;
 use crate::registry::{ListenerId, Snapshot};
 
 /// How the outside reaches a worker.
@@ -54,6 +55,8 @@ pub struct Shared {
     pub notices: Notices,
     /// Ended sessions for the access log, one queue a worker.
     pub records: Vec<ArrayQueue<SessionRecord>>,
+    /// Ended requests, likewise.
+    pub requests: Vec<ArrayQueue<RequestRecord>>,
     /// Every worker, by id.
     pub workers: Vec<WorkerHandle>,
     /// Descriptor pairs left for sessions.
@@ -89,6 +92,7 @@ impl Shared {
         Ok(Self {
             notices: Notices::default(),
             records: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
+            requests: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             workers: workers?,
             budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
             per_ip: plan.listeners.iter().map(table).collect(),

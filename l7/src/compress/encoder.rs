@@ -25,9 +25,9 @@ pub struct Encoder {
 }
 
 enum Inner {
-    // Its state is large and made once for each answer.
+    // Boxed: a session has room for one and most have none.
     Brotli(Box<CompressorWriter<Vec<u8>>>),
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 impl std::fmt::Debug for Encoder {
@@ -51,7 +51,8 @@ impl Encoder {
                 BROTLI_WINDOW_LOG2,
             ))),
             Algorithm::Gzip => {
-                Inner::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL)))
+                let level = flate2::Compression::new(GZIP_LEVEL);
+                Inner::Gzip(Box::new(GzEncoder::new(Vec::new(), level)))
             }
         };
         Self { inner }

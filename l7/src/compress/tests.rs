@@ -76,6 +76,9 @@ fn only_whole_plain_bodies_of_the_listed_types_are_compressed() {
         assert_eq!(decided(200, None, &[("content-type", other)]), Outcome::Untouched, "{other}");
     }
     assert_eq!(decided(200, None, &NoFields), Outcome::Untouched);
+    let all = vec!["application/*".to_owned()];
+    assert!(fits_types(b"application/x", &all));
+    assert!(!fits_types(b"application/gRPC+proto", &all), "it compresses each message itself");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// `limits` bounds the trailer section.
+    /// `limits` bounds the trailer section; for an answer, [`Limits::of_answers`].
     #[must_use]
     pub const fn new(framing: Framing, limits: &Limits) -> Self {
         match framing {

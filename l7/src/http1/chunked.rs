@@ -8,7 +8,7 @@
 //!                                 Done ◀── EndLf ◀── Trailer
 //! ```
 //!
-//! Strict: CRLF only, no white space around the size, extensions well-formed (and then
+//! Strict: CRLF only, nothing around the size but extensions, and those well-formed (and then
 //! forgotten: they are for one hop). Bounded: digits of a size, extension bytes beyond data
 //! bytes, trailer section. Trailers that would change how the message is read, or speak in the
 //! gateway's name, vanish.
@@ -33,7 +33,7 @@ enum State {
         size: u64,
         digits: u8,
     },
-    /// Behind the semicolon.
+    /// Behind the semicolon, or the white space before it.
     Extension {
         size: u64,
         part: Part,
@@ -65,6 +65,10 @@ enum Part {
     Escaped,
     /// Behind a quoted value.
     After,
+    /// In white space behind a name.
+    NameSpace,
+    /// In white space behind a size or a value.
+    Space,
 }
 
 /// Reads a chunked body.
@@ -213,6 +217,7 @@ fn size_byte(byte: u8, size: u64, digits: u8) -> Result<State, Reject> {
         b'A'..=b'F' => byte - b'A' + 10,
         b'\r' if digits > 0 => return Ok(State::SizeLf { size }),
         b';' if digits > 0 => return Ok(State::Extension { size, part: Part::NameStart }),
+        b' ' | b'\t' if digits > 0 => return Ok(State::Extension { size, part: Part::Space }),
         _ => return Err(Reject::ChunkSize),
     };
     let size = size
@@ -223,18 +228,25 @@ fn size_byte(byte: u8, size: u64, digits: u8) -> Result<State, Reject> {
     Ok(State::Size { size, digits: digits + 1 })
 }
 
-/// RFC 9112 §7.1.1, without the white space that only old senders put in (its BWS).
+/// RFC 9112 §7.1.1. White space around `;` and `=` is bad but must be read (RFC 9110 §5.6.3);
+/// before the end of the line there is none.
 fn extension_byte(byte: u8, size: u64, part: Part) -> Result<State, Reject> {
     let next = match (part, byte) {
         (Part::Name | Part::Token | Part::After, b'\r') => return Ok(State::SizeLf { size }),
-        (Part::Name | Part::Token | Part::After, b';') => Part::NameStart,
-        (Part::Name, b'=') => Part::ValueStart,
-        (Part::NameStart | Part::Name, _) if is_token(byte) => Part::Name,
-        (Part::ValueStart, b'"') => Part::Quoted,
-        (Part::ValueStart | Part::Token, _) if is_token(byte) => Part::Token,
+        (Part::Name | Part::NameSpace | Part::Token | Part::After | Part::Space, b';') => {
+            Part::NameStart
+        }
+        (Part::Name | Part::NameSpace, b'=') => Part::ValueStart,
+        (Part::NameStart | Part::ValueStart, b' ' | b'\t') => part,
+        (Part::Name | Part::NameSpace, b' ' | b'\t') => Part::NameSpace,
+        (Part::Token | Part::After | Part::Space, b' ' | b'\t') => Part::Space,
         (Part::Quoted, b'"') => Part::After,
         (Part::Quoted, b'\\') => Part::Escaped,
-        (Part::Quoted | Part::Escaped, b'\t' | b' '..=0x7E | 0x80..) => Part::Quoted,
+        (Part::ValueStart, b'"') | (Part::Quoted | Part::Escaped, b'\t' | b' '..=0x7E | 0x80..) => {
+            Part::Quoted
+        }
+        (Part::NameStart | Part::Name, _) if is_token(byte) => Part::Name,
+        (Part::ValueStart | Part::Token, _) if is_token(byte) => Part::Token,
         _ => return Err(Reject::ChunkExtension),
     };
     Ok(State::Extension { size, part: next })

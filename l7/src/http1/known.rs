@@ -141,12 +141,15 @@ impl Known {
     #[must_use]
     pub fn of(name: &[u8]) -> Option<Self> {
         if let Some(bucket) = BY_LENGTH.get(name.len()) {
+            // Most names that are not meant already differ here.
+            let first = name.first().map_or(0, u8::to_ascii_lowercase);
             for &row in bucket {
                 if row == NONE {
                     break;
                 }
                 let (known, text, _) = &TABLE[row as usize];
-                if name.eq_ignore_ascii_case(text.as_bytes()) {
+                let text = text.as_bytes();
+                if text[0] == first && name.eq_ignore_ascii_case(text) {
                     return Some(*known);
                 }
             }

@@ -54,6 +54,12 @@ impl Limits {
     /// Above this `headers_max` has no effect: the table the tokeniser fills is on the stack
     /// (32 bytes each).
     pub const HEADERS_MAX: u16 = 256;
+
+    /// The same for answers, whose names with `_` pass: no CGI reads an answer.
+    #[must_use]
+    pub const fn of_answers(self) -> Self {
+        Self { underscores_keep: true, ..self }
+    }
 }
 
 impl Default for Limits {

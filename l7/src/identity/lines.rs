@@ -8,6 +8,9 @@ use crate::route::{Fields, lines};
 /// Longest X-Request-Id that is kept: room for any usual id, none for a payload in logs.
 pub const REQUEST_ID_LEN_MAX: usize = 128;
 
+/// Takes a name and what appends its value.
+pub type Emit<'e> = dyn FnMut(&'static str, &dyn Fn(&mut Vec<u8>)) + 'e;
+
 /// What a server is told about one request. Values from the peer are believed only if it is
 /// trusted.
 #[derive(Clone, Copy)]
@@ -53,8 +56,8 @@ impl Identity<'_> {
         self.each(&mut emit);
     }
 
-    /// Gives each line, for HTTP/2: a name and what appends its value.
-    pub fn each(&self, emit: &mut dyn FnMut(&'static str, &dyn Fn(&mut Vec<u8>))) {
+    /// Gives each line, for HTTP/2.
+    pub fn each(&self, emit: &mut Emit<'_>) {
         if let Some(peer) = self.peer {
             emit("X-Forwarded-For", &|out| self.write_forwarded_for(peer, out));
         }

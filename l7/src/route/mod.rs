@@ -1,15 +1,17 @@
 //! Which route a request takes, and what the route makes of it.
 //!
 //! [`Table`] finds the route, once, on the request as received. The other modules are its
-//! actions as values: [`rewrite`], [`redirect`], [`split`], [`sticky`]. Headers, bodies and
+//! actions as values: [`rewrite`], [`redirect`], [`split`], [`sticky`], [`headers`]. Headers, bodies and
 //! servers are other modules' matters; nothing here allocates while a request is matched,
 //! except by `path_regex` on a path with `;`.
 //!
-//! The path of a [`Query`] is the normal form that will be forwarded: matching and forwarding
-//! the same bytes is what keeps a route's policies from being walked around.
+//! The path of a [`Query`] has the same segments as the one that goes to the server: that is
+//! what keeps a route's policies from being walked around. Captures and rewrites work on the
+//! path to forward, by the number of the segment.
 
 mod conditions;
 pub mod explain;
+pub mod headers;
 pub mod pattern;
 pub mod redirect;
 pub mod rewrite;
@@ -32,7 +34,7 @@ pub use table::{Allowed, Found, Table, TableError};
 pub struct Query<'q> {
     /// Lower case, port and last dot cut; empty when an HTTP/1.0 request has none.
     pub host: &'q str,
-    /// Normal form, as it will be forwarded; parameters (`;…`) are passed over in matching.
+    /// Normal form; parameters (`;…`) are passed over, should it have any.
     pub path: &'q str,
     /// As sent: methods are case-sensitive. An extended CONNECT is given as `GET`.
     pub method: &'q str,

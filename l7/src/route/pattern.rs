@@ -7,6 +7,9 @@
 //! Does not know hosts, methods or files.
 
 use std::cmp::Reverse;
+use std::fmt::Write as _;
+
+use super::spec::PathSpec;
 
 /// Segments in a pattern. Longer ones are mistakes, and the walk through the trie recurses.
 pub const SEGMENTS_MAX: usize = 64;
@@ -210,7 +213,10 @@ fn normal_literal(text: &str) -> Result<String, &'static str> {
                 match hex.map(char::from) {
                     None => return Err("has a `%` without two hexadecimal digits"),
                     Some(c) if c.is_ascii_alphanumeric() || "-._~".contains(c) => normal.push(c),
-                    Some(c) => normal.push_str(&format!("%{:02X}", u32::from(c))),
+                    Some(c) => {
+                        // A String takes every write.
+                        let _ = write!(normal, "%{:02X}", u32::from(c));
+                    }
                 }
                 at += 2;
             }
@@ -235,6 +241,20 @@ pub(crate) fn without_parameters(segment: &str) -> &str {
     segment.split_once(';').map_or(segment, |(before, _)| before)
 }
 
+/// What templates on a route with this path may name.
+///
+/// # Errors
+/// When the path is a pattern that does not parse.
+pub fn captures_of(path: &PathSpec) -> Result<Vec<String>, PatternError> {
+    Ok(match path {
+        PathSpec::Any => Vec::new(),
+        PathSpec::Pattern(text) => {
+            Pattern::parse(text)?.captures().into_iter().map(str::to_owned).collect()
+        }
+        PathSpec::Regex(regex) => regex.capture_names().flatten().map(str::to_owned).collect(),
+    })
+}
+
 /// What a path holds at the places that a route names.
 #[derive(Debug)]
 pub enum Captures<'c> {
@@ -242,8 +262,8 @@ pub enum Captures<'c> {
     None,
     /// Looked up by walking the two side by side; parameters (`;…`) are part of the value.
     Pattern { pattern: &'c Pattern, path: &'c str },
-    /// Named groups. This kind allocates.
-    Regex(regex::Captures<'c>),
+    /// Named groups of an expression, without parameters. This kind allocates.
+    Groups(Vec<(&'c str, String)>),
 }
 
 impl Captures<'_> {
@@ -260,7 +280,9 @@ impl Captures<'_> {
                     _ => None,
                 })
             }
-            Self::Regex(groups) => groups.name(name).map(|group| group.as_str()),
+            Self::Groups(groups) => {
+                groups.iter().find(|(own, _)| *own == name).map(|(_, value)| value.as_str())
+            }
         }
     }
 

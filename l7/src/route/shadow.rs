@@ -49,9 +49,8 @@ fn path_takes_all_of(own: &Route, other: &Route) -> bool {
     let (folds, other_folds) = (own.spec.matches.ignore_case, other.spec.matches.ignore_case);
     match (&own.path, &other.path) {
         (PathMatch::Any, _) => true,
-        (_, PathMatch::Any) => false,
+        (_, PathMatch::Any) | (PathMatch::Regex(_), PathMatch::Pattern(_)) => false,
         (PathMatch::Regex(own), PathMatch::Regex(other)) => own.as_str() == other.as_str(),
-        (PathMatch::Regex(_), PathMatch::Pattern(_)) => false,
         // `/*`: an expression may fit what is no path, but no request has such a path.
         (PathMatch::Pattern(own), PathMatch::Regex(_)) => own.rest && own.segments.is_empty(),
         (PathMatch::Pattern(own), PathMatch::Pattern(other)) => {

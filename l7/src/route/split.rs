@@ -25,7 +25,7 @@ pub fn choose(
 fn weighted(pools: &[(usize, u32)], point: u64, takes: &dyn Fn(usize) -> bool) -> Option<usize> {
     let living = || pools.iter().filter(|(pool, weight)| *weight > 0 && takes(*pool));
     let total: u64 = living().map(|(_, weight)| u64::from(*weight)).sum();
-    let mut at = (u128::from(point) * u128::from(total) >> 64) as u64;
+    let mut at = ((u128::from(point) * u128::from(total)) >> 64) as u64;
     for (pool, weight) in living() {
         if at < u64::from(*weight) {
             return Some(*pool);

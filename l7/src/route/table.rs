@@ -9,6 +9,7 @@
 //! Invariants: an entry's order is its index; lists of orders ascend; a lookup allocates nothing
 //! unless a regular expression meets a path with parameters.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
@@ -220,13 +221,13 @@ impl Table {
         }
     }
 
-    /// What the route captures in `path`.
+    /// What the route captures in `path`, the one to forward.
     #[must_use]
     pub fn captures<'c>(&'c self, route: usize, path: &'c str) -> Captures<'c> {
         match &self.routes[route].path {
             PathMatch::Any => Captures::None,
             PathMatch::Pattern(pattern) => Captures::Pattern { pattern, path },
-            PathMatch::Regex(regex) => regex.captures(path).map_or(Captures::None, Captures::Regex),
+            PathMatch::Regex(regex) => groups(regex, &plain(path)),
         }
     }
 
@@ -331,7 +332,7 @@ impl Route {
         match &self.path {
             PathMatch::Any => true,
             PathMatch::Pattern(pattern) => pattern.fits(path, self.spec.matches.ignore_case),
-            PathMatch::Regex(regex) => fits_regex(regex, path),
+            PathMatch::Regex(regex) => regex.is_match(&plain(path)),
         }
     }
 
@@ -354,9 +355,19 @@ fn whole(regex: &regex::Regex, ignore_case: bool) -> Result<regex::Regex, Patter
         .map_err(|error| PatternError(error.to_string()))
 }
 
-fn fits_regex(regex: &regex::Regex, path: &str) -> bool {
+fn groups<'c>(regex: &'c regex::Regex, path: &str) -> Captures<'c> {
+    let Some(found) = regex.captures(path) else { return Captures::None };
+    let named = regex
+        .capture_names()
+        .flatten()
+        .filter_map(|name| found.name(name).map(|group| (name, group.as_str().to_owned())));
+    Captures::Groups(named.collect())
+}
+
+/// The path without parameters.
+fn plain(path: &str) -> Cow<'_, str> {
     if !path.contains(';') {
-        return regex.is_match(path);
+        return Cow::Borrowed(path);
     }
     let mut plain = String::with_capacity(path.len());
     for (at, segment) in path.split('/').enumerate() {
@@ -365,7 +376,7 @@ fn fits_regex(regex: &regex::Regex, path: &str) -> bool {
         }
         plain.push_str(without_parameters(segment));
     }
-    regex.is_match(&plain)
+    Cow::Owned(plain)
 }
 
 impl HostMatch {

@@ -74,6 +74,10 @@ impl Template {
     /// # Errors
     /// An unknown variable, a brace without its other, a `*` that the pattern has not.
     pub fn parse(text: &str, captures: &[&str]) -> Result<Self, TemplateError> {
+        if text.chars().any(|c| c.is_control() && c != '\t') {
+            let why = format!("{text:?} has a control character, which could end a line");
+            return Err(TemplateError(why));
+        }
         let has_rest = captures.contains(&"*");
         let (text, ends_with_rest) = match text.strip_suffix("/*") {
             Some(before) if is_address(text) => {
@@ -297,7 +301,7 @@ mod tests {
         assert!(error("{client-ip}").contains("did you mean `{client_ip}`?"));
         assert!(error("{zzzzzzzzz}").contains("{claim:X}"));
         assert!(error("{header:a b}").contains("no header name"));
-        for text in ["{", "a}", "{host", "{}", "{claim:}"] {
+        for text in ["{", "a}", "{host", "{}", "{claim:}", "a\r\nb", "a\0"] {
             assert!(Template::parse(text, &[]).is_err(), "{text}");
         }
     }

@@ -133,7 +133,7 @@ fn only_a_missed_method_is_405_and_allow_names_the_others() {
         hidden,
         route(&[], "/b"),
     ]);
-    let query = |method, path| Query { method, path, ..GET };
+    let query = |method, path| Query { path, method, ..GET };
     assert_eq!(allow(&table, &query("PUT", "/a")).as_deref(), Some("GET, HEAD, POST"));
     assert_eq!(table.find(&query("PUT", "/c")), Found::NoRoute);
     assert_eq!(allow(&table, &query("get", "/a")).as_deref(), Some("GET, HEAD, POST"));
@@ -143,7 +143,7 @@ fn only_a_missed_method_is_405_and_allow_names_the_others() {
 #[test]
 fn connect_and_trace_find_no_route() {
     let table = table(vec![route(&[], ""), with_methods("/t", &["TRACE", "PURGE"])]);
-    let query = |method, path| Query { method, path, ..GET };
+    let query = |method, path| Query { path, method, ..GET };
     let common = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
     assert_eq!(allow(&table, &query("CONNECT", "/")).as_deref(), Some(common));
     let more = format!("{common}, PURGE");
@@ -190,6 +190,10 @@ fn captures_are_those_of_the_route() {
     let captures = table.captures(0, "/o/7/a/b");
     assert_eq!((captures.value("id"), captures.rest()), (Some("7"), Some("a/b")));
     assert_eq!(table.captures(1, "/r/12").value("n"), Some("12"));
+    assert_eq!(table.captures(1, "/r;a/12;b").value("n"), Some("12"));
+    let names = |route| pattern::captures_of(&table.spec(route).matches.path);
+    assert_eq!(names(0).expect("a pattern"), ["id", "*"]);
+    assert_eq!(names(1).expect("a regex"), ["n"]);
     assert_eq!(table.captures(2, "/o/7").value("id"), None);
 }
 
@@ -254,6 +258,15 @@ fn a_route_that_another_takes_all_of_is_shadowed() {
     assert_eq!(table.shadowed(), [(1, 0), (4, 3), (6, 5)]);
 }
 
+#[test]
+fn a_path_in_one_case_does_not_take_all_of_the_same_in_any_case() {
+    let mut folded = route(&[], "/a/{x}");
+    folded.matches.ignore_case = true;
+    let exact = route(&[], "/a/{x}");
+    assert_eq!(table(vec![exact.clone(), folded.clone()]).shadowed(), []);
+    assert_eq!(table(vec![folded, exact]).shadowed(), [(1, 0)]);
+}
+
 /// The rules as a person reads them: all routes that fit, sorted.
 fn reference(routes: &[RouteSpec], query: &Query<'_>) -> Found {
     let table = table(routes.to_vec());
@@ -307,10 +320,10 @@ fn path_by_hand(matches: &MatchSpec, path: &str) -> Option<PathKey> {
         }
         PathSpec::Pattern(text) => text,
     };
-    let (text, path) = match matches.ignore_case {
-        true => (text.to_lowercase(), path.to_lowercase()),
-        false => (text.clone(), path.to_owned()),
+    let fold = |text: &str| {
+        if matches.ignore_case { text.to_lowercase() } else { text.to_owned() }
     };
+    let (text, path) = (fold(text), fold(path));
     let mut wanted: Vec<&str> = text.split('/').skip(1).collect();
     let given: Vec<&str> = path.split('/').skip(1).collect();
     let rest = wanted.last() == Some(&"*");
@@ -321,9 +334,8 @@ fn path_by_hand(matches: &MatchSpec, path: &str) -> Option<PathKey> {
         return None;
     }
     let is_capture = |segment: &str| segment.starts_with('{');
-    let fits = |(wanted, given): (&&str, &&str)| match is_capture(wanted) {
-        true => !given.is_empty(),
-        false => wanted == given,
+    let fits = |(wanted, given): (&&str, &&str)| {
+        if is_capture(wanted) { !given.is_empty() } else { wanted == given }
     };
     if !wanted.iter().zip(&given).all(fits) {
         return None;
@@ -353,7 +365,7 @@ fn any_route() -> impl Strategy<Value = RouteSpec> {
             seen.push(*one);
             !twice
         });
-        let mut text: String = list.map(|segment| format!("/{segment}")).collect();
+        let mut text: String = list.flat_map(|segment| ["/", segment]).collect();
         if rest || text.is_empty() {
             text.push_str("/*");
         }
@@ -387,7 +399,7 @@ proptest! {
         method in prop::sample::select(vec!["GET", "POST", "PUT"]),
         query in prop::sample::select(vec!["", "v", "w", "v&w"]),
     ) {
-        let mut path: String = path.iter().map(|segment| format!("/{segment}")).collect();
+        let mut path: String = path.iter().flat_map(|segment| ["/", segment]).collect();
         if slash || path.is_empty() {
             path.push('/');
         }
@@ -419,7 +431,7 @@ proptest! {
         query in prop::sample::select(vec!["", "v", "v&w"]),
     ) {
         let path = if path.is_empty() { "/".to_owned() } else {
-            path.iter().map(|segment| format!("/{segment}")).collect()
+            path.iter().flat_map(|segment| ["/", segment]).collect()
         };
         let built = table(routes);
         let found = taken(&built, &Query { host: hosts, path: &path, method, query, ..GET });

@@ -42,6 +42,7 @@ fn chunks_are_joined_and_extensions_forgotten() {
     assert_eq!(body("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"), "hello world");
     assert_eq!(body("00000000\r\n\r\n"), "");
     assert_eq!(body("5;foo=bar;x;y=\"a\\\"b;\"\r\nhello\r\n0;last\r\n\r\n"), "hello");
+    assert_eq!(body("5 ; a = b\t;c =\"d\" ; e\r\nhello\r\n0\r\n\r\n"), "hello");
     assert_eq!(body("00a\r\n0123456789\r\n0\r\n\r\n"), "0123456789");
 }
 
@@ -54,7 +55,7 @@ fn data_and_end_come_in_one_step_when_they_are_there() {
 
 #[test]
 fn a_size_is_hexadecimal_digits_and_nothing_else() {
-    for bad in ["0x5", "+5", "-5", "5 \r\n", " 5", "\r\n", ";x", "5\n", "ZZ", "5_0"] {
+    for bad in ["0x5", "+5", "-5", " 5", "\r\n", ";x", "5\n", "ZZ", "5_0"] {
         refuses(bad, Reject::ChunkSize);
     }
     refuses("5\rX", Reject::LineEnd);
@@ -83,7 +84,12 @@ fn extensions_are_well_formed_and_do_not_outweigh_the_data() {
         "5;a=\"b\r\nc\"",
         "5;a\n",
         "5;a\0",
-        "5; a",
+        "5 \r\n",
+        "5 a",
+        "5;a \r\n",
+        "5;a b",
+        "5;a=b c",
+        "5;a=b=c",
         "5;a=\"b\"c",
     ] {
         let found = decode([bad.as_bytes()], &Limits::default()).unwrap_err();

@@ -1,0 +1,124 @@
+//! A route's or policy's operations on the fields of a head: remove, then set, then add.
+//!
+//! The session copies a head line by line, asks [`passes`] for each, and appends what
+//! [`write_http1`] or [`each`] give. So a set field takes the place of all received ones, and an
+//! added one stands beside them. Framing is not the operator's to change: see [`is_framing`].
+
+use super::spec::HeaderSpec;
+use super::template::{Template, Variables};
+
+/// Fields that say where a message ends or which connection it is on. A configuration that
+/// names one in an operation is wrong.
+pub const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether operations on this field are refused.
+#[must_use]
+pub fn is_framing(name: &[u8]) -> bool {
+    FRAMING.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+}
+
+/// Whether a line of this name stays: it is neither removed nor set.
+#[must_use]
+pub fn passes(spec: &HeaderSpec, name: &[u8]) -> bool {
+    let is = |own: &str| name.eq_ignore_ascii_case(own.as_bytes());
+    !spec.remove.iter().any(|own| is(own)) && !spec.set.iter().any(|(own, _)| is(own))
+}
+
+/// Appends the lines that are set and added, each with its CRLF. One whose value is empty
+/// (a variable that there is not) is left out.
+pub fn write_http1(spec: &HeaderSpec, variables: &(impl Variables + ?Sized), out: &mut Vec<u8>) {
+    for (name, template) in lines(spec) {
+        let start = out.len();
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        let value = out.len();
+        template.render(variables, out);
+        if out[value..].trim_ascii().is_empty() {
+            out.truncate(start);
+        } else {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Gives each name and value, for HTTP/2; `scratch` is room for values.
+pub fn each(
+    spec: &HeaderSpec,
+    variables: &(impl Variables + ?Sized),
+    scratch: &mut Vec<u8>,
+    emit: &mut dyn FnMut(&str, &[u8]),
+) {
+    for (name, template) in lines(spec) {
+        scratch.clear();
+        template.render(variables, scratch);
+        let value = scratch.trim_ascii();
+        if !value.is_empty() {
+            emit(name, value);
+        }
+    }
+}
+
+fn lines(spec: &HeaderSpec) -> impl Iterator<Item = (&str, &Template)> {
+    spec.set.iter().chain(&spec.add).map(|(name, template)| (name.as_str(), template))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::template::Variable;
+    use super::*;
+
+    struct Consumer(&'static str);
+
+    impl Variables for Consumer {
+        fn append(&self, _variable: &Variable, out: &mut Vec<u8>) -> bool {
+            out.extend_from_slice(self.0.as_bytes());
+            true
+        }
+    }
+
+    fn spec() -> HeaderSpec {
+        let line =
+            |name: &str, text| (name.to_owned(), Template::parse(text, &[]).expect("template"));
+        HeaderSpec {
+            add: vec![line("X-Source", "gateway")],
+            set: vec![line("X-User", "{consumer}")],
+            remove: vec!["X-Internal".into()],
+        }
+    }
+
+    #[test]
+    fn what_is_removed_or_set_does_not_pass_in_any_case() {
+        assert!(!passes(&spec(), b"x-internal"));
+        assert!(!passes(&spec(), b"X-USER"));
+        assert!(passes(&spec(), b"X-Source"));
+    }
+
+    #[test]
+    fn set_and_added_lines_are_written_and_empty_ones_are_not() {
+        let mut out = Vec::new();
+        write_http1(&spec(), &Consumer("alice\r\nX-Evil: 1"), &mut out);
+        assert_eq!(out, b"X-User: aliceX-Evil: 1\r\nX-Source: gateway\r\n");
+        out.clear();
+        write_http1(&spec(), &Consumer(""), &mut out);
+        assert_eq!(out, b"X-Source: gateway\r\n");
+        let mut names = Vec::new();
+        each(&spec(), &Consumer("bob"), &mut out, &mut |name, value| {
+            names.push(format!("{name}={}", String::from_utf8_lossy(value)));
+        });
+        assert_eq!(names, ["X-User=bob", "X-Source=gateway"]);
+    }
+
+    #[test]
+    fn framing_is_told_apart() {
+        assert!(is_framing(b"Content-Length"));
+        assert!(!is_framing(b"Content-Type"));
+    }
+}

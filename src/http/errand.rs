@@ -1,0 +1,419 @@
+//! One request: where it goes, and the head that the server gets.
+
+use std::net::IpAddr;
+
+use sluicegate_l7::http1::known::Class;
+use sluicegate_l7::http1::request::{Method, RequestHead};
+use sluicegate_l7::http1::{self, Fields, Framing, Known, Reject, Version, host_for_matching};
+use sluicegate_l7::identity::{self, Client, Connection, Decision, Identity};
+use sluicegate_l7::path;
+use sluicegate_l7::route::spec::{ActionSpec, Algorithm, RouteSpec, SplitBy};
+use sluicegate_l7::route::template::{Variable, Variables};
+use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
+use sluicegate_l7::route::{redirect, rewrite, split};
+
+use super::fields::Head;
+use super::session::Peers;
+use super::site::Site;
+use crate::observe::requests::RequestText;
+
+/// A request's id: the client's if it is harmless, else made here.
+#[derive(Clone, Copy)]
+pub struct RequestId {
+    bytes: [u8; identity::lines::REQUEST_ID_LEN_MAX],
+    len: u8,
+}
+
+impl RequestId {
+    fn of(head: &Head<'_>, random: u128) -> Self {
+        let made = identity::new_request_id(random.to_ne_bytes());
+        let id = identity::kept_request_id(head).unwrap_or(&made);
+        let mut bytes = [0; identity::lines::REQUEST_ID_LEN_MAX];
+        bytes[..id.len()].copy_from_slice(id);
+        Self { bytes, len: id.len() as u8 }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// A request that goes to a server. Its head for the server is in the session's draft.
+pub struct Errand {
+    pub route: usize,
+    pub pool: usize,
+    pub method: Method,
+    pub framing: Framing,
+    pub version: Version,
+    /// The client would send another request on this connection.
+    pub keep_alive: bool,
+    /// The connection becomes something else if the server agrees.
+    pub upgrades: bool,
+    pub client: Option<IpAddr>,
+    pub id: RequestId,
+    /// What the answer may be compressed with.
+    pub accepts: Option<Algorithm>,
+    pub text: Option<Box<RequestText>>,
+}
+
+/// What is to be done about a request.
+pub enum Verdict {
+    Forward(Box<Errand>),
+    /// The draft holds the `Location` value.
+    Redirect {
+        errand: Box<Errand>,
+        status: u16,
+    },
+    Respond {
+        errand: Box<Errand>,
+    },
+    NoRoute {
+        errand: Box<Errand>,
+    },
+    Method {
+        errand: Box<Errand>,
+        allowed: Allowed,
+    },
+}
+
+/// What decides about a request.
+pub struct Bench<'a> {
+    pub site: &'a Site,
+    pub peers: &'a Peers,
+    /// Two random numbers: for an id, and for chance.
+    pub random: [u64; 3],
+    pub has_servers: &'a dyn Fn(usize) -> bool,
+    pub logged: bool,
+}
+
+/// A request as it is being judged.
+struct Case<'a> {
+    head: &'a RequestHead,
+    lines: Head<'a>,
+    host: &'a str,
+    /// As it will be forwarded.
+    path: &'a str,
+    query: Option<&'a str>,
+    scheme: &'static str,
+    client: Client,
+    id: &'a RequestId,
+    captures: Captures<'a>,
+}
+
+impl Variables for Case<'_> {
+    fn append(&self, variable: &Variable, out: &mut Vec<u8>) -> bool {
+        use std::io::Write as _;
+        let text = match variable {
+            Variable::ClientIp => {
+                return self.client.ip.is_some_and(|ip| write!(out, "{ip}").is_ok());
+            }
+            Variable::Host => self.host.as_bytes(),
+            Variable::Path => self.path.as_bytes(),
+            Variable::Scheme => self.scheme.as_bytes(),
+            Variable::RequestId => self.id.as_bytes(),
+            // The server is not chosen yet, and there are no consumers.
+            Variable::Consumer | Variable::Server | Variable::Claim(_) => return false,
+            Variable::Header(name) => match route::Fields::line(&self.lines, name, 0) {
+                Some(value) => value,
+                None => return false,
+            },
+            Variable::Capture(name) => match self.captures.value(name) {
+                Some(value) => value.as_bytes(),
+                None => return false,
+            },
+            Variable::Rest => match self.captures.rest() {
+                Some(rest) => rest.as_bytes(),
+                None => return false,
+            },
+        };
+        out.extend_from_slice(text);
+        true
+    }
+}
+
+/// Judges the request at the beginning of `bytes`, and writes the head for the server (or the
+/// location of a redirect) to `draft`.
+///
+/// # Errors
+/// What makes it a bad request.
+pub fn judge(
+    bench: &Bench<'_>,
+    bytes: &[u8],
+    head: &RequestHead,
+    fields: &Fields,
+    draft: &mut Vec<u8>,
+) -> Result<Verdict, Reject> {
+    let site = bench.site;
+    let lines = Head { bytes, fields };
+    let mut scratch = [0; http1::host::HOST_BYTES_MAX];
+    let host_sent = head.host.map_or(&b""[..], |span| span.of(bytes));
+    let host = host_for_matching(host_sent, &mut scratch);
+    let target = head.target.of(bytes);
+    let mut rewritten = Vec::new();
+    let normal = if head.asterisk {
+        None
+    } else {
+        Some(path::normalise(target, &mut rewritten, &site.limits)?)
+    };
+    // Both forms are ASCII: anything else was refused.
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or("/");
+    let forward = normal.as_ref().map_or("*", |normal| text(normal.forward(target, &rewritten)));
+    let matching = normal.as_ref().map_or("*", |normal| text(normal.matching(target, &rewritten)));
+    let query = normal.as_ref().and_then(|normal| normal.query(target)).map(text);
+    let client = Client::find(bench.peers.peer, &lines, &site.plan.trusted_proxies);
+    let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
+    let random = u128::from(bench.random[0]) << 64 | u128::from(bench.random[1]);
+    let id = RequestId::of(&lines, random);
+    let method = text(head.method_name.of(bytes));
+    let found = site.table.find(&Query {
+        host,
+        path: matching,
+        method,
+        scheme,
+        query: query.unwrap_or(""),
+        fields: &lines,
+    });
+    let text = bench.logged.then(|| {
+        Box::new(RequestText {
+            method: method.to_owned(),
+            host: String::from_utf8_lossy(host_sent).into_owned(),
+            path: path_of(target),
+            request_id: String::from_utf8_lossy(id.as_bytes()).into_owned(),
+            tls: bench.peers.tls.clone(),
+        })
+    });
+    let mut errand = Box::new(Errand {
+        route: usize::MAX,
+        pool: usize::MAX,
+        method: head.method,
+        framing: head.framing,
+        version: head.version,
+        keep_alive: head.keep_alive,
+        upgrades: false,
+        client: client.ip,
+        id,
+        accepts: None,
+        text,
+    });
+    let route = match found {
+        Found::Route { route, .. } => route,
+        Found::NoRoute => return Ok(Verdict::NoRoute { errand }),
+        Found::MethodMissed(allowed) => return Ok(Verdict::Method { errand, allowed }),
+    };
+    errand.route = route;
+    let captures = site.table.captures(route, forward);
+    let case = Case {
+        head,
+        lines,
+        host,
+        path: forward,
+        query,
+        scheme,
+        client,
+        id: &errand.id.clone(),
+        captures,
+    };
+    decide(bench, &case, errand, draft)
+}
+
+fn path_of(target: &[u8]) -> String {
+    let end = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+    String::from_utf8_lossy(&target[..end]).into_owned()
+}
+
+fn decide(
+    bench: &Bench<'_>,
+    case: &Case<'_>,
+    mut errand: Box<Errand>,
+    draft: &mut Vec<u8>,
+) -> Result<Verdict, Reject> {
+    let spec = bench.site.table.spec(errand.route);
+    let pool = match &spec.action {
+        ActionSpec::Pool(pool) => *pool,
+        ActionSpec::Split { pools, by } => {
+            let point = match (by, case.client.ip) {
+                (SplitBy::Client, Some(ip)) => crate::balance::FlowKey::of_ip(ip).bits(),
+                _ => bench.random[2],
+            };
+            split::choose(pools, point, bench.has_servers).unwrap_or_default()
+        }
+        ActionSpec::Redirect(redirect) => {
+            let own = redirect::Address {
+                scheme: case.scheme,
+                host: case.host,
+                path: case.path,
+                query: case.query,
+            };
+            redirect::write_location(redirect, &own, case, draft).map_err(|_| Reject::Target)?;
+            return Ok(Verdict::Redirect { errand, status: redirect.status });
+        }
+        ActionSpec::Respond(_) => return Ok(Verdict::Respond { errand }),
+    };
+    errand.pool = pool;
+    errand.upgrades = spec.websocket && case.head.upgrade.is_some();
+    let compression = match &spec.compression {
+        Some(own) => own.as_ref(),
+        None => bench.site.plan.compression.as_ref(),
+    };
+    errand.accepts = compression
+        .and_then(|spec| sluicegate_l7::compress::accepted(&case.lines, &spec.algorithms));
+    write_head(bench, case, spec, &errand, draft)?;
+    Ok(Verdict::Forward(errand))
+}
+
+/// Appends the head for the server.
+fn write_head(
+    bench: &Bench<'_>,
+    case: &Case<'_>,
+    spec: &RouteSpec,
+    errand: &Errand,
+    out: &mut Vec<u8>,
+) -> Result<(), Reject> {
+    let bytes = case.lines.bytes;
+    out.extend_from_slice(case.head.method_name.of(bytes));
+    out.push(b' ');
+    if case.head.asterisk {
+        out.push(b'*');
+    } else {
+        rewrite::write_path(&spec.rewrite, case.path, case, out).map_err(|_| Reject::PathSyntax)?;
+    }
+    if let Some(query) = case.query {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    if !rewrite::write_host(&spec.rewrite, case, out) {
+        out.extend_from_slice(case.head.host.map_or(&b""[..], |span| span.of(bytes)));
+    }
+    out.extend_from_slice(b"\r\n");
+    write_fields(bench, case, spec, out);
+    Identity {
+        peer: bench.peers.peer,
+        peer_trusted: case.client.peer_trusted,
+        client: case.client.ip,
+        scheme: case.scheme,
+        host: case.head.host.map_or(&b""[..], |span| span.of(bytes)),
+        port: bench.peers.local_port,
+        request_id: case.id.as_bytes(),
+        version: match case.head.version {
+            Version::Http10 => "1.0",
+            Version::Http11 => "1.1",
+        },
+        via: &bench.site.via,
+        fields: &case.lines,
+    }
+    .write_http1(out);
+    write_trace(case, bench, out);
+    write_framing(case, errand, out);
+    for (name, template) in spec.headers.set.iter().chain(&spec.headers.add) {
+        write_templated(name, template, case, out);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+pub(super) fn write_templated(
+    name: &str,
+    template: &route::template::Template,
+    variables: &dyn Variables,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    template.render(variables, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_fields(bench: &Bench<'_>, case: &Case<'_>, spec: &RouteSpec, out: &mut Vec<u8>) {
+    /// What `Connection` names ends here by `FieldSpan::hop`.
+    static NO_CONNECTION: std::sync::LazyLock<Connection<'static>> =
+        std::sync::LazyLock::new(|| {
+            Connection::parse(&route::NoFields).expect("no lines, no options")
+        });
+    let bytes = case.lines.bytes;
+    for field in case.lines.fields.end_to_end() {
+        let name = field.name.of(bytes);
+        let passes = match field.known {
+            Some(known) if matches!(known.class(), Class::Head | Class::Any) => !is_written(known),
+            Some(known) if known.class() == Class::Override => {
+                bench.site.sieve.spared.iter().any(|spared| spared == known.name())
+            }
+            Some(_) => false,
+            None => bench.site.sieve.request_field(name, &NO_CONNECTION) == Decision::Keep,
+        };
+        if !passes || is_replaced(spec, name) {
+            continue;
+        }
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(field.value.of(bytes));
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The route removes the field, or sets another in its place.
+fn is_replaced(spec: &RouteSpec, name: &[u8]) -> bool {
+    let removed = spec.headers.remove.iter();
+    let replaced = removed.chain(spec.headers.set.iter().map(|(set, _)| set));
+    replaced.into_iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Lines that this gateway writes itself.
+const fn is_written(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Host
+            | Known::ContentLength
+            | Known::TransferEncoding
+            | Known::Te
+            | Known::Upgrade
+            | Known::Expect
+            | Known::XForwardedFor
+            | Known::XForwardedProto
+            | Known::XForwardedHost
+            | Known::XForwardedPort
+            | Known::XForwardedMethod
+            | Known::XForwardedUri
+            | Known::XRealIp
+            | Known::XRequestId
+            | Known::Traceparent
+            | Known::Tracestate
+    )
+}
+
+fn write_trace(case: &Case<'_>, bench: &Bench<'_>, out: &mut Vec<u8>) {
+    let mut random = [0; 24];
+    for (at, word) in bench.random.iter().enumerate() {
+        random[8 * at..8 * at + 8].copy_from_slice(&word.rotate_left(17).to_ne_bytes());
+    }
+    let (trace, continued) = sluicegate_l7::trace::Trace::of(&case.lines, random);
+    out.extend_from_slice(b"traceparent: ");
+    out.extend_from_slice(&trace.encode());
+    out.extend_from_slice(b"\r\n");
+    if continued {
+        for value in case.lines.fields.values(case.lines.bytes, Known::Tracestate) {
+            out.extend_from_slice(b"tracestate: ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn write_framing(case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    match case.head.framing {
+        Framing::Length(length) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::None | Framing::UntilClose => {}
+    }
+    if case.head.expect_continue {
+        out.extend_from_slice(b"Expect: 100-continue\r\n");
+    }
+    if let (true, Some(upgrade)) = (errand.upgrades, case.head.upgrade) {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+        out.extend_from_slice(upgrade.of(case.lines.bytes));
+        out.extend_from_slice(b"\r\n");
+    }
+}

@@ -1,0 +1,470 @@
+//! A request on its way to a server, attempt by attempt, until its answer is through.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use sluicegate_l7::answer::{Answer, How as Manner};
+use sluicegate_l7::compress::Encoder;
+use sluicegate_l7::http1::request::Method;
+use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
+use sluicegate_l7::http1::{Body, Fields, Framing, Reject, Version};
+
+use super::errand::Errand;
+use super::exchange::{Broken, Flow};
+use super::reply::{self, Passage};
+use super::session::{Account, Session, Then};
+use super::upstream::{Failed, Place, Upstream};
+use crate::balance::{Nobody, TRIED_MAX};
+use crate::l4::Outcome;
+use crate::observe::counters::ConnectResult;
+use crate::observe::reason::Reason;
+use crate::registry::{PoolId, ServerId};
+use crate::runtime::driver::Driver;
+use crate::runtime::tasks::Inbox;
+use crate::runtime::time::Time;
+use crate::stream::StreamError;
+
+/// Interim answers (1xx) before an answer: no server needs more.
+const INTERIM_MAX: u32 = 16;
+
+/// How an attempt ended.
+enum Attempt {
+    /// The client has its answer, or as much of it as there was.
+    Answered(Then),
+    /// Nothing of an answer has come, and nothing that cannot be sent again has gone.
+    Again(Reason),
+    /// There will be no answer from a server.
+    Failed(Reason),
+    /// What the client sends is no request any more.
+    Refused(Reject),
+}
+
+impl<D: Driver> Session<D> {
+    /// Sends the request on, and its answer back.
+    pub(super) async fn forward(
+        &mut self,
+        errand: &Errand,
+        draft: &mut Vec<u8>,
+        account: &mut Account,
+    ) -> Then {
+        let pool = PoolId(errand.pool as u16);
+        account.pool = Some(pool);
+        let spec = self.site.table.spec(errand.route).retries.clone();
+        let mut flow =
+            Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
+        flow.keep_for_repeat(spec.body_max as usize);
+        // What of the body is here already is looked at before anybody else sees the request.
+        if let Err(reject) = flow.frame(&mut self.inbox) {
+            return self.refuse_late(reject, errand, account).await;
+        }
+        let until = self.office.now() + self.site.request_timeout(errand.route);
+        let mut tried: Vec<ServerId> = Vec::new();
+        let mut stale = 0;
+        let result = loop {
+            let place = match self.place(pool, errand, &tried, until).await {
+                Ok(place) => place,
+                Err(reason) => break Attempt::Failed(reason),
+            };
+            account.server = Some(place.state.id);
+            account.attempts = account.attempts.saturating_add(1);
+            let (attempt, reused) = self
+                .attempt(pool, errand, place, stale >= STALE_MAX, &mut flow, until, account)
+                .await;
+            match attempt {
+                Attempt::Again(_) if reused => {
+                    // The server had closed the connection: not the server's failure, nor an
+                    // attempt.
+                    stale += 1;
+                    account.attempts -= 1;
+                }
+                Attempt::Again(reason) => {
+                    if tried.len() < TRIED_MAX
+                        && let Some(server) = account.server
+                    {
+                        tried.push(server);
+                    }
+                    if u32::from(account.attempts) >= spec.attempts || self.office.now() >= until {
+                        break Attempt::Failed(reason);
+                    }
+                    self.office.count_retry(account.server);
+                }
+                done => break done,
+            }
+        };
+        let then = match result {
+            Attempt::Answered(then) => then,
+            Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
+            Attempt::Failed(reason) | Attempt::Again(reason) => {
+                self.fail(reason, errand, flow.has_all(), account).await
+            }
+        };
+        account.bytes_in += flow.total;
+        *draft = flow.into_buffer();
+        then
+    }
+
+    /// A body that turned out malformed after its head was good.
+    async fn refuse_late(
+        &mut self,
+        reject: Reject,
+        errand: &Errand,
+        account: &mut Account,
+    ) -> Then {
+        account.reason = Reason::BadRequest;
+        let answer =
+            Answer::of("bad-request").with_status(reject.status()).with_detail(reject.detail());
+        let is_head = errand.method == Method::Head;
+        self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
+        Then::Close
+    }
+
+    /// The gateway's own answer in place of a server's.
+    async fn fail(
+        &mut self,
+        reason: Reason,
+        errand: &Errand,
+        has_all: bool,
+        account: &mut Account,
+    ) -> Then {
+        account.reason = reason;
+        if reason == Reason::ClientReset {
+            account.status = 499;
+            return Then::Abort(reason);
+        }
+        let closes = !has_all || !errand.keep_alive || self.office.is_draining();
+        let mut lines = self.office.draft();
+        lines.extend_from_slice(b"X-Request-Id: ");
+        lines.extend_from_slice(errand.id.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+        let is_head = errand.method == Method::Head;
+        let manner = Manner { is_head, closes, lines: &lines, own_body: None };
+        self.answer(&Answer::of(reason.as_str()), manner, account).await;
+        self.office.put_away(lines);
+        if closes { Then::Close } else { Then::Next }
+    }
+
+    /// A place at a server, or why there is none.
+    async fn place(
+        &mut self,
+        pool: PoolId,
+        errand: &Errand,
+        tried: &[ServerId],
+        until: Time,
+    ) -> Result<Place<D>, Reason> {
+        match self.office.reserve(pool, errand.client, tried) {
+            Ok(place) => Ok(place),
+            Err(Nobody::AllTried) => match self.office.reserve(pool, errand.client, &[]) {
+                // One server only: a failed attempt may have been bad luck.
+                Ok(place) => Ok(place),
+                Err(_) => Err(Reason::NoServer),
+            },
+            Err(_) => self.office.wait_for_place(pool, errand.client, until).await,
+        }
+    }
+
+    /// One attempt at one server; and whether it was on a connection that had been used before.
+    #[allow(clippy::too_many_arguments)]
+    async fn attempt(
+        &mut self,
+        pool: PoolId,
+        errand: &Errand,
+        place: Place<D>,
+        fresh: bool,
+        flow: &mut Flow,
+        until: Time,
+        account: &mut Account,
+    ) -> (Attempt, bool) {
+        let now = self.office.now();
+        let timeouts = self.office.timeouts(self.site.listener, pool);
+        let connect_until = until.min(now + timeouts.connect);
+        let mut upstream = match self.office.reach(pool, place, fresh, connect_until).await {
+            Ok(upstream) => upstream,
+            Err(Failed::Tls) => return (Attempt::Again(Reason::TlsFailed), false),
+            Err(Failed::Connect(result)) => return (Attempt::Again(failure(result)), false),
+        };
+        let reused = upstream.reused;
+        let sent_at = self.office.now();
+        let mut inbox = Inbox::default();
+        let mut fields = Fields::new();
+        let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
+        let (mut interim, mut answered) = (0, false);
+        let head = loop {
+            let got =
+                self.await_head(&mut upstream, &mut inbox, &mut fields, asked, flow, until).await;
+            match got {
+                Ok(head) if head.is_interim() => {
+                    answered = true;
+                    interim += 1;
+                    if interim > INTERIM_MAX {
+                        return (Attempt::Failed(Reason::BadUpstream), reused);
+                    }
+                    let bytes = inbox.bytes()[..head.len].to_vec();
+                    inbox.consume(head.len);
+                    // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+                    if errand.version == Version::Http11 && self.stream.send(&bytes).await.is_err()
+                    {
+                        return (Attempt::Failed(Reason::ClientReset), reused);
+                    }
+                }
+                Ok(head) => break head,
+                Err(Attempt::Again(reason)) => {
+                    let untouched = !answered && flow.is_repeatable();
+                    if !reused {
+                        self.office.suspect(&upstream.place.state);
+                    }
+                    let idempotent = errand.method.is_idempotent();
+                    if untouched && (idempotent || flow.is_unsent()) {
+                        flow.rewind();
+                        return (Attempt::Again(reason), reused);
+                    }
+                    return (Attempt::Failed(reason), reused);
+                }
+                Err(other) => return (other, reused),
+            }
+        };
+        account.upstream = Some(self.office.now().since(sent_at));
+        account.status = head.status;
+        if head.status >= 500 {
+            self.office.suspect(&upstream.place.state);
+        } else {
+            self.office.trust(&upstream.place.state);
+        }
+        let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
+        (Attempt::Answered(then), reused)
+    }
+
+    /// Sends the request's body on until the head of an answer is there.
+    async fn await_head(
+        &mut self,
+        upstream: &mut Upstream<D>,
+        inbox: &mut Inbox,
+        fields: &mut Fields,
+        asked: Asked,
+        flow: &mut Flow,
+        until: Time,
+    ) -> Result<ResponseHead, Attempt> {
+        let shell = Rc::clone(self.office.shell());
+        let limits = self.site.limits.of_answers();
+        let (client, client_inbox) = (&mut self.stream, &mut self.inbox);
+        let body_timeout = self.site.plan.timeouts.body;
+        let request_timeout = until.since(shell.now());
+        let mut deadline = until;
+        loop {
+            let mut moved = false;
+            let work = poll_fn(|cx| {
+                if !flow.is_through() {
+                    let sending =
+                        flow.poll(cx, client, client_inbox, &mut upstream.stream, &mut moved);
+                    if let Poll::Ready(Err(Broken::Source(reject))) = sending {
+                        return Poll::Ready(Err(Attempt::Refused(reject)));
+                    }
+                    if let Poll::Ready(Err(Broken::SourceGone(_))) = sending {
+                        return Poll::Ready(Err(Attempt::Failed(Reason::ClientReset)));
+                    }
+                }
+                loop {
+                    if !inbox.is_empty() {
+                        match response::parse(inbox.bytes(), &limits, asked, fields) {
+                            Ok(Some(head)) => return Poll::Ready(Ok(Some(head))),
+                            Ok(None) => {}
+                            Err(_) => {
+                                return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
+                            }
+                        }
+                    }
+                    match upstream.stream.poll_recv(cx, inbox) {
+                        Poll::Ready(Ok(1..)) => moved = true,
+                        // Of a head that is half there, nothing is left to hope for.
+                        Poll::Ready(_) if !inbox.is_empty() => {
+                            return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
+                        }
+                        Poll::Ready(Err(StreamError::TooLarge)) => {
+                            return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
+                        }
+                        Poll::Ready(_) => {
+                            return Poll::Ready(Err(Attempt::Again(Reason::ServerReset)));
+                        }
+                        // A body that is still coming keeps the clock of the request from running.
+                        Poll::Pending if moved && !flow.is_through() => {
+                            return Poll::Ready(Ok(None));
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            });
+            match shell.timeout(deadline, work).await {
+                Ok(Ok(Some(head))) => return Ok(head),
+                Ok(Ok(None)) => {
+                    let gap = if flow.has_all() { request_timeout } else { body_timeout };
+                    deadline = shell.now() + gap.max(std::time::Duration::from_millis(1));
+                }
+                Ok(Err(attempt)) => return Err(attempt),
+                Err(_) if flow.has_all() => return Err(Attempt::Failed(Reason::RequestTimeout)),
+                Err(_) => return Err(Attempt::Failed(Reason::ClientTimeout)),
+            }
+        }
+    }
+
+    /// The answer's head is here: brings it and its body to the client.
+    #[allow(clippy::too_many_arguments)]
+    async fn finish(
+        &mut self,
+        pool: PoolId,
+        errand: &Errand,
+        mut upstream: Upstream<D>,
+        mut inbox: Inbox,
+        head: ResponseHead,
+        fields: &Fields,
+        flow: &mut Flow,
+        account: &mut Account,
+    ) -> Then {
+        let closes = !errand.keep_alive
+            || self.office.is_draining()
+            || (!flow.has_all() && head.status != 101);
+        let terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
+        let mut out = self.office.draft();
+        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, &terms, &mut out);
+        inbox.consume(head.len);
+        if head.status == 101 {
+            account.bytes_out += out.len() as u64;
+            let sent = self.stream.send(&out).await;
+            self.office.put_away(out);
+            return match sent {
+                Ok(()) => self.become_tunnel(pool, upstream, inbox, account).await,
+                Err(_) => Then::Abort(Reason::ClientReset),
+            };
+        }
+        let body = Body::new(head.framing, &self.site.limits.of_answers());
+        let encoder = terms.compress.map(|algorithm| Box::new(Encoder::new(algorithm)));
+        let mut answer = Flow::new(body, terms.passage, encoder, out);
+        let result = self.exchange(&mut upstream, &mut inbox, flow, &mut answer).await;
+        account.bytes_out += answer.total;
+        let whole = answer.is_through();
+        let reusable = whole
+            && head.keep_alive
+            && head.framing != Framing::UntilClose
+            && flow.is_through()
+            && inbox.is_empty()
+            && !answer.source_ended;
+        self.office.put_away(answer.into_buffer());
+        self.office.shell().rest(&mut inbox);
+        if reusable {
+            self.office.keep(pool, upstream);
+        }
+        match result {
+            Ok(()) if terms.closes || !flow.is_through() => Then::Close,
+            Ok(()) => Then::Next,
+            Err(reason) => {
+                account.reason = reason;
+                // The head is out: only a broken connection tells that the rest is not coming.
+                Then::Abort(reason)
+            }
+        }
+    }
+
+    /// Both bodies, until the answer's is through.
+    async fn exchange(
+        &mut self,
+        upstream: &mut Upstream<D>,
+        inbox: &mut Inbox,
+        flow: &mut Flow,
+        answer: &mut Flow,
+    ) -> Result<(), Reason> {
+        let shell = Rc::clone(self.office.shell());
+        let gap = self.site.plan.timeouts.body;
+        // A body that goes nowhere any more is not read on.
+        let mut sends = !flow.is_through();
+        loop {
+            let mut moved = false;
+            let work = poll_fn(|cx| {
+                if sends {
+                    match flow.poll(
+                        cx,
+                        &mut self.stream,
+                        &mut self.inbox,
+                        &mut upstream.stream,
+                        &mut moved,
+                    ) {
+                        Poll::Ready(_) => sends = false,
+                        Poll::Pending => {}
+                    }
+                }
+                let polled =
+                    answer.poll(cx, &mut upstream.stream, inbox, &mut self.stream, &mut moved);
+                match polled {
+                    Poll::Pending if moved => Poll::Ready(Ok(false)),
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(Ok(())) => Poll::Ready(Ok(true)),
+                    Poll::Ready(Err(Broken::TargetGone(_))) => {
+                        Poll::Ready(Err(Reason::ClientReset))
+                    }
+                    Poll::Ready(Err(
+                        Broken::Source(_) | Broken::SourceGone(StreamError::Truncated),
+                    )) => Poll::Ready(Err(Reason::BadUpstream)),
+                    Poll::Ready(Err(Broken::SourceGone(_))) => {
+                        Poll::Ready(Err(Reason::ServerReset))
+                    }
+                }
+            });
+            match shell.timeout(shell.now() + gap, work).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) => {}
+                Ok(Err(reason)) => return Err(reason),
+                Err(_) if answer.waits_for_target() => return Err(Reason::ClientTimeout),
+                Err(_) => return Err(Reason::IdleTimeout),
+            }
+        }
+    }
+
+    /// The connection has become something else than HTTP.
+    async fn become_tunnel(
+        &mut self,
+        pool: PoolId,
+        upstream: Upstream<D>,
+        mut early: Inbox,
+        account: &mut Account,
+    ) -> Then {
+        let timeouts = self.office.timeouts(self.site.listener, pool);
+        let now = self.office.now();
+        let Upstream { mut stream, place, .. } = upstream;
+        if !early.is_empty() {
+            // What the server said right behind its 101.
+            let bytes = early.bytes().to_vec();
+            early.consume(bytes.len());
+            if self.stream.send(&bytes).await.is_err() {
+                return Then::Abort(Reason::ClientReset);
+            }
+            account.bytes_out += bytes.len() as u64;
+        }
+        let pending = std::mem::take(&mut self.inbox);
+        let outcome =
+            crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now).await;
+        drop(place);
+        match outcome {
+            Outcome::Ended { how, reason, bytes_in, bytes_out } => {
+                account.bytes_in += bytes_in;
+                account.bytes_out += bytes_out;
+                account.reason = reason;
+                Then::Over(how, reason)
+            }
+            Outcome::Ready(_) => Then::Abort(Reason::Internal),
+        }
+    }
+}
+
+/// Kept connections that turn out to be dead, in a row, before a new one is made.
+const STALE_MAX: u32 = 2;
+
+fn request_passage(errand: &Errand) -> Passage {
+    if errand.framing == Framing::Chunked { Passage::Chunked } else { Passage::Raw }
+}
+
+const fn failure(result: ConnectResult) -> Reason {
+    match result {
+        ConnectResult::Ok | ConnectResult::Refused | ConnectResult::Reset => Reason::ConnectRefused,
+        ConnectResult::Timeout => Reason::ConnectTimeout,
+        ConnectResult::Unreachable => Reason::ConnectUnreachable,
+        ConnectResult::Local => Reason::PortsExhausted,
+    }
+}

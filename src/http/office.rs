@@ -1,0 +1,350 @@
+//! What a worker has for all its HTTP sessions: the membership, the balancing state, kept
+//! connections, counts.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::upstream::{Kept, Place};
+use super::waiting::{Tickets, Wait};
+use crate::balance::{FlowKey, Nobody, Rng};
+use crate::config::plan;
+use crate::control::notice::Notice;
+use crate::l4::measure;
+use crate::observe::counters::{ConnectResult, WorkerCounts};
+use crate::observe::reason::Reason;
+use crate::observe::requests::{RequestCounts, RequestRecord};
+use crate::pools::{self, Asking, PoolRun};
+use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
+use crate::runtime::driver::Driver;
+use crate::runtime::mail::Histograms;
+use crate::runtime::tasks::Shell;
+use crate::runtime::time::Time;
+use crate::runtime::worker::Shared;
+use crate::tls::upstream::ClientTls;
+
+/// Between two looks at kept connections.
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
+
+/// Shared by the HTTP sessions of one worker.
+pub struct Office<D: Driver> {
+    shell: Rc<Shell<D>>,
+    worker: u16,
+    snapshot: RefCell<Arc<Snapshot>>,
+    pools: RefCell<Vec<PoolRun>>,
+    rng: RefCell<Rng>,
+    kept: RefCell<Kept<D>>,
+    counts: Arc<WorkerCounts>,
+    shared: Arc<Shared>,
+    requests: RefCell<RequestCounts>,
+    connects: RefCell<Vec<(ServerId, hdrhistogram::Histogram<u32>)>>,
+    /// Pools in which a place came free while somebody waits for one.
+    room: RefCell<Vec<PoolId>>,
+    tickets: RefCell<Tickets>,
+    draining: Cell<bool>,
+    prune_at: Cell<Time>,
+    /// Heads under construction, kept for the next session that makes one.
+    drafts: RefCell<Vec<Vec<u8>>>,
+}
+
+impl<D: Driver> std::fmt::Debug for Office<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Office").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+impl<D: Driver> Office<D> {
+    #[must_use]
+    pub fn new(
+        shell: Rc<Shell<D>>,
+        worker: u16,
+        snapshot: Arc<Snapshot>,
+        shared: Arc<Shared>,
+        seed: u64,
+    ) -> Rc<Self> {
+        let counts = Arc::clone(&shared.workers[usize::from(worker)].counts);
+        let pools = pools::renew(Vec::new(), &snapshot);
+        Rc::new(Self {
+            shell,
+            worker,
+            snapshot: RefCell::new(snapshot),
+            pools: RefCell::new(pools),
+            rng: RefCell::new(Rng::new(seed)),
+            kept: RefCell::default(),
+            counts,
+            shared,
+            requests: RefCell::default(),
+            connects: RefCell::default(),
+            room: RefCell::default(),
+            tickets: RefCell::default(),
+            draining: Cell::new(false),
+            prune_at: Cell::new(Time::NEVER),
+            drafts: RefCell::default(),
+        })
+    }
+
+    /// Takes a new membership into use.
+    pub fn use_snapshot(&self, snapshot: &Arc<Snapshot>) {
+        let before = self.pools.take();
+        *self.pools.borrow_mut() = pools::renew(before, snapshot);
+        *self.snapshot.borrow_mut() = Arc::clone(snapshot);
+    }
+
+    #[must_use]
+    pub const fn shell(&self) -> &Rc<Shell<D>> {
+        &self.shell
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.shell.now()
+    }
+
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// No more requests on connections that have carried one; kept connections close.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.kept().prune(|_| Time::NEVER);
+    }
+
+    /// When [`Office::prune`] wants to be called.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        self.prune_at.get()
+    }
+
+    /// Closes connections that were not used for too long.
+    pub fn prune(&self, now: Time) {
+        if now < self.prune_at.get() {
+            return;
+        }
+        let snapshot = self.snapshot.borrow();
+        self.kept.borrow_mut().prune(|server| {
+            let state = &snapshot.servers[server.0 as usize];
+            let keepalive = snapshot.plan.pools[usize::from(state.pool.0)].keepalive;
+            if state.removed.load(Ordering::Relaxed) {
+                return Time::NEVER;
+            }
+            Time(now.0.saturating_sub(keepalive.timeout.as_nanos() as u64))
+        });
+        let again = if self.kept.borrow().is_empty() { Time::NEVER } else { now + PRUNE_EVERY };
+        self.prune_at.set(again);
+    }
+
+    pub(super) fn kept(&self) -> RefMut<'_, Kept<D>> {
+        if self.prune_at.get() == Time::NEVER && !self.draining.get() {
+            self.prune_at.set(self.now() + PRUNE_EVERY);
+        }
+        self.kept.borrow_mut()
+    }
+
+    pub(super) fn pool_plan(&self, pool: PoolId) -> Ref<'_, plan::Pool> {
+        Ref::map(self.snapshot.borrow(), |snapshot| &snapshot.plan.pools[usize::from(pool.0)])
+    }
+
+    /// The L4 timeouts of a pool under this listener.
+    pub(super) fn timeouts(&self, listener: ListenerId, pool: PoolId) -> plan::Timeouts {
+        let snapshot = self.snapshot.borrow();
+        let plan = &snapshot.plan;
+        plan.timeouts_with(&plan.listeners[usize::from(listener.0)], usize::from(pool.0))
+    }
+
+    /// Picks a server and reserves a place there.
+    pub(super) fn reserve(
+        self: &Rc<Self>,
+        pool: PoolId,
+        client: Option<IpAddr>,
+        tried: &[ServerId],
+    ) -> Result<Place<D>, Nobody> {
+        let snapshot = self.snapshot.borrow();
+        let at = usize::from(pool.0);
+        let rng = &mut *self.rng.borrow_mut();
+        let asking = Asking { key: FlowKey::of(client, rng), tried, now: self.now() };
+        let members = &snapshot.pools[at].members;
+        let slow_start = snapshot.plan.pools[at].slow_start;
+        let reserved = self.pools.borrow_mut()[at].reserve(members, slow_start, &asking, rng)?;
+        self.counts.pick_races.add(u64::from(reserved.raced));
+        let state = Arc::clone(&members[reserved.member].state);
+        Ok(Place::new(Rc::clone(self), state))
+    }
+
+    /// Waits in the pool's queue, in order of arrival, for a place at a server: `hold` while
+    /// none is up, `connect_timeout` while all are full.
+    pub(super) async fn wait_for_place(
+        self: &Rc<Self>,
+        pool: PoolId,
+        client: Option<IpAddr>,
+        until: Time,
+    ) -> Result<Place<D>, Reason> {
+        let mut wait = Wait::new(Rc::clone(self), pool, until)?;
+        loop {
+            if wait.released()
+                && let Ok(place) = self.reserve(pool, client, &[])
+            {
+                return Ok(place);
+            }
+            wait.next_turn().await?;
+        }
+    }
+
+    /// Somebody in a pool's queue may try again.
+    pub fn on_released(&self, pool: PoolId, ticket: u32, generation: u32) {
+        if !self.tickets.borrow_mut().release(ticket, generation) {
+            // It gave up while the word was on its way: the next one may go.
+            self.pool_state(pool).done_released();
+            self.room.borrow_mut().push(pool);
+        }
+    }
+
+    pub(super) fn pool_state(&self, pool: PoolId) -> Arc<PoolState> {
+        Arc::clone(&self.snapshot.borrow().pools[usize::from(pool.0)].state)
+    }
+
+    pub(super) fn push_room(&self, pool: PoolId) {
+        self.room.borrow_mut().push(pool);
+    }
+
+    pub(super) const fn worker(&self) -> u16 {
+        self.worker
+    }
+
+    pub(super) fn tickets(&self) -> RefMut<'_, Tickets> {
+        self.tickets.borrow_mut()
+    }
+
+    /// Whether any server of the pool is up, whatever room it has.
+    pub(super) fn nobody(&self, pool: PoolId) -> Nobody {
+        if self.has_servers(usize::from(pool.0)) { Nobody::AllFull } else { Nobody::NoneUp }
+    }
+
+    /// Whether any server of the pool could take a request now.
+    pub(super) fn has_servers(&self, pool: usize) -> bool {
+        let now = self.now();
+        let snapshot = self.snapshot.borrow();
+        snapshot.pools[pool].members.iter().any(|member| member.state.is_eligible(now))
+    }
+
+    pub(super) fn next_source(&self, pool: PoolId, unix: bool) -> Option<IpAddr> {
+        if unix {
+            return None;
+        }
+        let at = usize::from(pool.0);
+        let snapshot = self.snapshot.borrow();
+        self.pools.borrow_mut()[at].next_source(&snapshot.plan.pools[at].source)
+    }
+
+    pub(super) fn pool_tls(
+        &self,
+        pool: PoolId,
+        server: &ServerState,
+    ) -> Option<(Arc<ClientTls>, ServerName<'static>)> {
+        let snapshot = self.snapshot.borrow();
+        let tls = snapshot.fronts.pools[usize::from(pool.0)].tls.clone()?;
+        Some((tls, snapshot.server_name(server.id)))
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    pub(super) fn count_connect(&self, server: &ServerState, result: ConnectResult, began: Time) {
+        self.counts.server(server.id).connects[result as usize].add(1);
+        match result {
+            ConnectResult::Ok => {
+                let took = self.now().since(began);
+                measure::record(&mut self.connects.borrow_mut(), server.id, took);
+            }
+            // Ours, not the server's.
+            ConnectResult::Local => {}
+            failed => {
+                self.shared
+                    .notices
+                    .post(Notice::ConnectFailed { server: server.id, result: failed });
+                self.suspect(server);
+            }
+        }
+    }
+
+    /// A request failed at this server: so many in a row may eject it.
+    pub(super) fn suspect(&self, server: &ServerState) {
+        let in_row = server.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
+        let outlier = self.pool_plan(server.pool).outlier;
+        if outlier.is_some_and(|outlier| in_row >= outlier.errors.get()) {
+            self.shared.notices.post(Notice::Outlier { server: server.id });
+        }
+    }
+
+    /// A server answered.
+    pub(super) fn trust(&self, server: &ServerState) {
+        if server.errors_in_row.load(Ordering::Relaxed) != 0 {
+            server.errors_in_row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_retry(&self, server: Option<ServerId>) {
+        if let Some(server) = server {
+            self.counts.server(server).retries.add(1);
+        }
+    }
+
+    /// A place in this pool came free.
+    pub(super) fn note_room(&self, pool: PoolId) {
+        let waits = {
+            let snapshot = self.snapshot.borrow();
+            snapshot.pools[usize::from(pool.0)].state.waiting.load(Ordering::Acquire) > 0
+        };
+        if waits {
+            self.room.borrow_mut().push(pool);
+        }
+    }
+
+    /// A pool whose waiting clients may move on, since the last call.
+    pub fn next_room(&self) -> Option<PoolId> {
+        self.room.borrow_mut().pop()
+    }
+
+    /// Counts a request, and gives it to the log.
+    pub(super) fn account(&self, record: RequestRecord, logged: bool) {
+        self.requests.borrow_mut().count(&record);
+        if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
+            self.counts.log_dropped.add(1);
+        }
+    }
+
+    /// What was measured since the last time.
+    pub fn take_measures(&self, histograms: &mut Histograms) {
+        histograms.requests = self.requests.take();
+        for (server, histogram) in self.connects.take() {
+            match histograms.connect.iter_mut().find(|(known, _)| *known == server) {
+                // Same bounds, so the sum is one.
+                Some((_, sum)) => drop(sum.add(histogram)),
+                None => histograms.connect.push((server, histogram)),
+            }
+        }
+    }
+
+    /// An empty buffer for a head.
+    pub(super) fn draft(&self) -> Vec<u8> {
+        self.drafts.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(super) fn put_away(&self, mut draft: Vec<u8>) {
+        /// Drafts that are kept, and how large at most: heads are rarely larger.
+        const KEPT_MAX: usize = 64;
+        const BYTES_MAX: usize = 32 << 10;
+        draft.clear();
+        let mut drafts = self.drafts.borrow_mut();
+        if drafts.len() < KEPT_MAX && draft.capacity() <= BYTES_MAX {
+            drafts.push(draft);
+        }
+    }
+}

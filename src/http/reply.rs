@@ -1,0 +1,165 @@
+//! The head of an answer as the client gets it, and how its body is framed.
+
+use std::io::Write as _;
+
+use sluicegate_l7::compress::{self, Change};
+use sluicegate_l7::http1::{Fields, Framing, Known, ResponseHead, Version};
+use sluicegate_l7::route::spec::{Algorithm, HeaderSpec};
+
+use super::errand::{Errand, write_templated};
+use super::fields::Head;
+use super::site::Site;
+
+/// How the body goes to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// As it comes; its length was told, or the connection's end is its end.
+    Raw,
+    Chunked,
+}
+
+/// What is known when an answer's head goes out.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub passage: Passage,
+    pub compress: Option<Algorithm>,
+    /// Another client would get it compressed: caches have to know.
+    pub varies: bool,
+    /// The connection ends with this answer.
+    pub closes: bool,
+}
+
+/// No values: answers are rendered without the request's.
+struct NoValues<'a>(&'a Errand);
+
+impl sluicegate_l7::route::template::Variables for NoValues<'_> {
+    fn append(
+        &self,
+        variable: &sluicegate_l7::route::template::Variable,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        use sluicegate_l7::route::template::Variable;
+        match variable {
+            Variable::RequestId => out.extend_from_slice(self.0.id.as_bytes()),
+            Variable::ClientIp => {
+                return self.0.client.is_some_and(|ip| write!(out, "{ip}").is_ok());
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Decides how an answer goes on.
+pub fn terms(
+    site: &Site,
+    errand: &Errand,
+    bytes: &[u8],
+    head: &ResponseHead,
+    fields: &Fields,
+    mut closes: bool,
+) -> Terms {
+    let lines = Head { bytes, fields };
+    let spec = site.table.spec(errand.route);
+    let compression = match &spec.compression {
+        Some(own) => own.as_ref(),
+        None => site.plan.compression.as_ref(),
+    };
+    let length = match head.framing {
+        Framing::Length(length) => Some(length),
+        _ => None,
+    };
+    let is_head = errand.method == sluicegate_l7::http1::Method::Head;
+    let response = compress::Response { status: head.status, fields: &lines, length, is_head };
+    let varies = compression.is_some_and(|spec| compress::is_compressible(spec, &response));
+    let compress =
+        Some(()).filter(|()| varies).and(errand.accepts).filter(|_| head.framing != Framing::None);
+    let passage = match head.framing {
+        Framing::None => Passage::Raw,
+        Framing::Length(_) if compress.is_none() => Passage::Raw,
+        _ if errand.version == Version::Http11 => Passage::Chunked,
+        _ => {
+            closes = true;
+            Passage::Raw
+        }
+    };
+    Terms { passage, compress, varies, closes }
+}
+
+/// Appends the head for the client.
+pub fn write_head(
+    site: &Site,
+    errand: &Errand,
+    bytes: &[u8],
+    head: &ResponseHead,
+    fields: &Fields,
+    terms: &Terms,
+    out: &mut Vec<u8>,
+) {
+    let spec = &site.table.spec(errand.route).response_headers;
+    let _ = write!(out, "HTTP/1.1 {} ", head.status);
+    out.extend_from_slice(head.reason.of(bytes));
+    out.extend_from_slice(b"\r\n");
+    let keeps_length = terms.compress.is_none() && head.framing == Framing::None;
+    for field in fields.end_to_end() {
+        let (name, value) = (field.name.of(bytes), field.value.of(bytes));
+        let dropped = match field.known {
+            Some(Known::Server | Known::XPoweredBy | Known::Via | Known::XRequestId) => true,
+            // To HEAD, and of 304, it tells of a body that does not come.
+            Some(Known::ContentLength) => !keeps_length,
+            _ => false,
+        };
+        if dropped || is_replaced(spec, name) {
+            continue;
+        }
+        let change =
+            if terms.compress.is_some() { compress::change(name, value) } else { Change::Keep };
+        let weak: &[u8] = match change {
+            Change::Drop => continue,
+            Change::Weaken => b"W/",
+            Change::Keep => b"",
+        };
+        for part in [name, b": ", weak, value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    write_framing(head, terms, out);
+    if terms.varies && compress::lacks_vary(&Head { bytes, fields }) {
+        out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
+    }
+    out.extend_from_slice(b"X-Request-Id: ");
+    out.extend_from_slice(errand.id.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if head.status == 101 {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+        out.extend_from_slice(head.upgrade.map_or(&b""[..], |span| span.of(bytes)));
+        out.extend_from_slice(b"\r\n");
+    } else if terms.closes {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if errand.version == Version::Http10 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    for (name, template) in spec.set.iter().chain(&spec.add) {
+        write_templated(name, template, &NoValues(errand), out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_framing(head: &ResponseHead, terms: &Terms, out: &mut Vec<u8>) {
+    match (terms.compress, head.framing) {
+        (Some(Algorithm::Gzip), _) => out.extend_from_slice(b"Content-Encoding: gzip\r\n"),
+        (Some(Algorithm::Brotli), _) => out.extend_from_slice(b"Content-Encoding: br\r\n"),
+        (None, Framing::Length(length)) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        (None, _) => {}
+    }
+    if terms.passage == Passage::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+}
+
+fn is_replaced(spec: &HeaderSpec, name: &[u8]) -> bool {
+    let removed = spec.remove.iter().chain(spec.set.iter().map(|(set, _)| set));
+    removed.into_iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+}

@@ -1,0 +1,431 @@
+//! One HTTP/1 connection of a client: its requests, in order.
+//!
+//! ```text
+//!   ┌────────────▶ head ─▶ judged ─▶ made here ──────────▶ answered ─┐
+//!   │                         └────▶ forward (attempts) ─▶ answered ─┤
+//!   └──────────── kept alive ◀──────────────────────────────────────┤
+//!                                        101 ─▶ tunnel ─▶ over ◀─────┘ closes
+//! ```
+//!
+//! While it waits for a request it holds no buffer. After an answer that closes, what the client
+//! still sends is read for a while: an RST for it would take the answer away from the client.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
+use sluicegate_l7::http1::request::{self, Method, RequestHead};
+use sluicegate_l7::http1::{Body, Fields, Reject, Version};
+use sluicegate_l7::route::spec::ActionSpec;
+
+use super::errand::{self, Bench, Errand, Verdict};
+use super::office::Office;
+use super::site::Site;
+use crate::l4::{How, Outcome};
+use crate::observe::reason::Reason;
+use crate::observe::requests::{Proto, RequestRecord};
+use crate::registry::{PoolId, ServerId};
+use crate::runtime::driver::Driver;
+use crate::runtime::tasks::Inbox;
+use crate::runtime::time::Time;
+use crate::stream::{Stream, StreamError};
+use crate::tls::info::TlsInfo;
+
+/// After an answer that closes, the client has so long to end its side.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Bytes that are read meanwhile, at most.
+const LINGER_BYTES_MAX: usize = 4 << 20;
+
+/// Who is at both ends of a connection.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// The TCP or PROXY source; `None` on a unix listener.
+    pub peer: Option<IpAddr>,
+    /// The port that the client reached.
+    pub local_port: u16,
+    pub tls: Option<TlsInfo>,
+}
+
+/// A connection between requests, or in one.
+pub(super) struct Session<D: Driver> {
+    pub office: Rc<Office<D>>,
+    pub site: Arc<Site>,
+    pub stream: Stream<D>,
+    pub inbox: Inbox,
+    pub fields: Fields,
+    pub peers: Peers,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// What follows a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The next one.
+    Next,
+    /// The connection ends in order.
+    Close,
+    /// It is broken; the client is told by a reset.
+    Abort(Reason),
+    /// It became something else, which is over.
+    Over(How, Reason),
+}
+
+/// A request as far as the log wants to know it.
+pub(super) struct Account {
+    pub started_at: Time,
+    pub route: Option<u32>,
+    pub pool: Option<PoolId>,
+    pub server: Option<ServerId>,
+    pub attempts: u8,
+    pub upstream: Option<Duration>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub status: u16,
+    pub reason: Reason,
+}
+
+impl Account {
+    pub const fn new(started_at: Time) -> Self {
+        Self {
+            started_at,
+            route: None,
+            pool: None,
+            server: None,
+            attempts: 0,
+            upstream: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            status: 0,
+            reason: Reason::Ok,
+        }
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve<D: Driver>(
+    office: Rc<Office<D>>,
+    site: Arc<Site>,
+    stream: Stream<D>,
+    inbox: Inbox,
+    peers: Peers,
+    idle: Rc<std::cell::Cell<bool>>,
+) -> Outcome {
+    let mut session = Session {
+        office,
+        site,
+        stream,
+        inbox,
+        fields: Fields::new(),
+        peers,
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    let mut first = true;
+    let (how, reason) = loop {
+        match session.request(first, &idle).await {
+            Then::Next => first = false,
+            Then::Close => {
+                session.linger().await;
+                break (How::Fin, Reason::Ok);
+            }
+            Then::Abort(reason) => break (How::Reset, reason),
+            Then::Over(how, reason) => break (how, reason),
+        }
+    };
+    Outcome::Ended { how, reason, bytes_in: session.bytes_in, bytes_out: session.bytes_out }
+}
+
+impl<D: Driver> Session<D> {
+    /// Reads one request and sees it answered.
+    async fn request(&mut self, first: bool, idle: &std::cell::Cell<bool>) -> Then {
+        let (head, started_at) = match self.read_head(first, idle).await {
+            Ok(found) => found,
+            Err(then) => return then,
+        };
+        let mut draft = self.office.draft();
+        let verdict = self.judge(&head, &mut draft);
+        let mut account = Account::new(started_at);
+        let then = match verdict {
+            Err(reject) => self.refuse(reject, Some(&head), &mut account).await,
+            Ok(Verdict::Forward(errand)) => {
+                self.inbox.consume(head.len);
+                account.route = Some(errand.route as u32);
+                let then = self.forward(&errand, &mut draft, &mut account).await;
+                self.account(account, errand.version, errand.text.clone());
+                self.office.put_away(draft);
+                return then;
+            }
+            Ok(made) => {
+                self.inbox.consume(head.len);
+                let then = self.make_answer(made, &draft, &mut account).await;
+                self.office.put_away(draft);
+                return then;
+            }
+        };
+        self.office.put_away(draft);
+        then
+    }
+
+    fn judge(&self, head: &RequestHead, draft: &mut Vec<u8>) -> Result<Verdict, Reject> {
+        let office = &self.office;
+        let bench = Bench {
+            site: &self.site,
+            peers: &self.peers,
+            random: [office.random(), office.random(), office.random()],
+            has_servers: &|pool| office.has_servers(pool),
+            logged: self.site.logged,
+        };
+        errand::judge(&bench, self.inbox.bytes(), head, &self.fields, draft)
+    }
+
+    /// The next head, and when its first byte was there.
+    async fn read_head(
+        &mut self,
+        first: bool,
+        idle: &std::cell::Cell<bool>,
+    ) -> Result<(RequestHead, Time), Then> {
+        let shell = Rc::clone(self.office.shell());
+        let timeouts = self.site.plan.timeouts;
+        let waits = if first { timeouts.header } else { timeouts.keepalive };
+        let mut until = shell.now() + waits;
+        let mut began = (!self.inbox.is_empty()).then(|| shell.now());
+        if began.is_some() {
+            until = shell.now() + timeouts.header;
+        }
+        loop {
+            if !self.inbox.is_empty() {
+                match request::parse(self.inbox.bytes(), &self.site.limits, &mut self.fields) {
+                    Ok(Some(head)) => return Ok((head, began.unwrap_or_else(|| shell.now()))),
+                    Ok(None) => {}
+                    Err(reject) => {
+                        let mut account = Account::new(began.unwrap_or_else(|| shell.now()));
+                        return Err(self.refuse(reject, None, &mut account).await);
+                    }
+                }
+            }
+            if self.office.is_draining() && began.is_none() && !first {
+                return Err(Then::Close);
+            }
+            idle.set(began.is_none() && !first);
+            let got = shell.timeout(until, self.stream.recv(&mut self.inbox)).await;
+            idle.set(false);
+            match got {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) if began.is_none() => return Err(Then::Close),
+                // A head that ends in the middle has nobody who waits for an answer.
+                Ok(Ok(0)) | Ok(Err(StreamError::Reset | StreamError::Truncated)) => {
+                    return Err(match began {
+                        None if !first => Then::Close,
+                        _ => Then::Abort(Reason::ClientReset),
+                    });
+                }
+                Ok(Err(StreamError::Tls)) => return Err(Then::Abort(Reason::TlsFailed)),
+                Ok(Err(StreamError::TooLarge)) => {
+                    let mut account = Account::new(began.unwrap_or_else(|| shell.now()));
+                    return Err(self.refuse(Reject::HeaderTooLarge, None, &mut account).await);
+                }
+                Err(_) => {
+                    let Some(began) = began else { return Err(Then::Close) };
+                    let mut account = Account::new(began);
+                    return Err(self.refuse(Reject::HeadTimeout, None, &mut account).await);
+                }
+            }
+            if began.is_none() {
+                began = Some(shell.now());
+                until = if first { until } else { shell.now() + timeouts.header };
+            }
+        }
+    }
+
+    /// Answers a request that has no good meaning, and closes: where the next one would begin
+    /// is not known.
+    pub(super) async fn refuse(
+        &mut self,
+        reject: Reject,
+        head: Option<&RequestHead>,
+        account: &mut Account,
+    ) -> Then {
+        let reason = match reject.status() {
+            408 => Reason::ClientTimeout,
+            405 => Reason::Method,
+            413 | 414 | 431 => Reason::TooLarge,
+            _ => Reason::BadRequest,
+        };
+        let answer =
+            Answer::of(reason.as_str()).with_status(reject.status()).with_detail(reject.detail());
+        let is_head = head.is_some_and(|head| head.method == Method::Head);
+        account.reason = reason;
+        let version = head.map_or(Version::Http11, |head| head.version);
+        self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
+        let taken = std::mem::replace(account, Account::new(Time::ZERO));
+        self.account(taken, version, None);
+        Then::Close
+    }
+
+    /// Sends an answer of our own.
+    pub(super) async fn answer(
+        &mut self,
+        answer: &Answer,
+        manner: Manner<'_>,
+        account: &mut Account,
+    ) {
+        let mut out = self.office.draft();
+        let site = Arc::clone(&self.site);
+        let page = site.plan.errors.iter().find(|page| page.status == answer.status);
+        let own_body = page
+            .map(|page| Content { content_type: &page.content_type, body: page.body.as_bytes() });
+        answer.write_http1(&Manner { own_body, ..manner }, &mut out);
+        account.status = answer.status;
+        self.say(&out, account).await;
+        self.office.put_away(out);
+    }
+
+    /// Sends bytes to the client, who has `body_timeout` to take them.
+    async fn say(&mut self, out: &[u8], account: &mut Account) {
+        let shell = Rc::clone(self.office.shell());
+        let until = shell.now() + self.site.plan.timeouts.body;
+        // A client that does not take it has lost nothing but the answer.
+        if matches!(shell.timeout(until, self.stream.send(out)).await, Ok(Ok(()))) {
+            account.bytes_out += out.len() as u64;
+        }
+    }
+
+    /// Answers what is answered here: no route, another method, redirect, fixed answer.
+    async fn make_answer(
+        &mut self,
+        verdict: Verdict,
+        location: &[u8],
+        account: &mut Account,
+    ) -> Then {
+        let (Verdict::Redirect { errand, .. }
+        | Verdict::Respond { errand }
+        | Verdict::NoRoute { errand }
+        | Verdict::Method { errand, .. }
+        | Verdict::Forward(errand)) = &verdict;
+        let is_head = errand.method == Method::Head;
+        let mut lines = self.office.draft();
+        lines.extend_from_slice(b"X-Request-Id: ");
+        lines.extend_from_slice(errand.id.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+        let keeps = errand.keep_alive
+            && errand.framing == sluicegate_l7::http1::Framing::None
+            && !self.office.is_draining();
+        if keeps && errand.version == Version::Http10 {
+            lines.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        match &verdict {
+            Verdict::NoRoute { .. } => {
+                account.reason = Reason::NoRoute;
+                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                self.answer(&Answer::of("no-route"), manner, account).await;
+            }
+            Verdict::Method { allowed, .. } => {
+                account.reason = Reason::Method;
+                lines.extend_from_slice(b"Allow: ");
+                self.site.table.write_allow(*allowed, &mut lines);
+                lines.extend_from_slice(b"\r\n");
+                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                self.answer(&Answer::of("method"), manner, account).await;
+            }
+            Verdict::Redirect { errand, status } => {
+                account.route = Some(errand.route as u32);
+                lines.extend_from_slice(b"Location: ");
+                lines.extend_from_slice(location);
+                lines.extend_from_slice(b"\r\n");
+                let nothing = Content { content_type: "", body: b"" };
+                self.made(*status, nothing, is_head, !keeps, &lines, account).await;
+            }
+            Verdict::Respond { errand } => {
+                account.route = Some(errand.route as u32);
+                let site = Arc::clone(&self.site);
+                if let ActionSpec::Respond(spec) = &site.table.spec(errand.route).action {
+                    let content =
+                        Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
+                    self.made(spec.status, content, is_head, !keeps, &lines, account).await;
+                }
+            }
+            Verdict::Forward(_) => {}
+        }
+        self.office.put_away(lines);
+        let taken = std::mem::replace(account, Account::new(Time::ZERO));
+        self.account(taken, errand.version, errand.text.clone());
+        if keeps { Then::Next } else { Then::Close }
+    }
+
+    async fn made(
+        &mut self,
+        status: u16,
+        content: Content<'_>,
+        is_head: bool,
+        closes: bool,
+        lines: &[u8],
+        account: &mut Account,
+    ) {
+        let mut out = self.office.draft();
+        let manner = Manner { is_head, closes, lines, own_body: None };
+        answer::write_made(status, content, &manner, &mut out);
+        account.status = status;
+        self.say(&out, account).await;
+        self.office.put_away(out);
+    }
+
+    /// Counts and logs a request.
+    fn account(
+        &mut self,
+        account: Account,
+        version: Version,
+        text: Option<Box<crate::observe::requests::RequestText>>,
+    ) {
+        self.bytes_in += account.bytes_in;
+        self.bytes_out += account.bytes_out;
+        let proto = match version {
+            Version::Http10 => Proto::Http10,
+            Version::Http11 => Proto::Http11,
+        };
+        let record = RequestRecord {
+            listener: self.site.listener,
+            route: account.route,
+            client: self.peers.peer,
+            status: account.status,
+            reason: account.reason,
+            pool: account.pool,
+            server: account.server,
+            attempts: account.attempts,
+            started_at: account.started_at,
+            ended_at: self.office.now(),
+            upstream: account.upstream,
+            bytes_in: account.bytes_in,
+            bytes_out: account.bytes_out,
+            proto,
+            secure: self.site.secure,
+            text,
+        };
+        self.office.account(record, self.site.logged);
+    }
+
+    /// Ends in order, and reads what the client still sends.
+    async fn linger(&mut self) {
+        let shell = Rc::clone(self.office.shell());
+        let until = shell.now() + LINGER;
+        let _ = shell.timeout(until, self.stream.finish()).await;
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            self.inbox.consume(self.inbox.len());
+            match shell.timeout(until, self.stream.recv(&mut self.inbox)).await {
+                Ok(Ok(n @ 1..)) => left = left.saturating_sub(n),
+                _ => break,
+            }
+        }
+        self.inbox.consume(self.inbox.len());
+        shell.rest(&mut self.inbox);
+    }
+
+    /// A body for reading a request's.
+    pub(super) fn body_of(&self, errand: &Errand) -> Body {
+        Body::new(errand.framing, &self.site.limits)
+    }
+}

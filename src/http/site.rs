@@ -1,0 +1,72 @@
+//! One HTTP listener, made ready from the plan: its routes, limits and rules for fields.
+
+use std::time::Duration;
+
+use sluicegate_l7::http1::Limits;
+use sluicegate_l7::identity::Sieve;
+use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
+use sluicegate_l7::route::{Table, TableError};
+
+use crate::config::plan::{HttpListener, Listener};
+use crate::registry::ListenerId;
+
+/// Immutable, shared by all workers.
+#[derive(Debug)]
+pub struct Site {
+    pub listener: ListenerId,
+    pub table: Table,
+    pub sieve: Sieve,
+    pub limits: Limits,
+    pub plan: HttpListener,
+    /// Clients reach it over TLS.
+    pub secure: bool,
+    pub logged: bool,
+    /// Our name in Via: another gateway's is another, so that a loop can be told.
+    pub via: String,
+}
+
+impl Site {
+    /// # Errors
+    /// A route whose path is no pattern; `check` has said so before.
+    pub fn new(
+        id: ListenerId,
+        listener: &Listener,
+        http: &HttpListener,
+        logged: bool,
+    ) -> Result<Self, TableError> {
+        let mut routes = http.routes.clone();
+        if let Some(pool) = listener.pool {
+            // A last route for all: no other is less specific.
+            routes.push(RouteSpec { action: ActionSpec::Pool(pool), ..RouteSpec::default() });
+        }
+        let limits = Limits {
+            header_bytes_max: http.limits.header_bytes_max,
+            headers_max: http.limits.headers_max,
+            uri_bytes_max: http.limits.uri_bytes_max,
+            encoded_slash_keep: http.limits.encoded_slash_keep,
+            underscores_keep: http.limits.underscores_keep,
+        };
+        let sieve = Sieve {
+            spared: http.keep_headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            owned: Vec::new(),
+            keep_underscores: http.limits.underscores_keep,
+        };
+        let secret = crate::runtime::sys::secret();
+        Ok(Self {
+            listener: id,
+            table: Table::build(routes)?,
+            sieve,
+            limits,
+            plan: http.clone(),
+            secure: listener.tls.is_some(),
+            logged: logged && listener.access_log,
+            via: format!("sluicegate-{:08x}", secret[0] as u32),
+        })
+    }
+
+    /// From the request's last byte to the answer's head.
+    #[must_use]
+    pub fn request_timeout(&self, route: usize) -> Duration {
+        self.table.spec(route).timeout.unwrap_or(self.plan.timeouts.request)
+    }
+}

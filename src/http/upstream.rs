@@ -1,0 +1,192 @@
+//! Connections to servers: a place reserved, one kept alive and watched, or a new one.
+//!
+//! An unused connection has a receive armed on it: whatever completes it, be it bytes or an end,
+//! makes it one that is never used again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+
+use super::office::Office;
+use crate::observe::counters::ConnectResult;
+use crate::registry::{PoolId, ServerId, ServerState};
+use crate::runtime::driver::Driver;
+use crate::runtime::time::Time;
+use crate::stream::Stream;
+
+/// A place at a server, given back when dropped.
+pub struct Place<D: Driver> {
+    office: Rc<Office<D>>,
+    pub state: Arc<ServerState>,
+}
+
+impl<D: Driver> Place<D> {
+    pub(super) const fn new(office: Rc<Office<D>>, state: Arc<ServerState>) -> Self {
+        Self { office, state }
+    }
+}
+
+impl<D: Driver> std::fmt::Debug for Place<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Place").field(&self.state.id).finish()
+    }
+}
+
+impl<D: Driver> Drop for Place<D> {
+    fn drop(&mut self) {
+        self.state.load.fetch_sub(1, Ordering::AcqRel);
+        self.office.note_room(self.state.pool);
+    }
+}
+
+/// A connection to a server, and the place there that it counts for while it is used.
+#[derive(Debug)]
+pub struct Upstream<D: Driver> {
+    pub stream: Stream<D>,
+    pub place: Place<D>,
+    /// It has carried a request before: an end now may only mean that the server had closed it.
+    pub reused: bool,
+}
+
+/// An unused connection.
+struct Idle<D: Driver> {
+    stream: Stream<D>,
+    since: Time,
+}
+
+/// Unused connections of one worker, by server; the last one in is the first out.
+pub struct Kept<D: Driver> {
+    by_server: Vec<Vec<Idle<D>>>,
+    count: usize,
+}
+
+impl<D: Driver> Default for Kept<D> {
+    fn default() -> Self {
+        Self { by_server: Vec::new(), count: 0 }
+    }
+}
+
+impl<D: Driver> Kept<D> {
+    /// A connection on which nothing has happened since it was put here.
+    pub fn take(&mut self, server: ServerId, oldest: Time) -> Option<Stream<D>> {
+        let list = self.by_server.get_mut(server.0 as usize)?;
+        while let Some(idle) = list.pop() {
+            self.count -= 1;
+            if idle.since >= oldest && idle.stream.socket().is_quiet() {
+                return Some(idle.stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection, unless there are enough of them.
+    pub fn put(&mut self, server: ServerId, stream: Stream<D>, now: Time, idle_max: u32) {
+        let at = server.0 as usize;
+        if at >= self.by_server.len() {
+            self.by_server.resize_with(at + 1, Vec::new);
+        }
+        if self.by_server[at].len() < idle_max as usize {
+            stream.socket().arm_recv();
+            self.by_server[at].push(Idle { stream, since: now });
+            self.count += 1;
+        }
+    }
+
+    /// Closes those that have ended, and those unused since before `oldest` says for the server.
+    pub fn prune(&mut self, mut oldest: impl FnMut(ServerId) -> Time) {
+        for (at, list) in self.by_server.iter_mut().enumerate() {
+            if list.is_empty() {
+                continue;
+            }
+            let oldest = oldest(ServerId(at as u32));
+            list.retain(|idle| idle.since >= oldest && idle.stream.socket().is_quiet());
+        }
+        self.count = self.by_server.iter().map(Vec::len).sum();
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// Why there is no connection to this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    Connect(ConnectResult),
+    Tls,
+}
+
+/// What an error of connect(2) means.
+pub fn connect_result(errno: Errno) -> ConnectResult {
+    match errno {
+        Errno::ETIMEDOUT => ConnectResult::Timeout,
+        Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN => ConnectResult::Refused,
+        Errno::ECONNRESET | Errno::EPIPE => ConnectResult::Reset,
+        Errno::EADDRNOTAVAIL
+        | Errno::EADDRINUSE
+        | Errno::EMFILE
+        | Errno::ENFILE
+        | Errno::ENOBUFS
+        | Errno::ENOMEM
+        | Errno::ECANCELED => ConnectResult::Local,
+        _ => ConnectResult::Unreachable,
+    }
+}
+
+impl<D: Driver> Office<D> {
+    /// A connection to the server of `place`: a kept one, or a new one before `until`.
+    pub async fn reach(
+        self: &Rc<Self>,
+        pool: PoolId,
+        place: Place<D>,
+        fresh: bool,
+        until: Time,
+    ) -> Result<Upstream<D>, Failed> {
+        let server = place.state.id;
+        let keepalive = self.pool_plan(pool).keepalive;
+        let oldest = Time(self.now().0.saturating_sub(keepalive.timeout.as_nanos() as u64));
+        let kept = if fresh { None } else { self.kept().take(server, oldest) };
+        if let Some(stream) = kept {
+            return Ok(Upstream { stream, place, reused: true });
+        }
+        let started = self.now();
+        let opened = self.shell().timeout(until, self.connect(pool, &place.state)).await;
+        let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
+        let word = match &result {
+            Ok(_) => ConnectResult::Ok,
+            Err(Failed::Connect(result)) => *result,
+            Err(Failed::Tls) => ConnectResult::Reset,
+        };
+        self.count_connect(&place.state, word, started);
+        Ok(Upstream { stream: result?, place, reused: false })
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        pool: PoolId,
+        server: &ServerState,
+    ) -> Result<Stream<D>, Failed> {
+        let options = crate::runtime::driver::StreamOptions {
+            source: self.next_source(pool, server.address.is_unix()),
+        };
+        let socket = self.shell().connect(&server.address, &options).await;
+        let socket = socket.map_err(|errno| Failed::Connect(connect_result(errno)))?;
+        let mut stream = Stream::plain(socket);
+        if let Some((tls, name)) = self.pool_tls(pool, server) {
+            let connected = crate::l4::connect_tls(&mut stream, &tls, name, false).await;
+            connected.map_err(|_| Failed::Tls)?;
+        }
+        Ok(stream)
+    }
+
+    /// A connection that may carry another request.
+    pub fn keep(&self, pool: PoolId, upstream: Upstream<D>) {
+        let keepalive = self.pool_plan(pool).keepalive;
+        let server = upstream.place.state.id;
+        if !self.is_draining() && !upstream.place.state.removed.load(Ordering::Relaxed) {
+            self.kept().put(server, upstream.stream, self.now(), keepalive.idle_max);
+        }
+    }
+}

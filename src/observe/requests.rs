@@ -1,0 +1,107 @@
+//! Requests of HTTP listeners: what the log gets of each, and the counts by listener, route and
+//! status.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::reason::Reason;
+use crate::l4::measure;
+use crate::registry::{ListenerId, PoolId, ServerId};
+use crate::runtime::time::Time;
+
+/// The version of HTTP that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proto {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Proto {
+    /// The word in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Everything an access-log line of a request is made of.
+#[derive(Clone, Debug)]
+pub struct RequestRecord {
+    pub listener: ListenerId,
+    /// Index into the listener's routes; its `pool` stands behind the last one. `None`: no route.
+    pub route: Option<u32>,
+    pub client: Option<IpAddr>,
+    pub status: u16,
+    pub reason: Reason,
+    pub pool: Option<PoolId>,
+    /// The last server tried.
+    pub server: Option<ServerId>,
+    /// Servers tried, the first too.
+    pub attempts: u8,
+    pub started_at: Time,
+    pub ended_at: Time,
+    /// From the attempt that was answered to its answer's head.
+    pub upstream: Option<Duration>,
+    /// Payload from the client, and to it.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub proto: Proto,
+    pub secure: bool,
+    /// Only for a request that is logged.
+    pub text: Option<Box<RequestText>>,
+}
+
+/// Texts of a request, for its line in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestText {
+    pub method: String,
+    pub host: String,
+    /// As received, without the query.
+    pub path: String,
+    pub request_id: String,
+    /// Version, cipher and protocol of TLS, and the client's name.
+    pub tls: Option<crate::tls::info::TlsInfo>,
+}
+
+/// One route's requests.
+#[derive(Clone, Debug, Default)]
+pub struct RouteCounts {
+    /// By status.
+    pub codes: Vec<(u16, u64)>,
+    /// Whole requests; microseconds, 1 µs–1 h, 2 digits.
+    pub seconds: Vec<((), Histogram<u32>)>,
+}
+
+/// What a worker has counted since it was last asked.
+#[derive(Clone, Debug, Default)]
+pub struct RequestCounts {
+    /// By listener and route; `None` last, as `u32::MAX`.
+    pub routes: BTreeMap<(u16, u32), RouteCounts>,
+    /// From the attempt to the answer's head, by server.
+    pub upstream: Vec<(ServerId, Histogram<u32>)>,
+}
+
+impl RequestCounts {
+    /// Counts one request.
+    pub fn count(&mut self, record: &RequestRecord) {
+        let key = (record.listener.0, record.route.unwrap_or(u32::MAX));
+        let route = self.routes.entry(key).or_default();
+        match route.codes.iter_mut().find(|(code, _)| *code == record.status) {
+            Some((_, count)) => *count += 1,
+            None => route.codes.push((record.status, 1)),
+        }
+        let took = record.ended_at.since(record.started_at);
+        measure::record(&mut route.seconds, (), took);
+        if let (Some(server), Some(took)) = (record.server, record.upstream) {
+            measure::record(&mut self.upstream, server, took);
+        }
+    }
+}

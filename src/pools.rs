@@ -1,0 +1,123 @@
+//! What a worker keeps of each pool: its balancing policy and whose turn it is.
+//!
+//! Choosing and reserving belong together: a place is reserved with the load that spoke for the
+//! server, so `max_conns` and least-conn are exact over all workers.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::balance::{
+    AnyPolicy, FlowKey, Nobody, Pick, Policy as _, Rng, Roster, TRIED_MAX, Verdict,
+};
+use crate::registry::{Member, ServerId, Snapshot};
+use crate::runtime::time::Time;
+
+/// Lost races for a place before one is taken without the exact exchange.
+const RESERVE_TRIES_MAX: usize = 8;
+
+/// One pool, as one worker sees it.
+#[derive(Debug)]
+pub struct PoolRun {
+    policy: AnyPolicy,
+    roster: Roster,
+    /// The next of `source` to connect from.
+    source_next: usize,
+}
+
+/// A place at a server. Whoever has it gives it back by lowering the server's load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    pub server: ServerId,
+    /// Index among the members.
+    pub member: usize,
+    /// Too many races were lost: the place was taken without regard to others.
+    pub raced: bool,
+}
+
+/// What a client asks with.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    pub key: FlowKey,
+    /// Servers that are not to be chosen again.
+    pub tried: &'a [ServerId],
+    pub now: Time,
+}
+
+/// The pools of a new membership; a policy that was there before keeps its turn.
+#[must_use]
+pub fn renew(before: Vec<PoolRun>, snapshot: &Snapshot) -> Vec<PoolRun> {
+    let mut known = before.into_iter();
+    let pools = snapshot.pools.iter().zip(&snapshot.plan.pools);
+    let renewed = pools.map(|(pool, planned)| {
+        let roster = Roster::new(&pool.members);
+        let mut run = known.next().unwrap_or_else(|| PoolRun {
+            policy: AnyPolicy::new(planned.balance),
+            roster: Roster::new(&[]),
+            source_next: 0,
+        });
+        run.policy.rebuild(roster.candidates());
+        run.roster = roster;
+        run
+    });
+    renewed.collect()
+}
+
+impl PoolRun {
+    /// Picks a server and reserves a place there.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn reserve(
+        &mut self,
+        members: &[Member],
+        slow_start: Option<Duration>,
+        asking: &Asking<'_>,
+        rng: &mut Rng,
+    ) -> Result<Reserved, Nobody> {
+        let mut tried = [0; TRIED_MAX];
+        let mut count = 0;
+        for id in asking.tried.iter().take(TRIED_MAX) {
+            if let Some(index) = members.iter().position(|member| member.state.id == *id) {
+                tried[count] = index;
+                count += 1;
+            }
+        }
+        let mut last = None;
+        for _ in 0..RESERVE_TRIES_MAX {
+            self.roster.refresh(members, slow_start, asking.now);
+            let view = self.roster.view(&tried[..count]);
+            let again = last.filter(|&index| {
+                !self.policy.compares_loads() && view.verdict(index) == Verdict::Takes
+            });
+            let Pick { index, load_seen } = match again {
+                // A lost race does not skip a turn.
+                Some(index) => Pick { index, load_seen: view.candidates()[index].load },
+                None => self.policy.pick(view, asking.key, rng)?,
+            };
+            let server = &members[index].state;
+            let exact = server.load.compare_exchange(
+                load_seen,
+                load_seen + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if exact.is_ok() {
+                return Ok(Reserved { server: server.id, member: index, raced: false });
+            }
+            last = Some(index);
+        }
+        let index = last.unwrap_or(0);
+        members[index].state.load.fetch_add(1, Ordering::AcqRel);
+        Ok(Reserved { server: members[index].state.id, member: index, raced: true })
+    }
+
+    /// The local address to connect from, each in its turn.
+    pub fn next_source(&mut self, sources: &[IpAddr]) -> Option<IpAddr> {
+        if sources.is_empty() {
+            return None;
+        }
+        self.source_next = (self.source_next + 1) % sources.len();
+        Some(sources[self.source_next])
+    }
+}
