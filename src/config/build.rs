@@ -10,16 +10,22 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
+use ipnet::IpNet;
+use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
+
+use super::build_http::{self, http_listener};
+use super::build_tls;
+use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
     AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns, HttpCheck,
-    Init, Level, Listener, Log, OnDown, Outlier, Plan, Pool, Rate, Runtime, Secret, SendProxy,
-    Server, TimeoutOverrides, Timeouts,
+    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, Mode, OnDown, Outlier, Plan, Pool, Protocol,
+    Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
 };
 use super::source::Place;
 use super::table;
+use super::report::Findings;
 use super::value::Scalar;
-use super::walk::{Fields, Item, Said};
 
 /// A plan in the making, and where its parts stand in the file.
 #[derive(Debug)]
@@ -41,10 +47,63 @@ pub struct ListenerDraft<'a> {
     pub plan: Listener,
     /// Beside each of `plan.bind`.
     pub bind_places: Vec<Place>,
-    /// The pool it names, as far as it names one.
-    pub pool_name: Option<(String, Place)>,
-    /// That pool, if it exists.
+    /// Every pool it names, in whatever way.
+    pub refs: Vec<PoolRef<'a>>,
+    /// Beside each of the routes it says, in file order.
+    pub routes: Vec<&'a Fields>,
+}
+
+/// One mention of a pool.
+#[derive(Debug)]
+pub struct PoolRef<'a> {
+    pub name: String,
+    pub place: Place,
+    /// The table that names it, and by which key.
+    pub fields: &'a Fields,
+    pub key: &'static str,
+    /// With the key `sni`: for which name.
+    pub server_name: &'a str,
+    /// The pool, if it exists.
     pub pool: Option<usize>,
+}
+
+/// The pools there are, and the mentions of them that one listener makes.
+#[derive(Debug)]
+pub struct Pools<'a, 'b> {
+    pub known: &'b HashMap<&'a str, Option<usize>>,
+    pub refs: Vec<PoolRef<'a>>,
+}
+
+impl<'a> Pools<'a, '_> {
+    /// The pool that a key names. `None`: the key is not there, or names none that exists.
+    pub fn refer(&mut self, fields: &'a Fields, key: &'static str) -> Option<usize> {
+        let name = text(fields, key)?;
+        self.refer_name(fields, key, &name, fields.place_of(key), "")
+    }
+
+    pub fn refer_name(
+        &mut self,
+        fields: &'a Fields,
+        key: &'static str,
+        name: &str,
+        place: Place,
+        server_name: &'a str,
+    ) -> Option<usize> {
+        let pool = self.known.get(name).copied().flatten();
+        self.refs.push(PoolRef { name: name.to_owned(), place, fields, key, server_name, pool });
+        pool
+    }
+}
+
+impl ListenerDraft<'_> {
+    /// The pools its clients may come to, each once.
+    #[must_use]
+    pub fn pools(&self) -> Vec<usize> {
+        let mut pools: Vec<usize> = self.refs.iter().filter_map(|reference| reference.pool).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        pools
+    }
 }
 
 #[derive(Debug)]
@@ -59,8 +118,10 @@ pub struct PoolDraft<'a> {
 
 impl<'a> Draft<'a> {
     #[must_use]
-    pub fn new(root: &'a Fields) -> Self {
-        let defaults = defaults(&section(root, "defaults", &table::DEFAULTS));
+    pub fn new(root: &'a Fields, found: &mut Findings) -> Self {
+        let section_defaults = section(root, "defaults", &table::DEFAULTS);
+        let defaults = defaults(&section_defaults);
+        let below = (defaults, build_http::default_timeouts(&section_defaults));
         let mut pools = Vec::new();
         let mut pool_names = HashMap::new();
         for (name, said) in root.named("pool") {
@@ -72,13 +133,16 @@ impl<'a> Draft<'a> {
         }
         let listeners = root.named("listener").iter();
         let listeners =
-            listeners.filter_map(|(name, said)| Some(listener(name, said.fields()?, &pool_names)));
+            listeners.filter_map(|(name, said)| {
+            Some(listener(name, said.fields()?, below, &pool_names, found))
+        });
+        let listeners = listeners.collect();
         Self {
             root,
             runtime: runtime(&section(root, "runtime", &table::RUNTIME)),
             admin: root.table("admin").map(|fields| (admin(fields), fields)),
             log: log(&section(root, "log", &table::LOG)),
-            listeners: listeners.collect(),
+            listeners,
             pools,
             pool_names,
         }
@@ -171,7 +235,8 @@ fn defaults(fields: &Fields) -> Timeouts {
         half_closed: duration(fields, "half_closed_timeout").unwrap_or_default(),
         session: duration(fields, "session_timeout"),
         keepalive: duration(fields, "tcp_keepalive").unwrap_or_default(),
-        ..Timeouts::default()
+        handshake: duration(fields, "handshake_timeout").unwrap_or_default(),
+        proxy: duration(fields, "proxy_timeout").unwrap_or_default(),
     }
 }
 
@@ -191,16 +256,19 @@ fn overrides(fields: &Fields) -> TimeoutOverrides {
             _ => time("session_timeout").map(Some),
         },
         keepalive: time("tcp_keepalive"),
-        handshake: None,
-        proxy: None,
+        handshake: time("handshake_timeout"),
+        proxy: time("proxy_timeout"),
     }
 }
 
 fn listener<'a>(
     name: &'a str,
     fields: &'a Fields,
-    pools: &HashMap<&str, Option<usize>>,
+    (defaults, http_defaults): (Timeouts, HttpTimeouts),
+    known: &HashMap<&'a str, Option<usize>>,
+    found: &mut Findings,
 ) -> ListenerDraft<'a> {
+    const MODES: [(&str, Mode); 2] = [("tcp", Mode::Tcp), ("http", Mode::Http)];
     let mut bind = Vec::new();
     let mut bind_places = Vec::new();
     for (scalar, place) in fields.list("bind") {
@@ -209,24 +277,33 @@ fn listener<'a>(
             bind_places.push(place);
         }
     }
-    let networks = |key| {
-        let nets = fields.list(key).into_iter().filter_map(|(scalar, _)| match scalar {
-            Scalar::Network { net, .. } => Some(net),
-            _ => None,
-        });
-        nets.collect()
-    };
-    let pool_name = fields
-        .scalar("pool")
-        .as_ref()
-        .and_then(text_of)
-        .map(|name| (name, fields.place_of("pool")));
-    let pool = pool_name.as_ref().and_then(|(name, _)| *pools.get(name.as_str())?);
+    let mode = choice(fields.scalar("mode").as_ref(), &MODES).unwrap_or_default();
+    let mut pools = Pools { known, refs: Vec::new() };
+    let pool = pools.refer(fields, "pool");
+    for (server_name, said) in fields.named("sni") {
+        if let Some(Scalar::Text(pool)) = said.scalar() {
+            pools.refer_name(fields, "sni", pool, said.place, server_name);
+        }
+    }
+    pools.refer(fields, "no_sni");
+    let sni = fields.has("sni").then(|| build_tls::sni_routes(&pools.refs));
+    // A key of the other mode is an error; that nothing in it goes unread, it is built all the same.
+    let is_http = mode == Mode::Http || fields.has("route");
+    let mut http = is_http.then(|| http_listener(fields, http_defaults, &mut pools, found));
+    if let (Some(http), Some(pool)) = (&mut http, pool) {
+        http.routes.push(RouteSpec { action: ActionSpec::Pool(pool), ..RouteSpec::default() });
+    }
     let plan = Listener {
+        mode,
         pool,
+        accept_proxy: boolean(fields, "accept_proxy").unwrap_or(false),
+        trusted: networks(fields, "trusted"),
+        sni,
+        tls: fields.table("tls").map(|table| build_tls::listener_tls(table, mode)),
+        http,
         limit: fields.table("limit").map(limit).unwrap_or_default(),
-        allow: networks("allow"),
-        deny: networks("deny"),
+        allow: networks(fields, "allow"),
+        deny: networks(fields, "deny"),
         backlog: integer(fields, "backlog").map_or(0, |n| n as u32),
         unix_mode: match fields.scalar("unix_mode") {
             Some(Scalar::Mode(mode)) => mode,
@@ -234,9 +311,11 @@ fn listener<'a>(
         },
         access_log: boolean(fields, "access_log").unwrap_or(true),
         timeouts: overrides(fields),
+        defaults,
         ..Listener::tcp(name, bind, 0)
     };
-    ListenerDraft { name, fields, plan, bind_places, pool_name, pool }
+    let routes = fields.tables("route").collect();
+    ListenerDraft { name, fields, plan, bind_places, refs: pools.refs, routes }
 }
 
 fn limit(fields: &Fields) -> ConnLimit {
@@ -263,6 +342,8 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
         [("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2)];
     const ON_DOWN: [(&str, OnDown); 2] =
         [("keep", OnDown::Keep), ("close-sessions", OnDown::CloseSessions)];
+    const PROTOCOLS: [(&str, Protocol); 3] =
+        [("http/1.1", Protocol::Http1), ("h2", Protocol::H2), ("h2c", Protocol::H2c)];
     let (servers, server_places) = fields
         .named("servers")
         .iter()
@@ -275,7 +356,7 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
     let word = |key| fields.scalar(key);
     let plan = Pool {
         balance: choice(word("balance").as_ref(), &BALANCE).unwrap_or(Balance::RoundRobin),
-        check: fields.table("check").and_then(check),
+        check: fields.table("check").and_then(|table| check(table, fields.has("tls"))),
         send_proxy: choice(word("send_proxy").as_ref(), &PROXY).unwrap_or(SendProxy::Off),
         slow_start: duration(fields, "slow_start"),
         hold: duration(fields, "hold"),
@@ -283,7 +364,11 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
         on_down: choice(word("on_down").as_ref(), &ON_DOWN).unwrap_or(OnDown::Keep),
         outlier: fields.table("outlier").map(outlier),
         source: source.collect(),
+        tls: fields.table("tls").map(build_tls::pool_tls),
+        protocol: choice(word("protocol").as_ref(), &PROTOCOLS).unwrap_or_default(),
+        keepalive: fields.table("keepalive").map(keepalive).unwrap_or_default(),
         timeouts: overrides(fields),
+        timeouts_http: build_http::timeout_overrides(fields),
         defaults,
         ..Pool::of(name, servers)
     };
@@ -303,7 +388,7 @@ fn server(name: &str, fields: &Fields) -> Option<(Server, Place)> {
     Some((server, fields.place_of("addr")))
 }
 
-fn check(fields: &Fields) -> Option<Check> {
+fn check(fields: &Fields, pool_has_tls: bool) -> Option<Check> {
     const INIT: [(&str, Init); 3] = [("wait", Init::Wait), ("up", Init::Up), ("down", Init::Down)];
     let in_a_row =
         |key| integer(fields, key).and_then(|n| NonZeroU8::new(n as u8)).unwrap_or(NonZeroU8::MIN);
@@ -315,6 +400,7 @@ fn check(fields: &Fields) -> Option<Check> {
         rise: in_a_row("rise"),
         init: choice(fields.scalar("init").as_ref(), &INIT).unwrap_or(Init::Wait),
         port: integer(fields, "port").map(|n| n as u16),
+        tls: boolean(fields, "tls").unwrap_or(pool_has_tls),
     })
 }
 
@@ -356,14 +442,47 @@ fn outlier(fields: &Fields) -> Outlier {
     }
 }
 
-fn duration(fields: &Fields, key: &str) -> Option<Duration> {
+fn keepalive(fields: &Fields) -> KeepAlive {
+    KeepAlive {
+        idle_max: integer(fields, "idle").map_or(0, |n| n as u32),
+        timeout: duration(fields, "timeout").unwrap_or_default(),
+    }
+}
+
+/// Networks of a list, without those that were refused.
+#[must_use]
+pub fn networks(fields: &Fields, key: &str) -> Vec<IpNet> {
+    let nets = fields.list(key).into_iter().filter_map(|(scalar, _)| match scalar {
+        Scalar::Network { net, .. } => Some(net),
+        _ => None,
+    });
+    nets.collect()
+}
+
+/// Bytes; 0 when it was refused.
+#[must_use]
+pub fn size(fields: &Fields, key: &str) -> u64 {
+    match fields.scalar(key) {
+        Some(Scalar::Size(bytes)) => bytes,
+        _ => 0,
+    }
+}
+
+#[must_use]
+pub fn text(fields: &Fields, key: &str) -> Option<String> {
+    fields.scalar(key).as_ref().and_then(text_of)
+}
+
+#[must_use]
+pub fn duration(fields: &Fields, key: &str) -> Option<Duration> {
     match fields.scalar(key) {
         Some(Scalar::Duration(time)) => Some(time),
         _ => None,
     }
 }
 
-fn integer(fields: &Fields, key: &str) -> Option<i64> {
+#[must_use]
+pub fn integer(fields: &Fields, key: &str) -> Option<i64> {
     match fields.scalar(key) {
         Some(Scalar::Integer(number)) => Some(number),
         _ => None,
@@ -374,7 +493,8 @@ fn count(fields: &Fields, key: &str) -> Option<NonZeroU32> {
     integer(fields, key).and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
 }
 
-fn boolean(fields: &Fields, key: &str) -> Option<bool> {
+#[must_use]
+pub fn boolean(fields: &Fields, key: &str) -> Option<bool> {
     match fields.scalar(key) {
         Some(Scalar::Bool(on)) => Some(on),
         _ => None,
@@ -395,7 +515,8 @@ fn text_of(scalar: &Scalar) -> Option<String> {
     }
 }
 
-fn choice<T: Copy>(scalar: Option<&Scalar>, choices: &[(&str, T)]) -> Option<T> {
+#[must_use]
+pub fn choice<T: Copy>(scalar: Option<&Scalar>, choices: &[(&str, T)]) -> Option<T> {
     let Some(Scalar::Word(word)) = scalar else { return None };
     choices.iter().find(|(name, _)| name == word).map(|(_, choice)| *choice)
 }

@@ -67,7 +67,7 @@ codes! {
     UNKNOWN_KEY "E103" "a key that this version does not know";
     NOT_A_CHOICE "E104" "a word that is not one of the possible ones";
     OUT_OF_RANGE "E105" "a number outside its range";
-    BAD_UNIT "E106" "a duration, rate or share that cannot be read, or is zero or too large";
+    BAD_UNIT "E106" "a duration, size, rate or share that cannot be read, or is zero or too large";
     BAD_ADDRESS "E107" "an address that cannot be read, or cannot be used there";
     BAD_NETWORK "E108" "a network that cannot be read";
     BAD_NAME "E109" "a name that cannot be a label in metrics and logs";
@@ -77,7 +77,7 @@ codes! {
     BAD_TEXT "E113" "text with a form or characters that are not possible there";
     NOT_HERE "E114" "a key that does not go with another one beside it";
 
-    NO_SUCH_POOL "E201" "a listener sends to a pool that does not exist";
+    NO_SUCH_POOL "E201" "a listener or a route sends to a pool that does not exist";
     ADDRESS_TAKEN "E202" "two things bind the same address";
     NO_SERVERS "E203" "a pool without servers";
     NO_LISTENER "E204" "a configuration without a listener";
@@ -85,6 +85,10 @@ codes! {
     CIRCLE "E206" "listeners that send to each other in a circle";
     ADMIN_OPEN "E207" "an admin address that others can reach, without a token";
     CONFLICT "E208" "settings that contradict each other";
+    SAME_ROUTE "E209" "two routes of a listener that match the same requests";
+    BAD_PEM "E210" "a certificate, key, authority or revocation list that cannot be used";
+    WRONG_KEY "E211" "a private key that does not belong to its certificate";
+    CHAIN_ORDER "E212" "certificates in a file that do not stand in the order they were issued";
 
     BAD_INCLUDE "E301" "an include pattern that cannot be read or finds nothing";
     NESTED_INCLUDE "E302" "an included file that includes others";
@@ -101,6 +105,11 @@ codes! {
     OVERLAP "W408" "a wildcard address and a specific one with the same port";
     HOST_BITS "W409" "a network with bits set after its prefix";
     ONLY_BACKUPS "W410" "a pool in which every server is a backup";
+    SHADOWED_ROUTE "W411" "a route that no request takes, because another comes before it";
+    CERT_DATES "W412" "a certificate that has expired, or is not valid yet";
+    CERT_NAMES "W413" "a certificate that is not for the names it is chosen by";
+    TRUSTS_ALL "W414" "everybody is trusted, or nobody verified";
+    NO_EFFECT "W415" "a setting that has no effect where it stands";
 }
 
 #[cfg(test)]

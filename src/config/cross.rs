@@ -14,7 +14,7 @@ use super::report::{Finding, Findings};
 use super::source::Place;
 use super::table::SERVERS_MAX;
 use super::value::clip;
-use super::walk::Item;
+use super::fields::Item;
 
 /// Names compared for one suggestion, and suggestions made: their product bounds the time for
 /// a file in which every reference dangles.
@@ -61,11 +61,9 @@ fn references(draft: &Draft<'_>, found: &mut Findings) {
         return; // The names are not known.
     }
     let mut suggestions = 0;
-    for listener in &draft.listeners {
-        let Some((name, place)) = &listener.pool_name else { continue };
-        if draft.pool_names.contains_key(name.as_str()) {
-            continue;
-        }
+    let refs = draft.listeners.iter().flat_map(|listener| &listener.refs);
+    for reference in refs.filter(|one| !draft.pool_names.contains_key(one.name.as_str())) {
+        let name = &reference.name;
         suggestions += 1;
         let names =
             draft.root.named("pool").iter().map(|(name, _)| name.as_str()).take(COMPARED_MAX);
@@ -77,15 +75,10 @@ fn references(draft: &Draft<'_>, found: &mut Findings) {
             }
             None => String::new(),
         };
-        let message = format!(
-            "listener `{}` sends to pool `{}`, which does not exist",
-            clip(listener.name),
-            clip(name)
-        );
-        found.add(
-            Finding::new(code::NO_SUCH_POOL, *place, listener.fields.path_of("pool"), message)
-                .hint(hint),
-        );
+        let message =
+            format!("{} sends to pool `{}`, which does not exist", reference.fields.title, clip(name));
+        let key = reference.fields.path_of(reference.key);
+        found.add(Finding::new(code::NO_SUCH_POOL, reference.place, key, message).hint(hint));
     }
 }
 
@@ -321,10 +314,11 @@ impl Reach {
     }
 }
 
-/// One step: a server of the pool of listener `from` is listener `to`.
+/// One step: a server of a pool of listener `from` is listener `to`.
 #[derive(Clone, Copy)]
 struct Step {
     to: usize,
+    pool: usize,
     server: usize,
 }
 
@@ -333,7 +327,7 @@ fn circles(draft: &Draft<'_>, found: &mut Findings) {
     let reach = Reach::new(&draft.listeners);
     // By pool, since many listeners may share one.
     let mut steps_of: Vec<Vec<Step>> = Vec::new();
-    for pool in &draft.pools {
+    for (index, pool) in draft.pools.iter().enumerate() {
         let mut steps = Vec::new();
         let mut seen = HashSet::new();
         for (server, address) in pool.plan.servers.iter().map(|server| &server.address).enumerate()
@@ -341,12 +335,18 @@ fn circles(draft: &Draft<'_>, found: &mut Findings) {
             for &to in reach.candidates(address) {
                 let hit = draft.listeners[to].plan.bind.iter().any(|bind| reaches(address, bind));
                 if hit && seen.insert(to) {
-                    steps.push(Step { to, server });
+                    steps.push(Step { to, pool: index, server });
                 }
             }
         }
         steps_of.push(steps);
     }
+    let listeners = draft.listeners.iter();
+    let steps_of: Vec<Vec<Step>> = listeners
+        .map(|listener| {
+            listener.pools().iter().flat_map(|pool| steps_of[*pool].iter().copied()).collect()
+        })
+        .collect();
     let mut state = vec![Visit::Not; draft.listeners.len()];
     for start in 0..draft.listeners.len() {
         walk_circle(draft, &steps_of, start, &mut state, found);
@@ -371,17 +371,14 @@ fn walk_circle(
     if state[start] != Visit::Not {
         return;
     }
-    let steps =
-        |listener: usize| draft.listeners[listener].pool.map_or(&[][..], |pool| &steps_of[pool]);
     let mut path = vec![(start, 0)];
     state[start] = Visit::OnPath;
     while let Some((listener, next)) = path.last_mut() {
-        let Some(step) = steps(*listener).get(*next).copied() else {
+        let Some(step) = steps_of[*listener].get(*next).copied() else {
             state[*listener] = Visit::Done;
             path.pop();
             continue;
         };
-        let from = *listener;
         *next += 1;
         match state[step.to] {
             Visit::Not => {
@@ -391,7 +388,7 @@ fn walk_circle(
             Visit::OnPath => {
                 let begins = path.iter().position(|(l, _)| *l == step.to).unwrap_or(0);
                 let members: Vec<usize> = path[begins..].iter().map(|(l, _)| *l).collect();
-                report_circle(draft, from, step, &members, found);
+                report_circle(draft, step, &members, found);
             }
             Visit::Done => {}
         }
@@ -400,12 +397,11 @@ fn walk_circle(
 
 fn report_circle(
     draft: &Draft<'_>,
-    from: usize,
     step: Step,
     members: &[usize],
     found: &mut Findings,
 ) {
-    let Some(pool) = draft.listeners[from].pool.map(|pool| &draft.pools[pool]) else { return };
+    let pool = &draft.pools[step.pool];
     let target = &draft.listeners[step.to];
     let server = &pool.plan.servers[step.server];
     let names: Vec<String> =

@@ -5,7 +5,7 @@
 //! people. A key that is not here does not exist. The sections themselves are in
 //! [`table`](super::table), this file says what a row can be.
 //!
-//! To add a key: add its row in `table.rs`, read it in `build.rs`, run
+//! To add a key: add its row in `table.rs` or `table_http.rs`, read it in a `build` file, run
 //! `SLUICEGATE_UPDATE=1 cargo test reference`, and put it into `config/full.toml`.
 
 use std::time::Duration;
@@ -76,6 +76,11 @@ pub enum Kind {
         max: Duration,
         off: bool,
     },
+    /// "16KiB", in bytes.
+    Size {
+        min: u64,
+        max: u64,
+    },
     /// "20/s burst 40"
     Rate,
     /// "50%"
@@ -99,16 +104,41 @@ pub enum Kind {
     },
     /// A status code, or a range of them: 200, "200-399".
     Statuses,
+    /// A table; where the section has a short form, also that value alone.
     Table(&'static Section),
+    /// A table, or `false` for none.
+    TableOrFalse(&'static Section),
+    /// A list of at most `max` tables: `[[listener.NAME.route]]`.
+    Tables {
+        section: &'static Section,
+        max: usize,
+    },
     /// A table whose keys are names, at most `max`.
     Named {
         section: &'static Section,
         max: usize,
     },
-    /// A table of free names with text values: header fields.
+    /// A table of at most `max` free names, each with a value of one kind: header fields.
     Fields {
+        names: Names,
+        of: &'static Kind,
         max: usize,
     },
+}
+
+/// What the free names of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Header fields that are written: not those that frame the message.
+    HeaderWritten,
+    /// Header fields that are looked at.
+    HeaderRead,
+    /// Parameters of a query.
+    Query,
+    Cookie,
+    /// `"db.example.com"`, `"*.example.com"`, `"*"`
+    ServerName,
+    Pool,
 }
 
 /// Forms of text.
@@ -144,6 +174,45 @@ pub enum Text {
     FieldValue,
     /// Free text of 1 to `max` bytes without NUL.
     Free { max: usize },
+    /// `"file:/path"`, `"env:NAME"`, or PEM itself; `private`: a key.
+    Pem { private: bool },
+    /// `"system"`, `"file:ca.pem"` or `"insecure"`
+    Verify,
+    /// A host name without port, as a certificate has it.
+    ServerName,
+    /// A protocol in ALPN.
+    Alpn,
+    /// `"api.example.com"` or `"*.example.com"`
+    HostPattern,
+    /// `"/v1/users/*"`, `"/o/{id}/items"`
+    PathPattern,
+    /// A regular expression.
+    Regex,
+    /// Text with variables, for a header field.
+    Template,
+    /// A path with variables.
+    PathTemplate,
+    /// A host with variables.
+    HostTemplate,
+    /// A path or an address of the web with variables.
+    AddressTemplate,
+    /// The beginning of a path.
+    Prefix,
+    /// Name of a header field; `written`: not one that frames the message.
+    Header { written: bool },
+    /// One of the few header fields of clients that can be spared.
+    KeptHeader,
+    Cookie,
+    /// `"text/html; charset=utf-8"`
+    ContentType,
+    /// `"text/*"`
+    MediaRange,
+    /// Text, or `"file:/path"` of at most `max` bytes.
+    Body { max: u64 },
+    /// "connect", "reset", "timeout", or a status code.
+    RetryOn,
+    /// A label in metrics and logs.
+    Label,
 }
 
 impl Key {
@@ -205,7 +274,7 @@ impl Key {
     /// Its value must not be printed.
     #[must_use]
     pub const fn is_secret(&self) -> bool {
-        matches!(self.kind, Kind::Text(Text::Secret { .. }))
+        matches!(self.kind, Kind::Text(Text::Secret { .. } | Text::Pem { private: true }))
     }
 }
 
@@ -214,7 +283,10 @@ impl Kind {
     #[must_use]
     pub const fn section(&self) -> Option<&'static Section> {
         match self {
-            Self::Table(section) | Self::Named { section, .. } => Some(section),
+            Self::Table(section)
+            | Self::TableOrFalse(section)
+            | Self::Tables { section, .. }
+            | Self::Named { section, .. } => Some(section),
             _ => None,
         }
     }
@@ -227,12 +299,16 @@ impl Section {
         self.keys.iter().position(|key| key.name == name)
     }
 
-    /// This section and all below it, in reading order.
+    /// This section and all below it, each once, in reading order.
     #[must_use]
     pub fn all_below(&'static self) -> Vec<&'static Section> {
         let mut all = vec![self];
         for section in self.keys.iter().filter_map(|key| key.kind.section()) {
-            all.extend(section.all_below());
+            for below in section.all_below() {
+                if !all.iter().any(|seen| std::ptr::eq(*seen, below)) {
+                    all.push(below);
+                }
+            }
         }
         all
     }

@@ -13,18 +13,21 @@ use super::report::{Finding, Findings};
 use super::source::Place;
 use super::units::duration_text;
 use super::value::{Scalar, clip};
-use super::walk::{Fields, Said};
+use super::fields::{Fields, Said};
 
 /// Reports everything that looks unmeant.
 pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     let used: HashSet<&str> = draft
         .listeners
         .iter()
-        .filter_map(|l| l.pool_name.as_ref().map(|(name, _)| name.as_str()))
+        .flat_map(|l| l.refs.iter().map(|reference| reference.name.as_str()))
         .collect();
     // A listener whose pool was refused, or misspelled, may mean any of them.
     let all_known = draft.listeners.len() == draft.root.named("listener").len()
-        && draft.listeners.iter().all(|l| l.pool.is_some());
+        && draft.listeners.iter().all(|l| {
+            let says_where = !l.refs.is_empty() || !l.routes.is_empty();
+            says_where && l.refs.iter().all(|reference| reference.pool.is_some())
+        });
     for pool in &draft.pools {
         if all_known && !draft.listeners.is_empty() && !used.contains(pool.name) {
             let message = format!("pool `{}` is used by no listener", clip(pool.name));
@@ -184,7 +187,13 @@ fn on_unix(listener: &ListenerDraft<'_>, draft: &Draft<'_>, found: &mut Findings
         lint(limit, "conns_per_ip");
         lint(limit, "new_conns_per_ip");
     }
-    let Some(pool) = listener.pool.map(|pool| &draft.pools[pool]) else { return };
+    for pool in listener.pools().into_iter().map(|pool| &draft.pools[pool]) {
+        address_balance(listener, pool, found);
+    }
+}
+
+fn address_balance(listener: &ListenerDraft<'_>, pool: &PoolDraft<'_>, found: &mut Findings) {
+    let (fields, name) = (listener.fields, clip(listener.name));
     if matches!(pool.plan.balance, Balance::IpHash | Balance::Maglev) {
         let message = format!(
             "pool `{}` chooses by client address, but clients of unix listener `{name}` have none and go anywhere",
@@ -232,9 +241,21 @@ fn networks(listener: &ListenerDraft<'_>, found: &mut Findings) {
 /// Timeouts of which one can never happen. Each contradiction is told once, at the nearer of the
 /// two settings that was said.
 fn timeouts(draft: &Draft<'_>, found: &mut Findings) {
-    let mut told: HashSet<(Place, &str)> = HashSet::new();
+    let mut told: HashSet<(Place, &'static str)> = HashSet::new();
     for listener in &draft.listeners {
-        let Some(pool) = listener.pool.map(|pool| &draft.pools[pool]) else { continue };
+        for pool in listener.pools().into_iter().map(|pool| &draft.pools[pool]) {
+            timeouts_with(listener, pool, draft, &mut told, found);
+        }
+    }
+}
+
+fn timeouts_with<'a>(
+    listener: &ListenerDraft<'a>,
+    pool: &PoolDraft<'a>,
+    draft: &Draft<'a>,
+    told: &mut HashSet<(Place, &'static str)>,
+    found: &mut Findings,
+) {
         let times = pool.plan.timeouts.over(listener.plan.timeouts.over(pool.plan.defaults));
         let levels: Vec<&Fields> =
             [Some(pool.fields), Some(listener.fields), draft.root.table("defaults")]
@@ -264,7 +285,6 @@ fn timeouts(draft: &Draft<'_>, found: &mut Findings) {
                 add(found, code::TIMEOUT_ORDER, fields, key, message, effect);
             }
         }
-    }
 }
 
 fn contradictions(times: Timeouts) -> Vec<(&'static str, &'static str, &'static str)> {

@@ -15,15 +15,22 @@ use std::path::{Path, PathBuf};
 
 pub mod address;
 mod build;
+mod build_http;
+mod build_tls;
+mod certificates;
 pub mod code;
 mod cross;
+mod cross_http;
+mod fields;
 mod include;
 pub mod keys;
 mod lint;
+mod lint_http;
 mod one_liner;
 mod parse_json;
 mod parse_toml;
 pub mod plan;
+mod plan_http;
 pub mod read;
 pub mod reference;
 pub mod report;
@@ -31,6 +38,8 @@ pub mod schema;
 mod snippet;
 pub mod source;
 pub mod table;
+mod table_http;
+mod text_http;
 mod tree;
 pub mod units;
 pub mod value;
@@ -84,9 +93,12 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     }
     let top = Place::top(FileId(0));
     let fields = walk::Walk { sources: &sources, found: &mut found }.root(root, top);
-    let draft = build::Draft::new(&fields);
+    let draft = build::Draft::new(&fields, &mut found);
     cross::check(&draft, &mut found);
+    cross_http::check(&draft, &mut found);
+    certificates::check(&draft, &mut found);
     lint::check(&draft, &mut found);
+    lint_http::check(&draft, &mut found);
     if found.errors() > 0 {
         return Err(found.finish(sources));
     }

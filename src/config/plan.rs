@@ -11,7 +11,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use sluicegate_l7::route::spec::{ActionSpec, CompressionSpec, RouteSpec};
+use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
+
+pub use super::plan_http::{
+    CertEntry, ClientAuth, ClientCertField, ErrorPage, HttpLimits, HttpListener, HttpTimeoutOverrides,
+    HttpTimeouts, KeepAlive, ListenerTls, Pem, PoolTls, Protocol, TlsVersion, Verify,
+};
 
 /// Everything one file (and what it includes) says.
 #[derive(Clone, Debug)]
@@ -133,6 +138,8 @@ pub struct Listener {
     pub unix_mode: u32,
     pub access_log: bool,
     pub timeouts: TimeoutOverrides,
+    /// `[defaults]` as they stand below, for a listener that answers without a pool.
+    pub defaults: Timeouts,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,178 +159,6 @@ pub struct SniRoutes {
     pub any: Option<usize>,
     /// A hello without a name.
     pub no_sni: Option<usize>,
-}
-
-/// Where certificates and keys come from: a file, watched, or a text (`env:`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pem {
-    File(PathBuf),
-    Text(Secret),
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TlsVersion {
-    #[default]
-    Tls12,
-    Tls13,
-}
-
-/// TLS of a listener.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListenerTls {
-    /// The first one is the default. Never empty.
-    pub certs: Vec<CertEntry>,
-    pub version_min: TlsVersion,
-    pub alpn: Vec<String>,
-    /// An unknown or missing name gets an alert instead of the default certificate.
-    pub strict_sni: bool,
-    /// Answer PostgreSQL's SSLRequest first.
-    pub starttls_postgres: bool,
-    /// What of a verified client's certificate servers are told.
-    pub client_cert_headers: Vec<ClientCertField>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertEntry {
-    pub cert: Pem,
-    pub key: Pem,
-    /// Empty: the names in the certificate. Lower case; `*.example.com` is one label.
-    pub names: Vec<String>,
-    /// The listener's, unless the entry has its own.
-    pub client_ca: Option<Pem>,
-    pub client_auth: ClientAuth,
-    pub client_crl: Option<Pem>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuth {
-    #[default]
-    Off,
-    Request,
-    Require,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientCertField {
-    Subject,
-    San,
-    Fingerprint,
-}
-
-/// TLS towards the servers of a pool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolTls {
-    pub verify: Verify,
-    /// `None`: the `dns:` name or the address is verified.
-    pub sni: Option<String>,
-    pub client: Option<(Pem, Pem)>,
-    /// Send PostgreSQL's SSLRequest first.
-    pub starttls_postgres: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verify {
-    System,
-    File(PathBuf),
-    Insecure,
-}
-
-/// What `mode = "http"` adds to a listener.
-#[derive(Clone, Debug)]
-pub struct HttpListener {
-    /// In file order; a listener's `pool` is a last route for all, named "".
-    pub routes: Vec<RouteSpec>,
-    pub trusted_proxies: Vec<IpNet>,
-    pub limits: HttpLimits,
-    pub compression: Option<CompressionSpec>,
-    /// Own bodies for answers that the gateway makes.
-    pub errors: Vec<ErrorPage>,
-    /// Gateway headers of clients that are spared.
-    pub keep_headers: Vec<String>,
-    pub timeouts: HttpTimeouts,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HttpLimits {
-    pub header_bytes_max: u32,
-    pub headers_max: u16,
-    pub uri_bytes_max: u32,
-    /// Open streams of one HTTP/2 connection.
-    pub streams_max: u32,
-    /// HTTP/2 by prior knowledge on a listener without TLS.
-    pub h2c: bool,
-    /// `%2F` in a path is kept as it is, else it is a bad request.
-    pub encoded_slash_keep: bool,
-    /// Header names with `_` go on, else they are dropped.
-    pub underscores_keep: bool,
-}
-
-impl Default for HttpLimits {
-    fn default() -> Self {
-        Self {
-            header_bytes_max: 64 << 10,
-            headers_max: 128,
-            uri_bytes_max: 16 << 10,
-            streams_max: 100,
-            h2c: true,
-            encoded_slash_keep: false,
-            underscores_keep: false,
-        }
-    }
-}
-
-/// `errors = { 503 = { … } }`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorPage {
-    pub status: u16,
-    pub body: String,
-    pub content_type: String,
-}
-
-/// The timeouts of HTTP and TLS, all filled in (listener > `[defaults]`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HttpTimeouts {
-    pub header: Duration,
-    pub request: Duration,
-    pub body: Duration,
-    /// Between requests of a client.
-    pub keepalive: Duration,
-    /// A whole request, body and answer included.
-    pub total: Option<Duration>,
-}
-
-impl Default for HttpTimeouts {
-    fn default() -> Self {
-        Self {
-            header: Duration::from_secs(10),
-            request: Duration::from_secs(60),
-            body: Duration::from_secs(30),
-            keepalive: Duration::from_secs(60),
-            total: None,
-        }
-    }
-}
-
-/// How servers of a pool are spoken to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
-    #[default]
-    Http1,
-    H2,
-    H2c,
-}
-
-/// Unused connections to the servers of a pool, per worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepAlive {
-    pub idle_max: u32,
-    pub timeout: Duration,
-}
-
-impl Default for KeepAlive {
-    fn default() -> Self {
-        Self { idle_max: 32, timeout: Duration::from_secs(30) }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -422,6 +257,8 @@ pub struct Pool {
     pub keepalive: KeepAlive,
     pub servers: Vec<Server>,
     pub timeouts: TimeoutOverrides,
+    /// Those of HTTP; they hold before the listener's.
+    pub timeouts_http: HttpTimeoutOverrides,
     /// `[defaults]` as they stand below listener and pool.
     pub defaults: Timeouts,
 }
@@ -469,6 +306,8 @@ pub struct Check {
     pub init: Init,
     /// Port to check instead of the server's own.
     pub port: Option<u16>,
+    /// Over TLS, with what [`Pool::tls`] says (which is then there).
+    pub tls: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -551,6 +390,7 @@ impl Listener {
             unix_mode: 0o660,
             access_log: true,
             timeouts: TimeoutOverrides::default(),
+            defaults: Timeouts::default(),
         }
     }
 
@@ -595,6 +435,7 @@ impl Pool {
             keepalive: KeepAlive::default(),
             servers,
             timeouts: TimeoutOverrides::default(),
+            timeouts_http: HttpTimeoutOverrides::default(),
             defaults: Timeouts::default(),
         }
     }
@@ -610,7 +451,18 @@ impl Plan {
     /// The timeouts that hold for sessions of `listener` that go to `pool`.
     #[must_use]
     pub fn timeouts_with(&self, listener: &Listener, pool: usize) -> Timeouts {
-        let pool = &self.pools[pool];
-        pool.timeouts.over(listener.timeouts.over(pool.defaults))
+        match self.pools.get(pool) {
+            Some(pool) => pool.timeouts.over(listener.timeouts.over(pool.defaults)),
+            // A listener that only redirects or responds, in a file without pools.
+            None => listener.timeouts.over(listener.defaults),
+        }
+    }
+
+    /// The HTTP timeouts that hold for requests of `listener` that go to `pool`; a route's own
+    /// `timeout` holds before their `request`.
+    #[must_use]
+    pub fn http_timeouts(&self, listener: &HttpListener, pool: usize) -> HttpTimeouts {
+        let own = self.pools.get(pool).map(|pool| pool.timeouts_http).unwrap_or_default();
+        own.over(listener.timeouts)
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::code::{CODES, Severity};
-use super::keys::{Fallback, Key, Kind, Section, Text};
+use super::keys::{Fallback, Key, Kind, Names, Section, Text};
 use super::table::ROOT;
-use super::units::duration_text;
+use super::units::{duration_text, size_text};
 
 /// The whole page in Markdown. A test compares it with the file in `docs/`.
 #[must_use]
@@ -21,7 +21,7 @@ pub fn page() -> String {
 const HEAD: &str = "\
 # Configuration reference
 
-This page is made from the table that checks the file (`src/config/table.rs`), by `sluicegate schema --reference`.
+This page is made from the table that checks the file (`src/config/table.rs`, `table_http.rs`), by `sluicegate schema --reference`.
 `sluicegate check FILE` says everything that is wrong with a file, in one run; `sluicegate schema` prints the same
 table as JSON Schema. Examples that work are in `config/`.
 
@@ -30,13 +30,16 @@ table as JSON Schema. Examples that work are in `config/`.
 | what | how it is written |
 |---|---|
 | duration | one whole number and `us`, `ms`, `s`, `m`, `h` or `d`: `\"250ms\"`, `\"10m\"`; at most `\"365d\"` |
+| size | one whole number and `B`, `KiB`, `MiB` or `GiB`: `\"16KiB\"` |
 | rate | `\"100/min\"`, `\"20/s burst 40\"`; units `/s`, `/min`, `/h`, `/day`; `burst` is how many may come at once, by itself as many as one unit brings |
 | share | `\"1%\"` to `\"100%\"` |
 | off | `\"off\"`, where the table below says so; zero is an error, and so is a number without unit |
 | secret | `\"env:NAME\"`, `\"file:/path\"` (relative to this file; one last newline is cut), or plain text, which is a warning |
+| PEM | `\"file:/path\"` (relative to this file), `\"env:NAME\"`, or the text itself |
+| text with variables | `{client_ip}`, `{host}`, `{path}`, `{scheme}`, `{request_id}`, `{header:NAME}`, and what `match.path` captures: `{id}`, and `*` for its last `*`; `{{` is a brace |
 | name | 1 to 64 of `A-Z a-z 0-9 _ . -`, not beginning with `.` or `-` |
 
-Timeouts of a pool hold before those of the listener, and these before `[defaults]`.
+Timeouts of a route hold before those of its pool, these before those of the listener, and these before `[defaults]`.
 
 ";
 
@@ -46,7 +49,9 @@ fn section_text(section: &Section, out: &mut String) {
     for key in section.keys {
         let only = match key.only {
             [] => String::new(),
-            words => format!(" Only with type `{}`.", words.join("` or `")),
+            words => {
+                format!(" Only with {} `{}`.", section.tag.unwrap_or_default(), words.join("` or `"))
+            }
         };
         let _ = writeln!(
             out,
@@ -95,6 +100,7 @@ fn kind_text(kind: &Kind) -> String {
             let off = if *off { ", or `\"off\"`" } else { "" };
             format!("duration, {} to {}{off}", duration_text(*min), duration_text(*max))
         }
+        Kind::Size { min, max } => format!("size, {} to {}", size_text(*min), size_text(*max)),
         Kind::Rate => "rate".to_owned(),
         Kind::Share => "share".to_owned(),
         Kind::Word { words, .. } => {
@@ -106,9 +112,26 @@ fn kind_text(kind: &Kind) -> String {
             format!("{}; or a list of {min} to {max}", kind_text(of))
         }
         Kind::Statuses => "status code, or a range `\"200-399\"`".to_owned(),
-        Kind::Table(section) => format!("table, see {}", code_heading(section)),
+        Kind::Table(section) => {
+            let short = section.short.and_then(|short| section.index(short));
+            let short = short.map(|at| format!("{}, or ", kind_text(&section.keys[at].kind)));
+            format!("{}table, see {}", short.unwrap_or_default(), code_heading(section))
+        }
+        Kind::TableOrFalse(section) => format!("`false`, or table, see {}", code_heading(section)),
+        Kind::Tables { section, max } => {
+            format!("list of at most {max} tables, see {}", code_heading(section))
+        }
         Kind::Named { section, max } => format!("1 to {max} names, see {}", code_heading(section)),
-        Kind::Fields { max } => format!("table of at most {max} names and texts"),
+        Kind::Fields { names, of, max } => {
+            let names = match names {
+                Names::HeaderWritten | Names::HeaderRead => "header fields",
+                Names::Query => "parameters",
+                Names::Cookie => "cookies",
+                Names::ServerName => "server names",
+                Names::Pool => "pools",
+            };
+            format!("table of at most {max} {names}, each with: {}", kind_text(of))
+        }
     }
 }
 
@@ -129,6 +152,27 @@ fn text_text(form: Text) -> String {
         Text::RequestPath => "path".to_owned(),
         Text::FieldValue => "text".to_owned(),
         Text::Free { max } => format!("text of at most {max} bytes"),
+        Text::Pem { private: false } => "PEM".to_owned(),
+        Text::Pem { private: true } => "PEM, secret".to_owned(),
+        Text::Verify => "`\"system\"`, `\"file:ca.pem\"`, `\"insecure\"`".to_owned(),
+        Text::ServerName => "host name".to_owned(),
+        Text::Alpn => "name of a protocol".to_owned(),
+        Text::HostPattern => "host name, or `\"*.\"` and a host name".to_owned(),
+        Text::PathPattern => "path, perhaps with `{name}` and `*`".to_owned(),
+        Text::Regex => "regular expression".to_owned(),
+        Text::Template => "text, perhaps with variables".to_owned(),
+        Text::PathTemplate => "path, perhaps with variables".to_owned(),
+        Text::HostTemplate => "host, perhaps with variables".to_owned(),
+        Text::AddressTemplate => "path or address, perhaps with variables".to_owned(),
+        Text::Prefix => "beginning of a path".to_owned(),
+        Text::Header { .. } | Text::KeptHeader => "name of a header field".to_owned(),
+        Text::Cookie => "name of a cookie".to_owned(),
+        Text::ContentType | Text::MediaRange => "content type".to_owned(),
+        Text::Body { max } => format!("text, or a file of at most {}", size_text(max)),
+        Text::RetryOn => {
+            "`\"connect\"`, `\"reset\"`, `\"timeout\"`, or a status code `\"503\"`".to_owned()
+        }
+        Text::Label => "text of at most 256 bytes".to_owned(),
     }
 }
 

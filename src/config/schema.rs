@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Fallback, Key, Kind, Section, Text};
+use super::keys::{Fallback, Key, Kind, Names, Section, Text};
 use super::table::ROOT;
 
 /// The whole schema. The same for TOML and JSON files.
@@ -33,7 +33,7 @@ fn definition_name(section: &Section) -> String {
 
 fn section_schema(section: &Section) -> Value {
     let properties: Map<String, Value> =
-        section.keys.iter().map(|key| (key.name.to_owned(), key_schema(key))).collect();
+        section.keys.iter().map(|key| (key.name.to_owned(), key_schema(key, section.tag.unwrap_or_default()))).collect();
     let required: Vec<&str> =
         section.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
     let mut out = json!({
@@ -48,9 +48,9 @@ fn section_schema(section: &Section) -> Value {
     out
 }
 
-fn key_schema(key: &Key) -> Value {
+fn key_schema(key: &Key, tag: &str) -> Value {
     let mut out = kind_schema(&key.kind);
-    out["description"] = json!(plain(key));
+    out["description"] = json!(plain(key, tag));
     match key.fallback {
         Fallback::Absent | Fallback::Described(_) => {}
         Fallback::Bool(on) => out["default"] = json!(on),
@@ -61,10 +61,10 @@ fn key_schema(key: &Key) -> Value {
     out
 }
 
-fn plain(key: &Key) -> String {
+fn plain(key: &Key, tag: &str) -> String {
     let mut text = key.doc.to_owned();
     if !key.only.is_empty() {
-        text = format!("{text} Only with type {}.", key.only.join(" or "));
+        text = format!("{text} Only with {tag} {}.", key.only.join(" or "));
     }
     if let Fallback::Described(words) = key.fallback {
         text = format!("{text} Default: {words}.");
@@ -91,6 +91,9 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::Rate => {
             json!({ "type": "string", "pattern": "^\\s*[0-9]*[1-9][0-9]*/(s|min|h|day)(\\s+burst\\s+[0-9]*[1-9][0-9]*)?\\s*$" })
         }
+        Kind::Size { .. } => {
+            json!({ "type": "string", "pattern": "^[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB)$" })
+        }
         Kind::Share => json!({ "type": "string", "pattern": "^0*([1-9][0-9]?|100)%$" }),
         Kind::Word { words, .. } => json!({ "enum": words }),
         Kind::Text(form) => text_schema(*form),
@@ -105,14 +108,34 @@ fn kind_schema(kind: &Kind) -> Value {
             { "type": "integer", "minimum": 100, "maximum": 599 },
             { "type": "string", "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" },
         ] }),
-        Kind::Table(section) => reference(section),
+        Kind::Table(section) => match section.short.and_then(|short| section.index(short)) {
+            Some(short) => {
+                json!({ "anyOf": [kind_schema(&section.keys[short].kind), reference(section)] })
+            }
+            None => reference(section),
+        },
+        Kind::TableOrFalse(section) => {
+            json!({ "anyOf": [{ "const": false }, reference(section)] })
+        }
+        Kind::Tables { section, max } => {
+            json!({ "type": "array", "items": reference(section), "maxItems": max })
+        }
         Kind::Named { section, max } => named_schema(section, *max, reference(section)),
-        Kind::Fields { max } => json!({
-            "type": "object",
-            "propertyNames": { "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$" },
-            "additionalProperties": { "type": "string" },
-            "maxProperties": max,
-        }),
+        Kind::Fields { names, of, max } => {
+            let names = match names {
+                Names::HeaderWritten | Names::HeaderRead | Names::Cookie => {
+                    "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+                }
+                Names::ServerName => "^[A-Za-z0-9.*_-]+$",
+                Names::Query | Names::Pool => "^.+$",
+            };
+            json!({
+                "type": "object",
+                "propertyNames": { "pattern": names },
+                "additionalProperties": kind_schema(of),
+                "maxProperties": max,
+            })
+        }
     }
 }
 
@@ -137,7 +160,12 @@ fn text_schema(form: Text) -> Value {
         Text::Server => pattern("^(unix:/.+|srv:_.+|(dns:)?.+:[0-9]+)$"),
         Text::Mode => pattern("^[0-7]{3,4}$"),
         Text::LogTarget => pattern("^(stdout|off|file:.+)$"),
-        Text::RequestPath => pattern("^/"),
+        Text::RequestPath | Text::PathPattern | Text::PathTemplate | Text::Prefix => pattern("^/"),
+        Text::Pem { .. } => pattern("^(file:.|env:.|[\\s\\S]*-----BEGIN )"),
+        Text::Verify => pattern("^(system|insecure|file:.+)$"),
+        Text::RetryOn => pattern("^(connect|reset|timeout|[45][0-9]{2})$"),
+        Text::ContentType | Text::MediaRange => pattern("^[^/ ]+/[^/ ]+"),
+        Text::Body { .. } => json!({ "type": "string" }),
         Text::Free { max } => json!({ "type": "string", "minLength": 1, "maxLength": max }),
         Text::Secret { .. }
         | Text::Network
@@ -147,7 +175,18 @@ fn text_schema(form: Text) -> Value {
         | Text::Pattern
         | Text::PoolName
         | Text::Method
-        | Text::FieldValue => json!({ "type": "string", "minLength": 1 }),
+        | Text::FieldValue
+        | Text::ServerName
+        | Text::Alpn
+        | Text::HostPattern
+        | Text::Regex
+        | Text::Template
+        | Text::HostTemplate
+        | Text::AddressTemplate
+        | Text::Header { .. }
+        | Text::KeptHeader
+        | Text::Cookie
+        | Text::Label => json!({ "type": "string", "minLength": 1 }),
     }
 }
 

@@ -1,8 +1,13 @@
-//! The rows of the key table, section by section, in the order of the reference page.
+//! The rows of the key table, section by section, in the order of the reference page. Those of
+//! TLS and HTTP are in [`table_http`](super::table_http).
 
 use std::time::Duration;
 
-use super::keys::{Key, Kind, Section, Text};
+use super::keys::{Key, Kind, Names, Section, Text};
+use super::table_http::{
+    COMPRESSION, ERROR_PAGE, HTTP, HTTP_ONLY, KEEPALIVE as UNUSED, LISTENER_TLS, POOL_TLS, ROUTE, ROUTES_MAX, SNI_KIND,
+    TCP_ONLY,
+};
 use super::units::DURATION_MAX;
 
 /// Listening sockets times workers are descriptors; more listeners than this are a mistake.
@@ -24,15 +29,15 @@ pub const INCLUDES_MAX: usize = 64;
 /// Sessions a limit may name; far above what descriptors allow.
 pub const CONNS_MAX: i64 = 100_000_000;
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 /// Sessions and checks are timed in milliseconds.
-const fn time(min: Duration, max: Duration) -> Kind {
+pub(super) const fn time(min: Duration, max: Duration) -> Kind {
     Kind::Duration { min, max, off: false }
 }
-const fn time_or_off(min: Duration, max: Duration) -> Kind {
+pub(super) const fn time_or_off(min: Duration, max: Duration) -> Kind {
     Kind::Duration { min, max, off: true }
 }
-const fn word(words: &'static [&'static str]) -> Kind {
+pub(super) const fn word(words: &'static [&'static str]) -> Kind {
     Kind::Word { words, later: &[] }
 }
 
@@ -209,6 +214,16 @@ const HALF_CLOSED: &str = "The same, once one side has finished sending.";
 const SESSION: &str = "The longest a session may last.";
 const KEEPALIVE: &str =
     "TCP keep-alive begins after this long without a byte; then every 5 s, 3 times.";
+const HANDSHAKE: &str = "A TLS handshake, with clients and with servers, and a ClientHello that is only looked at.";
+const PROXY: &str = "A PROXY header of a client.";
+const HEADER: &str = "The head of a request: the first from accept or TLS on, later ones from their first byte on.";
+const REQUEST: &str =
+    "From the last byte of a request to the head of its answer, all attempts and waiting for a server included.";
+const BODY: &str = "A body of a request that does not come on, or an answer that is not taken.";
+const BETWEEN: &str = "A connection of a client between two requests.";
+const EARLY: &str =
+    "Belongs to a listener: it is over before a pool is chosen, so that here it has no effect and is a warning.";
+const TOTAL: &str = "A whole request, bodies and streams included.";
 /// `TCP_KEEPIDLE` takes whole seconds up to this.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
@@ -225,35 +240,30 @@ pub static DEFAULTS: Section = Section {
     doc: "Timeouts that any listener or pool may override: pool before listener before this table.",
     tag: None,
     short: None,
-    later: &[
-        "header_timeout",
-        "request_timeout",
-        "proxy_timeout",
-        "total_timeout",
-        "handshake_timeout",
-        "keepalive_timeout",
-        "body_timeout",
-    ],
+    later: &[],
     keys: &[
         Key::new("connect_timeout", CONNECT_KIND, CONNECT).or("3s"),
         Key::new("idle_timeout", IDLE_KIND, IDLE).or("10m"),
         Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or("1m"),
         Key::new("session_timeout", SESSION_KIND, SESSION).or("off"),
         Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or("15s"),
+        Key::new("handshake_timeout", IDLE_KIND, HANDSHAKE).or("10s"),
+        Key::new("proxy_timeout", IDLE_KIND, PROXY).or("3s"),
+        Key::new("header_timeout", IDLE_KIND, HEADER).or("10s"),
+        Key::new("request_timeout", IDLE_KIND, REQUEST).or("60s"),
+        Key::new("body_timeout", IDLE_KIND, BODY).or("30s"),
+        Key::new("keepalive_timeout", IDLE_KIND, BETWEEN).or("60s"),
+        Key::new("total_timeout", SESSION_KIND, TOTAL).or("off"),
     ],
 };
 
 static LISTENER: Section = Section {
     noun: "listener",
     heading: "[listener.NAME]",
-    doc: "One or more addresses, and the pool their clients go to.",
-    tag: None,
+    doc: "One or more addresses, and where their clients go: one `pool`, or pools by server name (`sni`), or routes.",
+    tag: Some("mode"),
     short: None,
-    later: &[
-        "accept_proxy", "trusted", "tls", "sni", "no_sni", "route", "policies", "trusted_proxies", "keep_headers",
-        "http", "compression", "errors", "header_timeout", "request_timeout", "proxy_timeout", "total_timeout",
-        "handshake_timeout", "keepalive_timeout", "body_timeout",
-    ],
+    later: &["policies"],
     keys: &[
         Key::new(
             "bind",
@@ -262,8 +272,44 @@ static LISTENER: Section = Section {
              free port, printed at start.",
         )
         .required(),
-        Key::new("mode", Kind::Word { words: &["tcp"], later: &["http"] }, "What the clients speak.").or("tcp"),
-        Key::new("pool", Kind::Text(Text::PoolName), "The pool its clients go to.").required(),
+        Key::new("mode", word(&["tcp", "http"]), "What the clients speak.").or("tcp"),
+        Key::new(
+            "pool",
+            Kind::Text(Text::PoolName),
+            "The pool its clients go to. With routes: the pool of all requests that no route matches.",
+        ),
+        Key::new("sni", SNI_KIND, "Pools by the server name in a TLS ClientHello, which goes on undecrypted: exact names, `*.example.com`, and `*` for every other name.").only(TCP_ONLY),
+        Key::new("no_sni", Kind::Text(Text::PoolName), "The pool of clients whose ClientHello has no name. Goes with `sni`.").or_described("they are refused").only(TCP_ONLY),
+        Key::new("tls", Kind::Table(&LISTENER_TLS), "TLS ends here."),
+        Key::new("accept_proxy", Kind::Bool, "Peers in `trusted` send a PROXY header (v1 or v2) first. Goes with `trusted`.").or_bool(false),
+        Key::new(
+            "trusted",
+            Kind::List { of: &Kind::Text(Text::Network), max: NETWORKS_MAX },
+            "Whose PROXY header is read. From others it is data.",
+        ),
+        Key::new(
+            "route",
+            Kind::Tables { section: &ROUTE, max: ROUTES_MAX },
+            "Routes, `[[listener.NAME.route]]`. The most specific one wins, wherever it stands.",
+        ).only(HTTP_ONLY),
+        Key::new(
+            "trusted_proxies",
+            Kind::List { of: &Kind::Text(Text::Network), max: NETWORKS_MAX },
+            "Peers whose X-Forwarded-* and X-Request-Id are believed.",
+        ).only(HTTP_ONLY),
+        Key::new(
+            "keep_headers",
+            Kind::List { of: &Kind::Text(Text::KeptHeader), max: 5 },
+            "Header fields of clients that go on, of those that are dropped otherwise: X-Original-URL, X-Rewrite-URL, \
+             X-HTTP-Method-Override, True-Client-IP, CF-Connecting-IP.",
+        ).only(HTTP_ONLY),
+        Key::new("http", Kind::Table(&HTTP), "What a request may have.").only(HTTP_ONLY),
+        Key::new("compression", Kind::TableOrFalse(&COMPRESSION), "Compresses answers that clients can read compressed.").or_described("none").only(HTTP_ONLY),
+        Key::new(
+            "errors",
+            Kind::Named { section: &ERROR_PAGE, max: 64 },
+            "Own bodies for answers that the gateway itself makes, by status code.",
+        ).or_described("JSON with `error` and `detail`").only(HTTP_ONLY),
         Key::new("limit", Kind::Table(&LIMIT), "What one listener and one client may take."),
         Key::new(
             "allow",
@@ -289,6 +335,13 @@ static LISTENER: Section = Section {
         Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or_described(FROM_DEFAULTS),
         Key::new("session_timeout", SESSION_KIND, SESSION).or_described(FROM_DEFAULTS),
         Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or_described(FROM_DEFAULTS),
+        Key::new("handshake_timeout", IDLE_KIND, HANDSHAKE).or_described(FROM_DEFAULTS),
+        Key::new("proxy_timeout", IDLE_KIND, PROXY).or_described(FROM_DEFAULTS),
+        Key::new("header_timeout", IDLE_KIND, HEADER).or_described(FROM_DEFAULTS).only(HTTP_ONLY),
+        Key::new("request_timeout", IDLE_KIND, REQUEST).or_described(FROM_DEFAULTS).only(HTTP_ONLY),
+        Key::new("body_timeout", IDLE_KIND, BODY).or_described(FROM_DEFAULTS).only(HTTP_ONLY),
+        Key::new("keepalive_timeout", IDLE_KIND, BETWEEN).or_described(FROM_DEFAULTS).only(HTTP_ONLY),
+        Key::new("total_timeout", SESSION_KIND, TOTAL).or_described(FROM_DEFAULTS).only(HTTP_ONLY),
     ],
 };
 
@@ -321,7 +374,7 @@ static POOL: Section = Section {
     doc: "Servers that can stand in for each other, and how one is chosen.",
     tag: None,
     short: None,
-    later: &["tls", "protocol", "breaker", "keepalive"],
+    later: &["breaker"],
     keys: &[
         Key::new("servers", Kind::Named { section: &SERVER, max: SERVERS_PER_POOL_MAX }, "The servers by name, at least one."),
         Key::new(
@@ -366,6 +419,14 @@ static POOL: Section = Section {
         )
         .or("keep"),
         Key::new("outlier", Kind::Table(&OUTLIER), "Takes out servers that fail real clients. Without it, none is."),
+        Key::new("tls", Kind::Table(&POOL_TLS), "Speak TLS to the servers."),
+        Key::new(
+            "protocol",
+            word(&["http/1.1", "h2", "h2c"]),
+            "What HTTP listeners speak to the servers. `h2`: HTTP/2 over TLS. `h2c`: HTTP/2 without TLS.",
+        )
+        .or("http/1.1"),
+        Key::new("keepalive", Kind::Table(&UNUSED), "Connections to servers that wait for the next request."),
         Key::new(
             "source",
             Kind::OneOrList { of: &Kind::Text(Text::Ip), min: 1, max: 64 },
@@ -377,6 +438,13 @@ static POOL: Section = Section {
         Key::new("half_closed_timeout", IDLE_KIND, HALF_CLOSED).or_described(FROM_LISTENER),
         Key::new("session_timeout", SESSION_KIND, SESSION).or_described(FROM_LISTENER),
         Key::new("tcp_keepalive", KEEPALIVE_KIND, KEEPALIVE).or_described(FROM_LISTENER),
+        Key::new("handshake_timeout", IDLE_KIND, HANDSHAKE).or_described(FROM_LISTENER),
+        Key::new("request_timeout", IDLE_KIND, REQUEST).or_described(FROM_LISTENER),
+        Key::new("body_timeout", IDLE_KIND, BODY).or_described(FROM_LISTENER),
+        Key::new("total_timeout", SESSION_KIND, TOTAL).or_described(FROM_LISTENER),
+        Key::new("header_timeout", IDLE_KIND, EARLY).or_described(FROM_LISTENER),
+        Key::new("keepalive_timeout", IDLE_KIND, EARLY).or_described(FROM_LISTENER),
+        Key::new("proxy_timeout", IDLE_KIND, EARLY).or_described(FROM_LISTENER),
     ],
 };
 
@@ -411,7 +479,7 @@ static CHECK: Section = Section {
     doc: "An active health check of every server of the pool.",
     tag: Some("type"),
     short: None,
-    later: &["tls"],
+    later: &[],
     keys: &[
         Key::new(
             "type",
@@ -431,9 +499,10 @@ static CHECK: Section = Section {
         )
         .or("wait"),
         Key::new("port", Kind::Integer { min: 1, max: 65_535 }, "Port to check.").or_described("the server's own"),
+        Key::new("tls", Kind::Bool, "Check over TLS. Goes with `tls` of the pool.").or_described("`true` if the pool has `tls`"),
         Key::new("method", Kind::Text(Text::Method), "Method of the request.").or("GET").only(&["http"]),
         Key::new("path", Kind::Text(Text::RequestPath), "Path, perhaps with a query.").or("/").only(&["http"]),
-        Key::new("host", Kind::Text(Text::Host), "The Host header.").or_described("the server's address").only(&["http"]),
+        Key::new("host", Kind::Text(Text::Host), "The Host header.").or_described("`sni` of the pool's `tls`, else the server's address").only(&["http"]),
         Key::new(
             "expect",
             Kind::OneOrList { of: &Kind::Statuses, min: 1, max: 32 },
@@ -441,7 +510,7 @@ static CHECK: Section = Section {
         )
         .or("200-399")
         .only(&["http"]),
-        Key::new("headers", Kind::Fields { max: 32 }, "Header fields of the request.").or_described("none").only(&["http"]),
+        Key::new("headers", Kind::Fields { names: Names::HeaderWritten, of: &Kind::Text(Text::FieldValue), max: 32 }, "Header fields of the request.").or_described("none").only(&["http"]),
         Key::new("body", Kind::Text(Text::Free { max: 1_024 }), "Text that the answer's body must contain.").only(&["http"]),
         Key::new("password", Kind::Text(Text::Secret { min: 1 }), "Sent with AUTH before PING.").only(&["redis"]),
         Key::new("user", Kind::Text(Text::Free { max: 63 }), "User name in the start-up message.").or("lb").only(&["postgres"]),

@@ -152,6 +152,16 @@ pub fn duration_text(value: Duration) -> String {
     }
 }
 
+/// The size as this reader would take it back: `"64KiB"`.
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
+    let fits = |(_, unit): &&(&str, u64)| bytes >= *unit && bytes.is_multiple_of(*unit);
+    match SIZE_UNITS.iter().rev().find(fits) {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{bytes}B"),
+    }
+}
+
 /// The number and the factor of its unit; never zero.
 fn split(
     text: &str,
@@ -281,6 +291,7 @@ mod tests {
         assert_eq!(parse_size("16KiB"), Ok(16_384));
         assert_eq!(parse_size("1B"), Ok(1));
         assert_eq!(parse_size("2MiB"), Ok(2 << 20));
+        assert_eq!((size_text(2 << 20), size_text(1_500)), ("2MiB".to_owned(), "1500B".to_owned()));
         for text in ["0B", "16KB", "16kib", "9999999GiB", "18446744073709551615KiB"] {
             assert!(parse_size(text).is_err(), "{text}");
         }

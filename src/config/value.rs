@@ -14,8 +14,9 @@ use ipnet::IpNet;
 use super::address::{self, AddressError};
 use super::code::{self, Code};
 use super::keys::Text;
-use super::plan::{AccessLog, BindAddr, Rate, ServerAddr};
+use super::plan::{AccessLog, BindAddr, Pem, Rate, ServerAddr, Verify};
 use super::read::SecretFrom;
+use super::text_http;
 use super::tree::Value;
 use super::units::{self, UnitError};
 
@@ -46,6 +47,13 @@ pub enum Scalar {
         plain: bool,
     },
     Statuses(RangeInclusive<u16>),
+    /// Bytes.
+    Size(u64),
+    Pem {
+        pem: Pem,
+        plain: bool,
+    },
+    Verify(Verify),
 }
 
 /// Why a value is refused: a clause that continues "`key` of thing …", and what to do.
@@ -58,7 +66,8 @@ pub struct Refusal {
 
 pub type Taken = Result<Scalar, Refusal>;
 
-fn refuse(code: Code, problem: impl Into<String>, hint: impl Into<String>) -> Refusal {
+/// A refusal by its parts.
+pub fn refuse(code: Code, problem: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal { code, problem: problem.into(), hint: hint.into() }
 }
 
@@ -165,6 +174,33 @@ fn unit_refusal(error: UnitError, off: bool) -> Refusal {
     let problem =
         if says_value { format!("cannot be read: {}", error.problem) } else { error.problem };
     refuse(code::BAD_UNIT, problem, hint)
+}
+
+/// # Errors
+/// Anything but a size in the range, in bytes.
+pub fn size(value: &Value, min: u64, max: u64) -> Taken {
+    let text = match value {
+        Value::Text(text) => text,
+        Value::Integer(number) => {
+            let hint = format!("write \"{}B\"; units are B, KiB, MiB, GiB", (*number).clamp(1, 1 << 40));
+            return Err(refuse(code::BAD_UNIT, "is a bare number, which has no unit", hint));
+        }
+        other => return Err(wrong_type("a size like \"16KiB\"", other, "")),
+    };
+    let bytes = units::parse_size(text).map_err(|mut error| {
+        if error.problem == "must not be zero" {
+            error.hint = "write a size like \"16KiB\"; this cannot be switched off".to_owned();
+        }
+        let says_value = error.problem.starts_with('"');
+        let problem = if says_value { format!("cannot be read: {}", error.problem) } else { error.problem };
+        refuse(code::BAD_UNIT, problem, error.hint)
+    })?;
+    if (min..=max).contains(&bytes) {
+        return Ok(Scalar::Size(bytes));
+    }
+    let (min, max) = (units::size_text(min), units::size_text(max));
+    let problem = format!("must be between \"{min}\" and \"{max}\", found \"{text}\"");
+    Err(refuse(code::OUT_OF_RANGE, problem, ""))
 }
 
 /// # Errors
@@ -309,6 +345,7 @@ pub fn text(value: &Value, form: Text, dir: &std::path::Path) -> Taken {
             &format!("must be text of 1 to {max} bytes without NUL"),
             "",
         ),
+        _ => text_http::text(text, form, dir),
     }
 }
 
@@ -403,7 +440,8 @@ pub fn is_token(text: &str) -> bool {
 }
 
 /// RFC 9110 §5.5, without `obs-text`.
-fn is_field_value(text: &str) -> bool {
+#[must_use]
+pub fn is_field_value(text: &str) -> bool {
     let inside = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t');
     inside && text.trim_matches([' ', '\t']) == text && text.len() <= 4_096
 }

@@ -4,178 +4,27 @@
 //! because of it, and whoever looks for its value finds none. What keys mean together is not
 //! checked here.
 
+use std::collections::HashMap;
+
 use super::code;
-use super::keys::{self, Fallback, Key, Kind, Section, Text};
+use super::fields::{Fields, Item, Said};
+use super::keys::{self, Fallback, Key, Kind, Names, Section};
 use super::report::{Finding, Findings};
 use super::source::{Place, Sources};
+use super::text_http;
 use super::tree::{Entry, Node, Table, Value};
 use super::value::{self, Refusal, Scalar};
-
-static FIELD_VALUE: Kind = Kind::Text(Text::FieldValue);
 
 /// Names become metric labels and parts of `POOL/SERVER`.
 const NAME_BYTES_MAX: usize = 64;
 
-/// One table that was read by its section.
-#[derive(Clone, Debug)]
-pub struct Fields {
-    section: &'static Section,
-    /// Where to point at for the table as a whole.
-    pub place: Place,
-    /// For example `pool.pg.check`; empty at the top.
-    pub path: String,
-    /// For example "`check` of pool `pg`".
-    pub title: String,
-    /// By key index; `None`: not in the file.
-    slots: Vec<Option<Said>>,
-}
-
-/// A value that the file says.
-#[derive(Clone, Debug)]
-pub struct Said {
-    pub key_place: Place,
-    pub place: Place,
-    pub item: Item,
-}
-
-#[derive(Clone, Debug)]
-pub enum Item {
-    /// Refused, with an error.
-    Bad,
-    Scalar(Scalar),
-    List(Vec<Said>),
-    Table(Box<Fields>),
-    /// Names in file order. A name whose table is `Bad` still is a name.
-    Named(Vec<(String, Said)>),
-}
-
-impl Fields {
-    /// A table in which nothing is said: all defaults.
-    #[must_use]
-    pub fn empty(section: &'static Section, place: Place) -> Self {
-        let slots = section.keys.iter().map(|_| None).collect();
-        Self { section, place, path: String::new(), title: section.noun.to_owned(), slots }
-    }
-
-    /// What the file says for the key, `Bad` included.
-    ///
-    /// # Panics
-    /// When the section has no such key: a misspelling in this program, found by the first test.
-    #[must_use]
-    pub fn said(&self, key: &str) -> Option<&Said> {
-        let index = self.section.index(key).expect("a key of the table");
-        self.slots[index].as_ref()
-    }
-
-    /// The value, or the default, or `None` when there is neither (or it is `Bad`).
-    #[must_use]
-    pub fn scalar(&self, key: &str) -> Option<Scalar> {
-        match self.said(key) {
-            Some(said) => said.scalar().cloned(),
-            None => default_of(&self.section.keys[self.section.index(key)?]),
-        }
-    }
-
-    /// The good values of a list, or of the one value that stands for a list; else the default.
-    #[must_use]
-    pub fn list(&self, key: &str) -> Vec<(Scalar, Place)> {
-        let good = |said: &Said| Some((said.scalar()?.clone(), said.place));
-        match self.said(key) {
-            Some(Said { item: Item::List(items), .. }) => items.iter().filter_map(good).collect(),
-            Some(said) => good(said).into_iter().collect(),
-            None => {
-                let defaults =
-                    self.section.index(key).map(|index| defaults_of(&self.section.keys[index]));
-                defaults
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|scalar| (scalar, self.place))
-                    .collect()
-            }
-        }
-    }
-
-    #[must_use]
-    pub fn table(&self, key: &str) -> Option<&Fields> {
-        match &self.said(key)?.item {
-            Item::Table(fields) => Some(fields),
-            _ => None,
-        }
-    }
-
-    /// Names with what they name; empty when absent or `Bad`.
-    #[must_use]
-    pub fn named(&self, key: &str) -> &[(String, Said)] {
-        match self.said(key) {
-            Some(Said { item: Item::Named(names), .. }) => names,
-            _ => &[],
-        }
-    }
-
-    /// Where the key's value stands; else the table.
-    #[must_use]
-    pub fn place_of(&self, key: &str) -> Place {
-        self.said(key).map_or(self.place, |said| said.place)
-    }
-
-    /// The key path of one of its keys.
-    #[must_use]
-    pub fn path_of(&self, key: &str) -> String {
-        join(&self.path, key)
-    }
-}
-
-impl Said {
-    #[must_use]
-    pub fn scalar(&self) -> Option<&Scalar> {
-        match &self.item {
-            Item::Scalar(scalar) => Some(scalar),
-            _ => None,
-        }
-    }
-
-    #[must_use]
-    pub fn fields(&self) -> Option<&Fields> {
-        match &self.item {
-            Item::Table(fields) => Some(fields),
-            _ => None,
-        }
-    }
-}
-
-fn default_of(key: &Key) -> Option<Scalar> {
-    defaults_of(key).into_iter().next()
-}
-
-/// The default, read as if it stood in the file; several for a list.
-fn defaults_of(key: &Key) -> Vec<Scalar> {
-    let text = |text: &str| Value::Text(text.to_owned());
-    let values = match key.fallback {
-        Fallback::Absent | Fallback::Described(_) => Vec::new(),
-        Fallback::Bool(on) => vec![Value::Bool(on)],
-        Fallback::Integer(number) => vec![Value::Integer(number.into())],
-        Fallback::Text(one) => vec![text(one)],
-        Fallback::Words(words) => words.iter().map(|word| text(word)).collect(),
-    };
-    let read =
-        |value: &Value| scalar(item_kind(&key.kind), value, std::path::Path::new(""), "").ok();
-    values.iter().filter_map(read).collect()
-}
-
-/// The kind of one item where a list may stand.
-const fn item_kind(kind: &Kind) -> &Kind {
-    match kind {
-        Kind::OneOrList { of, .. } | Kind::List { of, .. } => of,
-        other => other,
-    }
-}
-
-fn scalar(kind: &Kind, found: &Value, dir: &std::path::Path, hint: &str) -> value::Taken {
+pub(super) fn scalar(kind: &Kind, found: &Value, dir: &std::path::Path, hint: &str) -> value::Taken {
     match kind {
         Kind::Bool => value::boolean(found),
         Kind::Integer { min, max } => value::integer(found, *min, *max, hint),
         Kind::IntegerOrAuto { min, max } => value::integer_or_auto(found, *min, *max),
         Kind::Duration { min, max, off } => value::duration(found, *min, *max, *off),
+        Kind::Size { min, max } => value::size(found, *min, *max),
         Kind::Rate => value::rate(found),
         Kind::Share => value::share(found),
         Kind::Word { words, later } => value::word(found, words, later),
@@ -187,10 +36,21 @@ fn scalar(kind: &Kind, found: &Value, dir: &std::path::Path, hint: &str) -> valu
         Kind::Table(_) | Kind::Named { .. } | Kind::Fields { .. } => {
             Err(value::wrong_type("a table", found, ""))
         }
+        Kind::TableOrFalse(_) => match found {
+            Value::Bool(false) => Ok(Scalar::Off),
+            _ => Err(value::wrong_type("a table or false", found, "`{}` means all the defaults")),
+        },
+        Kind::Tables { .. } => match found {
+            Value::Table(_) => {
+                let hint = "each is one of a list: in TOML its header has two brackets, [[…]]";
+                Err(value::wrong_type("a list of tables", found, hint))
+            }
+            _ => Err(value::wrong_type("a list of tables", found, "")),
+        },
     }
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
@@ -218,9 +78,13 @@ impl Walk<'_> {
     fn section(&mut self, section: &'static Section, table: Table, whose: Whose) -> Fields {
         let Whose { path, title, place } = whose;
         let mut fields = Fields { path, title, ..Fields::empty(section, place) };
-        let tag = section.tag.and_then(|tag| match &table.get(tag)?.node.value {
-            Value::Text(word) => Some(word.clone()),
-            _ => None,
+        let tag = section.tag.and_then(|tag| match table.get(tag).map(|entry| &entry.node.value) {
+            Some(Value::Text(word)) => Some(word.clone()),
+            Some(_) => None,
+            None => match section.keys[section.index(tag)?].fallback {
+                Fallback::Text(word) => Some(word.to_owned()),
+                _ => None,
+            },
         });
         for entry in table.entries {
             match section.index(&entry.key) {
@@ -298,18 +162,27 @@ impl Walk<'_> {
     ) -> Item {
         let Node { place, value } = node;
         match (kind, value) {
-            (Kind::Table(section), Value::Table(table)) => {
-                let title = if fields.path.is_empty() {
-                    section.noun.to_owned()
-                } else {
-                    format!("{} of {}", section.noun, fields.title)
-                };
-                let whose = Whose {
-                    path: fields.path_of(key.name),
-                    title,
-                    place: self.anchor(place, key_place),
-                };
+            (Kind::Table(section) | Kind::TableOrFalse(section), Value::Table(table)) => {
+                let whose = self.whose_table(fields, key, section, place, key_place);
                 Item::Table(Box::new(self.section(section, table, whose)))
+            }
+            (Kind::Table(section @ Section { short: Some(short), .. }), value @ Value::Text(_)) => {
+                let whose = self.whose_table(fields, key, section, place, key_place);
+                let node = Node { place, value };
+                let entries = vec![Entry { key: (*short).to_owned(), key_place, node }];
+                Item::Table(Box::new(self.section(section, Table { entries }, whose)))
+            }
+            (Kind::Tables { section, max }, Value::List(items)) => {
+                if items.len() > *max {
+                    self.too_many(fields, key, key_place, items.len(), *max);
+                    return Item::Bad;
+                }
+                let items = items.into_iter().enumerate();
+                Item::List(
+                    items
+                        .map(|(index, node)| self.one_table(fields, key, section, index, node, key_place))
+                        .collect(),
+                )
             }
             (Kind::Named { section, max }, Value::Table(table)) => {
                 if table.entries.len() > *max {
@@ -324,8 +197,12 @@ impl Walk<'_> {
                         .collect(),
                 )
             }
-            (Kind::Fields { max }, Value::Table(table)) => {
-                self.header_fields(fields, key, *max, key_place, table)
+            (Kind::Fields { names, of, max }, Value::Table(table)) => {
+                if table.entries.len() > *max {
+                    self.too_many(fields, key, key_place, table.entries.len(), *max);
+                    return Item::Bad;
+                }
+                self.free_fields(fields, key, *names, of, table)
             }
             (Kind::List { of, max } | Kind::OneOrList { of, max, .. }, Value::List(items)) => {
                 let least = if let Kind::OneOrList { min, .. } = kind { *min } else { 0 };
@@ -424,39 +301,88 @@ impl Walk<'_> {
         (name, Said { key_place, place, item })
     }
 
-    fn header_fields(
+    fn free_fields(
         &mut self,
         fields: &Fields,
         key: &'static Key,
-        max: usize,
-        place: Place,
+        names: Names,
+        of: &'static Kind,
         table: Table,
     ) -> Item {
-        if table.entries.len() > max {
-            self.too_many(fields, key, place, table.entries.len(), max);
-            return Item::Bad;
-        }
-        let mut names = Vec::new();
+        let mut items = Vec::new();
+        let mut seen: HashMap<String, Place> = HashMap::new();
         for Entry { key: name, key_place, node } in table.entries {
-            // These frame the request; the check writes them itself.
-            let own = ["host", "content-length", "transfer-encoding", "connection"];
-            let hint = match () {
-                () if !value::is_token(&name) => "letters, digits and hyphens",
-                () if own.contains(&name.to_lowercase().as_str()) => {
-                    "the check sets it itself; for Host there is `host`"
-                }
-                () => "",
-            };
+            let path = join(&fields.path_of(key.name), &name);
+            let hint = name_problem(names, &name);
             if !hint.is_empty() {
-                let message = format!("\"{}\" cannot be a header field here", value::clip(&name));
-                let path = join(&fields.path_of(key.name), &name);
-                self.found.add(Finding::new(code::BAD_TEXT, key_place, path, message).hint(hint));
+                let message = format!(
+                    "\"{}\" cannot be {} in `{}` of {}",
+                    value::clip(&name),
+                    names_noun(names),
+                    key.name,
+                    fields.title
+                );
+                self.found.add(
+                    Finding::new(code::BAD_TEXT, key_place, path.clone(), message).hint(hint.trim()),
+                );
+            } else if let Some(first) = seen.insert(folded(names, &name), key_place) {
+                let message = format!("`{}` is given twice", value::clip(&name));
+                let finding = Finding::new(code::DUPLICATE_KEY, key_place, path, message);
+                let finding = finding.hint("upper and lower case are the same here");
+                self.found.add(finding.related(first, "the first is here"));
             }
             let place = node.place;
-            let item = self.scalar(fields, key, &FIELD_VALUE, place, &node.value);
-            names.push((name, Said { key_place, place, item }));
+            let item = self.item(fields, key, of, node, key_place);
+            items.push((name, Said { key_place, place, item }));
         }
-        Item::Named(names)
+        Item::Named(items)
+    }
+
+    fn whose_table(
+        &self,
+        fields: &Fields,
+        key: &Key,
+        section: &Section,
+        place: Place,
+        key_place: Place,
+    ) -> Whose {
+        let title = if fields.path.is_empty() {
+            section.noun.to_owned()
+        } else {
+            format!("{} of {}", section.noun, fields.title)
+        };
+        Whose { path: fields.path_of(key.name), title, place: self.anchor(place, key_place) }
+    }
+
+    /// One of a list of tables, which has a number and perhaps a name.
+    fn one_table(
+        &mut self,
+        fields: &Fields,
+        key: &'static Key,
+        section: &'static Section,
+        index: usize,
+        node: Node,
+        key_place: Place,
+    ) -> Said {
+        let Node { place, value } = node;
+        let Value::Table(table) = value else {
+            let refusal = value::wrong_type("a list of tables", &value, "");
+            return Said { key_place, place, item: self.refused(fields, key, place, refusal) };
+        };
+        let name = match table.get("name").map(|entry| &entry.node.value) {
+            Some(Value::Text(name)) => format!("`{}`", value::clip(name)),
+            _ => (index + 1).to_string(),
+        };
+        let text = self.sources.slice(place);
+        let first_line = text.lines().next().unwrap_or("").len();
+        let end = (place.start as usize + first_line.max(1)).min(place.end as usize);
+        let whose = Whose {
+            path: format!("{}[{index}]", fields.path_of(key.name)),
+            title: format!("{} {name} of {}", section.noun, fields.title),
+            place: Place::new(place.file, place.start as usize..end),
+        };
+        let item = Item::Table(Box::new(self.section(section, table, whose)));
+        Said { key_place, place, item }
     }
 
     fn too_many(&mut self, fields: &Fields, key: &Key, place: Place, found: usize, max: usize) {
@@ -479,6 +405,40 @@ impl Walk<'_> {
     fn anchor(&self, place: Place, key_place: Place) -> Place {
         let text = self.sources.slice(place);
         if text.is_empty() || text.contains('\n') { key_place } else { place }
+    }
+}
+
+/// Why a free name is not possible, as a hint; empty: it is.
+fn name_problem(names: Names, name: &str) -> &'static str {
+    let bad = match names {
+        Names::HeaderWritten => return text_http::header_problem(name, true),
+        Names::HeaderRead => return text_http::header_problem(name, false),
+        Names::ServerName if name == "*" => false,
+        Names::ServerName => return text_http::host_problem(name),
+        Names::Query => name.is_empty() || name.len() > 1_024,
+        Names::Cookie => !value::is_token(name),
+        // That it exists is checked elsewhere.
+        Names::Pool => false,
+    };
+    if bad { " " } else { "" }
+}
+
+const fn names_noun(names: Names) -> &'static str {
+    match names {
+        Names::HeaderWritten | Names::HeaderRead => "a header field",
+        Names::Query => "a parameter of a query",
+        Names::Cookie => "a cookie",
+        Names::ServerName => "a server name",
+        Names::Pool => "a pool",
+    }
+}
+
+/// The form in which two names of a kind are the same.
+fn folded(names: Names, name: &str) -> String {
+    match names {
+        Names::HeaderWritten | Names::HeaderRead => name.to_ascii_lowercase(),
+        Names::ServerName => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
+        Names::Query | Names::Cookie | Names::Pool => name.to_owned(),
     }
 }
 
@@ -505,6 +465,7 @@ fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::fields::defaults_of;
 
     #[test]
     fn every_default_of_the_table_is_a_value_its_key_would_take() {

@@ -51,5 +51,6 @@ pub fn check(kind: CheckKind) -> Check {
         rise: two,
         init: Init::Wait,
         port: None,
+        tls: false,
     }
 }

@@ -51,6 +51,11 @@ const PIECES: &[&str] = &[
     "true",
     "99999999999999999999999999999999999999999999",
     "[listener.web]\n",
+    "[[listener.web.route]]\n",
+    "mode = \"http\"\n",
+    "match",
+    "redirect",
+    "tls",
     "[pool.web]\n",
     "pool = \"web\"\n",
     "null",
@@ -84,7 +89,7 @@ fn holds(name: &str, bytes: &[u8]) {
                     .plan
                     .listeners
                     .iter()
-                    .all(|listener| listener.first_pool() < loaded.plan.pools.len())
+                    .all(|listener| listener.first_pool() < loaded.plan.pools.len().max(1))
             );
             check(&loaded.warnings);
         }
