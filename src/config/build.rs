@@ -19,12 +19,12 @@ use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
     AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns, HttpCheck,
-    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, Mode, OnDown, Outlier, Plan, Pool, Protocol,
-    Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
+    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, Mode, OnDown, Outlier, Plan, Pool,
+    Protocol, Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
 };
+use super::report::Findings;
 use super::source::Place;
 use super::table;
-use super::report::Findings;
 use super::value::Scalar;
 
 /// A plan in the making, and where its parts stand in the file.
@@ -99,7 +99,8 @@ impl ListenerDraft<'_> {
     /// The pools its clients may come to, each once.
     #[must_use]
     pub fn pools(&self) -> Vec<usize> {
-        let mut pools: Vec<usize> = self.refs.iter().filter_map(|reference| reference.pool).collect();
+        let mut pools: Vec<usize> =
+            self.refs.iter().filter_map(|reference| reference.pool).collect();
         pools.sort_unstable();
         pools.dedup();
         pools
@@ -132,8 +133,7 @@ impl<'a> Draft<'a> {
             pool_names.insert(name.as_str(), index);
         }
         let listeners = root.named("listener").iter();
-        let listeners =
-            listeners.filter_map(|(name, said)| {
+        let listeners = listeners.filter_map(|(name, said)| {
             Some(listener(name, said.fields()?, below, &pool_names, found))
         });
         let listeners = listeners.collect();

@@ -64,7 +64,8 @@ fn name_routes(listener: &Fields, routes: &mut [RouteSpec]) {
 }
 
 fn default_name(fields: Option<&Fields>, matches: &MatchSpec) -> String {
-    let path = fields.and_then(|fields| text(fields, "path").or_else(|| text(fields, "path_regex")));
+    let path =
+        fields.and_then(|fields| text(fields, "path").or_else(|| text(fields, "path_regex")));
     let name = format!("{}{}", matches.hosts.join(","), path.unwrap_or_default());
     // The empty name is that of no route.
     if name.is_empty() { "*".to_owned() } else { name }
@@ -74,8 +75,9 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
     let matches = fields.table("match").map(|table| matches(table, found)).unwrap_or_default();
     let captures = captures(&matches.path);
     let captures: Vec<&str> = captures.iter().map(String::as_str).collect();
-    let mut headers =
-        |key| fields.table(key).map(|table| operations(table, &captures, found)).unwrap_or_default();
+    let mut headers = |key| {
+        fields.table(key).map(|table| operations(table, &captures, found)).unwrap_or_default()
+    };
     let (headers, response_headers) = (headers("headers"), headers("response_headers"));
     RouteSpec {
         name: text(fields, "name").unwrap_or_default(),
@@ -130,17 +132,22 @@ fn matches(fields: &Fields, found: &mut Findings) -> MatchSpec {
 
 fn value(said: &Said) -> ValueSpec {
     let values: Vec<String> = texts_in(said).collect();
-    if values.iter().any(|value| value == "*") { ValueSpec::Present } else { ValueSpec::Any(values) }
+    if values.iter().any(|value| value == "*") {
+        ValueSpec::Present
+    } else {
+        ValueSpec::Any(values)
+    }
 }
 
 /// The flag stands in the expression, so that whoever anchors its text keeps it.
 fn regex(fields: &Fields, text: &str, ignore_case: bool, found: &mut Findings) -> PathSpec {
     let flagged = if ignore_case { format!("(?i:{text})") } else { text.to_owned() };
     // Alone first: `a)(b` must not become good by what stands around it.
-    let compile = |text: &str| {
-        regex::RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build()
-    };
-    match compile(text).and_then(|_| compile(&format!("^(?:{flagged})$"))).and_then(|_| compile(&flagged)) {
+    let compile = |text: &str| regex::RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
+    match compile(text)
+        .and_then(|_| compile(&format!("^(?:{flagged})$")))
+        .and_then(|_| compile(&flagged))
+    {
         Ok(regex) => PathSpec::Regex(regex),
         Err(error) => {
             let why = match error {
@@ -180,9 +187,7 @@ fn template(
 ) -> Option<Template> {
     let text = text(fields, key)?;
     let (place, path) = (fields.place_of(key), fields.path_of(key));
-    parse_template(&text, captures, found, || {
-        (place, path, format!("`{key}` of {}", fields.title))
-    })
+    parse_template(&text, captures, found, || (place, path, format!("`{key}` of {}", fields.title)))
 }
 
 fn parse_template(
@@ -328,9 +333,14 @@ fn limits(fields: &Fields) -> HttpLimits {
 fn error_pages(listener: &Fields, found: &mut Findings) -> Vec<ErrorPage> {
     let mut pages = Vec::new();
     for (name, said) in listener.named("errors") {
-        let status = name.parse::<u16>().ok().filter(|n| (400..=599).contains(n) && name.len() == 3);
+        let status =
+            name.parse::<u16>().ok().filter(|n| (400..=599).contains(n) && name.len() == 3);
         let Some(status) = status else {
-            let message = format!("`{}` in `errors` of {} is no status of an error", clip(name), listener.title);
+            let message = format!(
+                "`{}` in `errors` of {} is no status of an error",
+                clip(name),
+                listener.title
+            );
             let path = format!("{}.{name}", listener.path_of("errors"));
             let finding = Finding::new(code::OUT_OF_RANGE, said.key_place, path, message);
             found.add(finding.hint("the gateway makes answers from 400 to 599"));

@@ -14,7 +14,8 @@ use super::value::Scalar;
 /// The `tls` table of a listener.
 #[must_use]
 pub fn listener_tls(fields: &Fields, mode: Mode) -> ListenerTls {
-    const VERSIONS: [(&str, TlsVersion); 2] = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+    const VERSIONS: [(&str, TlsVersion); 2] =
+        [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
     const CLIENT_FIELDS: [(&str, ClientCertField); 3] = [
         ("subject", ClientCertField::Subject),
         ("san", ClientCertField::San),

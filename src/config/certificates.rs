@@ -31,7 +31,8 @@ const CHAIN_MAX: usize = 16;
 
 /// Reports files that cannot be read or used, and certificates that are out of date.
 pub fn check(draft: &Draft<'_>, found: &mut Findings) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    let now =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     for listener in &draft.listeners {
         let Some(tls) = listener.fields.table("tls") else { continue };
         for fields in std::iter::once(tls).chain(tls.tables("certs")) {
@@ -101,8 +102,16 @@ fn pair(fields: &Fields, cert_key: &str, key_key: &str, now: i64, found: &mut Fi
 fn read_chain(cert: &Pem) -> Result<Vec<CertificateDer<'static>>, Trouble> {
     let chain: Vec<CertificateDer<'static>> = all(cert, "certificate")?;
     if chain.len() > CHAIN_MAX {
-        let clause = format!("{} has {} certificates, and {CHAIN_MAX} is the most", named(cert), chain.len());
-        return Err(trouble(code::BAD_PEM, clause, "a chain is one certificate and those above it"));
+        let clause = format!(
+            "{} has {} certificates, and {CHAIN_MAX} is the most",
+            named(cert),
+            chain.len()
+        );
+        return Err(trouble(
+            code::BAD_PEM,
+            clause,
+            "a chain is one certificate and those above it",
+        ));
     }
     for (index, der) in chain.iter().enumerate() {
         let whole = X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty());
@@ -128,7 +137,11 @@ fn read_key(key: &Pem) -> Result<PrivateKeyDer<'static>, Trouble> {
         Ok(_) => Ok(private),
         Err(_) => {
             let clause = format!("{} has a key of a kind that cannot be used", named(key));
-            Err(trouble(code::BAD_PEM, clause, "RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519"))
+            Err(trouble(
+                code::BAD_PEM,
+                clause,
+                "RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519",
+            ))
         }
     }
 }
@@ -155,10 +168,15 @@ fn fits(
         return Ok(());
     }
     if let Some(at) = chain.iter().position(|der| fits(&belongs(der))) {
-        let clause = format!("{} has the certificate of the key at place {}, after others", named(cert), at + 1);
+        let clause = format!(
+            "{} has the certificate of the key at place {}, after others",
+            named(cert),
+            at + 1
+        );
         return Err(trouble(code::CHAIN_ORDER, clause, "put it first, then what it was issued by"));
     }
-    let clause = format!("{} is not the key of the certificate in {}", named(key), named_short(cert));
+    let clause =
+        format!("{} is not the key of the certificate in {}", named(key), named_short(cert));
     Err(trouble(code::WRONG_KEY, clause, ""))
 }
 
@@ -173,7 +191,11 @@ fn in_order(chain: &[CertificateDer<'static>]) -> Result<(), Trouble> {
                 "has a certificate at place {} that was not issued by the one after it",
                 index + 1
             );
-            return Err(trouble(code::CHAIN_ORDER, clause, "the chain is the certificate itself, then what it was issued by, each above the one before"));
+            return Err(trouble(
+                code::CHAIN_ORDER,
+                clause,
+                "the chain is the certificate itself, then what it was issued by, each above the one before",
+            ));
         }
     }
     Ok(())
@@ -189,7 +211,11 @@ fn leaf_doubts(der: &CertificateDer<'static>, fields: &Fields, now: i64) -> Vec<
         doubts.push(trouble(code::CERT_DATES, clause, "clients refuse it"));
     } else if validity.not_before.timestamp() > now {
         let clause = format!("is not valid yet ({})", validity.not_before);
-        doubts.push(trouble(code::CERT_DATES, clause, "clients refuse it, unless this machine's clock is wrong"));
+        doubts.push(trouble(
+            code::CERT_DATES,
+            clause,
+            "clients refuse it, unless this machine's clock is wrong",
+        ));
     }
     if fields.knows("names") {
         let own = dns_names(&leaf);
@@ -222,9 +248,9 @@ fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
 /// RFC 6125 §6.4.3: `*` is one whole label.
 fn covers(own: &str, name: &str) -> bool {
     own == name
-        || own
-            .strip_prefix("*.")
-            .is_some_and(|rest| name.split_once('.').is_some_and(|(first, of)| first != "*" && of == rest))
+        || own.strip_prefix("*.").is_some_and(|rest| {
+            name.split_once('.').is_some_and(|(first, of)| first != "*" && of == rest)
+        })
 }
 
 fn authorities(fields: &Fields, found: &mut Findings) {
@@ -251,15 +277,21 @@ fn roots(fields: &Fields, key: &str, ca: &Pem, found: &mut Findings) {
 
 fn revocations(fields: &Fields, found: &mut Findings) {
     let Some(crl) = pem(fields, "client_crl") else { return };
-    let read = all::<CertificateRevocationListDer<'static>>(&crl, "revocation list").and_then(|ders| {
-        let whole = |der: &CertificateRevocationListDer<'static>| {
-            x509_parser::revocation_list::CertificateRevocationList::from_der(der.as_ref()).is_ok()
-        };
-        if ders.iter().all(whole) {
-            return Ok(());
-        }
-        Err(trouble(code::BAD_PEM, format!("{} has no revocation list that can be read", named(&crl)), ""))
-    });
+    let read =
+        all::<CertificateRevocationListDer<'static>>(&crl, "revocation list").and_then(|ders| {
+            let whole = |der: &CertificateRevocationListDer<'static>| {
+                x509_parser::revocation_list::CertificateRevocationList::from_der(der.as_ref())
+                    .is_ok()
+            };
+            if ders.iter().all(whole) {
+                return Ok(());
+            }
+            Err(trouble(
+                code::BAD_PEM,
+                format!("{} has no revocation list that can be read", named(&crl)),
+                "",
+            ))
+        });
     if let Err(trouble) = read {
         report(fields, "client_crl", trouble, found);
     }
@@ -281,7 +313,11 @@ fn pem_trouble(pem: &Pem, what: &str, error: &pem::Error) -> Trouble {
     match error {
         pem::Error::NoItemsFound => {
             let clause = format!("{} has no {what} in it", named(pem));
-            trouble(code::BAD_PEM, clause, format!("it must have {article} {what} as PEM, -----BEGIN …-----"))
+            trouble(
+                code::BAD_PEM,
+                clause,
+                format!("it must have {article} {what} as PEM, -----BEGIN …-----"),
+            )
         }
         error => trouble(code::BAD_PEM, format!("{} is not PEM: {error}", named(pem)), ""),
     }
@@ -290,8 +326,9 @@ fn pem_trouble(pem: &Pem, what: &str, error: &pem::Error) -> Trouble {
 fn bytes(pem: &Pem) -> Result<Vec<u8>, Trouble> {
     match pem {
         Pem::Text(secret) => Ok(secret.0.clone().into_bytes()),
-        Pem::File(path) => read::bytes(path, FILE_BYTES_MAX)
-            .map_err(|error| trouble(error.code, format!("names {}, which {}", shown(path), error.clause), "")),
+        Pem::File(path) => read::bytes(path, FILE_BYTES_MAX).map_err(|error| {
+            trouble(error.code, format!("names {}, which {}", shown(path), error.clause), "")
+        }),
     }
 }
 

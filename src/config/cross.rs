@@ -8,13 +8,13 @@ use std::path::PathBuf;
 
 use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
 use super::code;
+use super::fields::Item;
 use super::keys;
 use super::plan::{Balance, BindAddr, ServerAddr};
 use super::report::{Finding, Findings};
 use super::source::Place;
 use super::table::SERVERS_MAX;
 use super::value::clip;
-use super::fields::Item;
 
 /// Names compared for one suggestion, and suggestions made: their product bounds the time for
 /// a file in which every reference dangles.
@@ -75,8 +75,11 @@ fn references(draft: &Draft<'_>, found: &mut Findings) {
             }
             None => String::new(),
         };
-        let message =
-            format!("{} sends to pool `{}`, which does not exist", reference.fields.title, clip(name));
+        let message = format!(
+            "{} sends to pool `{}`, which does not exist",
+            reference.fields.title,
+            clip(name)
+        );
         let key = reference.fields.path_of(reference.key);
         found.add(Finding::new(code::NO_SUCH_POOL, reference.place, key, message).hint(hint));
     }
@@ -395,12 +398,7 @@ fn walk_circle(
     }
 }
 
-fn report_circle(
-    draft: &Draft<'_>,
-    step: Step,
-    members: &[usize],
-    found: &mut Findings,
-) {
+fn report_circle(draft: &Draft<'_>, step: Step, members: &[usize], found: &mut Findings) {
     let pool = &draft.pools[step.pool];
     let target = &draft.listeners[step.to];
     let server = &pool.plan.servers[step.server];

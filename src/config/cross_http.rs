@@ -46,7 +46,8 @@ fn add(found: &mut Findings, code: Code, fields: &Fields, key: &str, message: St
 /// `key` is said though `other` is not, without which it means nothing.
 fn needs(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findings) {
     if fields.has(key) && !fields.has(other) {
-        let message = format!("`{key}` of {} goes with `{other}`, which is not there", fields.title);
+        let message =
+            format!("`{key}` of {} goes with `{other}`, which is not there", fields.title);
         add(found, code::NOT_HERE, fields, key, message, hint);
     }
 }
@@ -69,14 +70,20 @@ fn destination(listener: &ListenerDraft<'_>, found: &mut Findings) {
     let any = |keys: &[&str]| keys.iter().any(|key| fields.has(key));
     if !any(&["pool", "sni", "route"]) {
         let hint = match listener.plan.mode {
-            Mode::Tcp => "say where its clients go: `pool = \"NAME\"`, or `sni = { \"*\" = \"NAME\" }`".to_owned(),
+            Mode::Tcp => {
+                "say where its clients go: `pool = \"NAME\"`, or `sni = { \"*\" = \"NAME\" }`"
+                    .to_owned()
+            }
             Mode::Http => format!(
                 "say where its clients go: `pool = \"NAME\"`, or `[[listener.{}.route]]`",
                 clip(listener.name)
             ),
         };
         let message = format!("`pool` is missing in {}", fields.title);
-        found.add(Finding::new(code::MISSING_KEY, fields.place, fields.path_of("pool"), message).hint(hint));
+        found.add(
+            Finding::new(code::MISSING_KEY, fields.place, fields.path_of("pool"), message)
+                .hint(hint),
+        );
     }
     excludes(fields, "sni", "pool", "for all other names write `\"*\" = \"NAME\"` in `sni`", found);
     let hint = "with `sni` the bytes go on undecrypted; to decrypt, leave `sni` out and route by `host` with mode = \"http\"";
@@ -96,10 +103,23 @@ fn trust(listener: &ListenerDraft<'_>, found: &mut Findings) {
     let fields = listener.fields;
     let empty = matches!(fields.said("trusted"), Some(Said { item: Item::List(items), .. }) if items.is_empty());
     if listener.plan.accept_proxy && (empty || !fields.has("trusted")) {
-        let message = format!("`accept_proxy` of {} needs `trusted`: whose PROXY header is read", fields.title);
-        add(found, code::MISSING_KEY, fields, "accept_proxy", message, "write trusted = [\"10.0.0.0/8\"]");
+        let message = format!(
+            "`accept_proxy` of {} needs `trusted`: whose PROXY header is read",
+            fields.title
+        );
+        add(
+            found,
+            code::MISSING_KEY,
+            fields,
+            "accept_proxy",
+            message,
+            "write trusted = [\"10.0.0.0/8\"]",
+        );
     }
-    let off = matches!(fields.said("accept_proxy").map(Said::scalar), None | Some(Some(Scalar::Bool(false))));
+    let off = matches!(
+        fields.said("accept_proxy").map(Said::scalar),
+        None | Some(Some(Scalar::Bool(false)))
+    );
     if off && fields.has("trusted") {
         let message = format!("`trusted` of {} goes with accept_proxy = true", fields.title);
         let hint = match listener.plan.mode {
@@ -113,7 +133,8 @@ fn trust(listener: &ListenerDraft<'_>, found: &mut Findings) {
 fn listener_tls(tls: &Fields, mode: Mode, found: &mut Findings) {
     needs(tls, "cert", "key", "add `key`, the private key of the certificate", found);
     needs(tls, "key", "cert", "add `cert`, the certificate", found);
-    let certs_empty = matches!(tls.said("certs"), Some(Said { item: Item::List(items), .. }) if items.is_empty());
+    let certs_empty =
+        matches!(tls.said("certs"), Some(Said { item: Item::List(items), .. }) if items.is_empty());
     if !tls.has("cert") && !tls.has("key") && (certs_empty || !tls.has("certs")) {
         let message = format!("{} has no certificate", tls.title);
         let finding = Finding::new(code::MISSING_KEY, tls.place, tls.path_of("cert"), message);
@@ -129,19 +150,41 @@ fn listener_tls(tls: &Fields, mode: Mode, found: &mut Findings) {
     }
     let any_ca = tls.has("client_ca") || tls.tables("certs").any(|entry| entry.has("client_ca"));
     if tls.has("client_cert_headers") && mode == Mode::Tcp {
-        let message = format!("`client_cert_headers` of {} does not go with mode = \"tcp\"", tls.title);
-        add(found, code::NOT_HERE, tls, "client_cert_headers", message, "it belongs to mode = \"http\"");
-    } else if tls.said("client_cert_headers").is_some_and(|said| !said.scalars().is_empty()) && !any_ca {
+        let message =
+            format!("`client_cert_headers` of {} does not go with mode = \"tcp\"", tls.title);
+        add(
+            found,
+            code::NOT_HERE,
+            tls,
+            "client_cert_headers",
+            message,
+            "it belongs to mode = \"http\"",
+        );
+    } else if tls.said("client_cert_headers").is_some_and(|said| !said.scalars().is_empty())
+        && !any_ca
+    {
         let message = format!("`client_cert_headers` of {} needs `client_ca`", tls.title);
-        add(found, code::NOT_HERE, tls, "client_cert_headers", message, "nobody is asked for a certificate");
+        add(
+            found,
+            code::NOT_HERE,
+            tls,
+            "client_cert_headers",
+            message,
+            "nobody is asked for a certificate",
+        );
     }
     let Some(alpn) = tls.said("alpn").filter(|_| mode == Mode::Http) else { return };
     let Item::List(items) = &alpn.item else { return };
     for said in items {
         let Some(Scalar::Text(name)) = said.scalar() else { continue };
         if name != "h2" && name != "http/1.1" {
-            let message = format!("`alpn` of {} has \"{}\", which an HTTP listener does not speak", tls.title, clip(name));
-            let finding = Finding::new(code::NOT_A_CHOICE, said.place, tls.path_of("alpn"), message);
+            let message = format!(
+                "`alpn` of {} has \"{}\", which an HTTP listener does not speak",
+                tls.title,
+                clip(name)
+            );
+            let finding =
+                Finding::new(code::NOT_A_CHOICE, said.place, tls.path_of("alpn"), message);
             found.add(finding.hint("it can have \"h2\" and \"http/1.1\""));
         }
     }
@@ -152,7 +195,13 @@ fn clients(fields: &Fields, any_ca: bool, found: &mut Findings) {
         return;
     }
     for key in ["client_auth", "client_crl"] {
-        needs(fields, key, "client_ca", "add client_ca = \"file:ca.pem\": whose certificates are taken", found);
+        needs(
+            fields,
+            key,
+            "client_ca",
+            "add client_ca = \"file:ca.pem\": whose certificates are taken",
+            found,
+        );
     }
 }
 
@@ -165,7 +214,10 @@ fn route_alone(route: &Fields, found: &mut Findings) {
     let said: Vec<&str> = ACTIONS.into_iter().filter(|key| route.has(key)).collect();
     match said.as_slice() {
         [] => {
-            let message = format!("{} goes nowhere: one of `pool`, `split`, `redirect` and `respond` is missing", route.title);
+            let message = format!(
+                "{} goes nowhere: one of `pool`, `split`, `redirect` and `respond` is missing",
+                route.title
+            );
             found.add(Finding::new(code::MISSING_KEY, route.place, route.path_of("pool"), message));
         }
         [_] => {}
@@ -177,7 +229,10 @@ fn route_alone(route: &Fields, found: &mut Findings) {
     }
     if let [own @ ("redirect" | "respond")] = said.as_slice() {
         for key in FOR_SERVERS.into_iter().filter(|key| route.has(key)) {
-            let message = format!("`{key}` of {} does not go with `{own}`, which asks no server", route.title);
+            let message = format!(
+                "`{key}` of {} does not go with `{own}`, which asks no server",
+                route.title
+            );
             add(found, code::NOT_HERE, route, key, message, "");
         }
     }
@@ -189,7 +244,13 @@ fn route_alone(route: &Fields, found: &mut Findings) {
         found.add(Finding::new(code::CONFLICT, *place, route.path_of("split"), message));
     }
     if let Some(table) = route.table("match") {
-        excludes(table, "path", "path_regex", "`path` is enough for most: \"/v1/*\", \"/o/{id}/items\"", found);
+        excludes(
+            table,
+            "path",
+            "path_regex",
+            "`path` is enough for most: \"/v1/*\", \"/o/{id}/items\"",
+            found,
+        );
         if table.has("ignore_case") && !table.has("path") && !table.has("path_regex") {
             needs(table, "ignore_case", "path", "", found);
         }
@@ -216,11 +277,19 @@ fn strip_prefix(route: &Fields, rewrite: &Fields, found: &mut Findings) {
     let Some(path) = route.table("match").and_then(|table| text(table, "path")) else { return };
     let mut segments = path.trim_end_matches("/*").split('/');
     let fits = prefix.trim_end_matches('/').split('/').all(|wanted| {
-        segments.next().is_some_and(|found| found.eq_ignore_ascii_case(wanted) || capture_of(found).is_some())
+        segments
+            .next()
+            .is_some_and(|found| found.eq_ignore_ascii_case(wanted) || capture_of(found).is_some())
     });
     if !fits {
-        let message = format!("`strip_prefix` of {} is not how the paths of the route begin", rewrite.title);
-        let finding = Finding::new(code::CONFLICT, rewrite.place_of("strip_prefix"), rewrite.path_of("strip_prefix"), message);
+        let message =
+            format!("`strip_prefix` of {} is not how the paths of the route begin", rewrite.title);
+        let finding = Finding::new(
+            code::CONFLICT,
+            rewrite.place_of("strip_prefix"),
+            rewrite.path_of("strip_prefix"),
+            message,
+        );
         let path = route.table("match").map_or(route.place, |table| table.place_of("path"));
         found.add(finding.related(path, "the path is here"));
     }
@@ -229,7 +298,10 @@ fn strip_prefix(route: &Fields, rewrite: &Fields, found: &mut Findings) {
 fn redirect(table: &Fields, found: &mut Findings) {
     const STATUSES: [i64; 5] = [301, 302, 303, 307, 308];
     if !["to", "scheme", "port"].iter().any(|key| table.has(key)) {
-        let message = format!("{} says nowhere to go, so it would send clients round in a circle", table.title);
+        let message = format!(
+            "{} says nowhere to go, so it would send clients round in a circle",
+            table.title
+        );
         let finding = Finding::new(code::MISSING_KEY, table.place, table.path_of("to"), message);
         found.add(finding.hint("write to = \"/new/*\", or scheme = \"https\""));
     }
@@ -239,8 +311,18 @@ fn redirect(table: &Fields, found: &mut Findings) {
     if let Some(Scalar::Integer(status)) = table.scalar("status")
         && !STATUSES.contains(&status)
     {
-        let message = format!("`status` of {} must be 301, 302, 303, 307 or 308, found {status}", table.title);
-        add(found, code::OUT_OF_RANGE, table, "status", message, "308 is for good and keeps the method, 307 is for now");
+        let message = format!(
+            "`status` of {} must be 301, 302, 303, 307 or 308, found {status}",
+            table.title
+        );
+        add(
+            found,
+            code::OUT_OF_RANGE,
+            table,
+            "status",
+            message,
+            "308 is for good and keeps the method, 307 is for now",
+        );
     }
 }
 
@@ -261,8 +343,17 @@ fn same_routes(listener: &ListenerDraft<'_>, found: &mut Findings) {
     let mut names: HashMap<&str, usize> = HashMap::new();
     for (index, (route, fields)) in http.routes.iter().zip(&listener.routes).enumerate() {
         if let Some(&first) = fields.has("name").then(|| names.get(route.name.as_str())).flatten() {
-            let message = format!("two routes of {} have the name `{}`", listener.fields.title, clip(&route.name));
-            let finding = Finding::new(code::CONFLICT, fields.place_of("name"), fields.path_of("name"), message);
+            let message = format!(
+                "two routes of {} have the name `{}`",
+                listener.fields.title,
+                clip(&route.name)
+            );
+            let finding = Finding::new(
+                code::CONFLICT,
+                fields.place_of("name"),
+                fields.path_of("name"),
+                message,
+            );
             let first = listener.routes[first];
             found.add(finding.related(first.place_of("name"), "the first is here"));
         }
@@ -285,7 +376,11 @@ fn same_routes(listener: &ListenerDraft<'_>, found: &mut Findings) {
         );
         let at = fields.said("match").map_or(fields.place, |said| said.key_place);
         let finding = Finding::new(code::SAME_ROUTE, at, fields.path_of("match"), message);
-        found.add(finding.hint("keep one of the two").related(listener.routes[first].place, "the first is here"));
+        found.add(
+            finding
+                .hint("keep one of the two")
+                .related(listener.routes[first].place, "the first is here"),
+        );
     }
 }
 
@@ -352,12 +447,32 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     let fields = pool.fields;
     match (pool.plan.protocol, fields.has("tls")) {
         (Protocol::H2, false) => {
-            let message = format!("protocol = \"h2\" of {} is HTTP/2 over TLS, and there is no `tls`", fields.title);
-            add(found, code::CONFLICT, fields, "protocol", message, "add tls = {}, or write \"h2c\" for HTTP/2 without TLS");
+            let message = format!(
+                "protocol = \"h2\" of {} is HTTP/2 over TLS, and there is no `tls`",
+                fields.title
+            );
+            add(
+                found,
+                code::CONFLICT,
+                fields,
+                "protocol",
+                message,
+                "add tls = {}, or write \"h2c\" for HTTP/2 without TLS",
+            );
         }
         (Protocol::H2c, true) => {
-            let message = format!("protocol = \"h2c\" of {} is HTTP/2 without TLS, and there is `tls`", fields.title);
-            add(found, code::CONFLICT, fields, "protocol", message, "write \"h2\", or leave `tls` out");
+            let message = format!(
+                "protocol = \"h2c\" of {} is HTTP/2 without TLS, and there is `tls`",
+                fields.title
+            );
+            add(
+                found,
+                code::CONFLICT,
+                fields,
+                "protocol",
+                message,
+                "write \"h2\", or leave `tls` out",
+            );
         }
         _ => {}
     }
@@ -365,7 +480,8 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
         && matches!(check.scalar("tls"), Some(Scalar::Bool(true)))
         && !fields.has("tls")
     {
-        let message = format!("`tls` of {} goes with `tls` of the pool, which is not there", check.title);
+        let message =
+            format!("`tls` of {} goes with `tls` of the pool, which is not there", check.title);
         add(found, code::NOT_HERE, check, "tls", message, "add tls = {} to the pool");
     }
     if let Some(tls) = fields.table("tls") {
@@ -379,7 +495,9 @@ fn starttls_of_pools(draft: &Draft<'_>, found: &mut Findings) {
     for listener in draft.listeners.iter().filter(|l| l.plan.mode == Mode::Http) {
         for index in listener.pools() {
             let pool = &draft.pools[index];
-            let Some(tls) = pool.fields.table("tls").filter(|tls| tls.has("starttls")) else { continue };
+            let Some(tls) = pool.fields.table("tls").filter(|tls| tls.has("starttls")) else {
+                continue;
+            };
             if std::mem::replace(&mut told[index], true) {
                 continue;
             }
@@ -388,7 +506,14 @@ fn starttls_of_pools(draft: &Draft<'_>, found: &mut Findings) {
                 tls.title,
                 clip(listener.name)
             );
-            add(found, code::CONFLICT, tls, "starttls", message, "leave it out; TLS begins at once");
+            add(
+                found,
+                code::CONFLICT,
+                tls,
+                "starttls",
+                message,
+                "leave it out; TLS begins at once",
+            );
         }
     }
 }

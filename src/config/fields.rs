@@ -181,8 +181,9 @@ pub(super) fn defaults_of(key: &Key) -> Vec<Scalar> {
         Fallback::Text(one) => vec![text(one)],
         Fallback::Words(words) => words.iter().map(|word| text(word)).collect(),
     };
-    let read =
-        |value: &Value| walk::scalar(item_kind(&key.kind), value, std::path::Path::new(""), "").ok();
+    let read = |value: &Value| {
+        walk::scalar(item_kind(&key.kind), value, std::path::Path::new(""), "").ok()
+    };
     values.iter().filter_map(read).collect()
 }
 

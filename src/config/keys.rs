@@ -157,7 +157,9 @@ pub enum Text {
     /// A host name or address, perhaps with a port, as a Host header has it.
     Host,
     /// Text, `"env:NAME"` or `"file:/path"`, of at least `min` bytes.
-    Secret { min: usize },
+    Secret {
+        min: usize,
+    },
     /// Permission bits in octal: "0660"
     Mode,
     /// `"stdout"`, `"off"` or `"file:/path"`
@@ -173,9 +175,13 @@ pub enum Text {
     /// A value of a header field.
     FieldValue,
     /// Free text of 1 to `max` bytes without NUL.
-    Free { max: usize },
+    Free {
+        max: usize,
+    },
     /// `"file:/path"`, `"env:NAME"`, or PEM itself; `private`: a key.
-    Pem { private: bool },
+    Pem {
+        private: bool,
+    },
     /// `"system"`, `"file:ca.pem"` or `"insecure"`
     Verify,
     /// A host name without port, as a certificate has it.
@@ -199,7 +205,9 @@ pub enum Text {
     /// The beginning of a path.
     Prefix,
     /// Name of a header field; `written`: not one that frames the message.
-    Header { written: bool },
+    Header {
+        written: bool,
+    },
     /// One of the few header fields of clients that can be spared.
     KeptHeader,
     Cookie,
@@ -208,7 +216,9 @@ pub enum Text {
     /// `"text/*"`
     MediaRange,
     /// Text, or `"file:/path"` of at most `max` bytes.
-    Body { max: u64 },
+    Body {
+        max: u64,
+    },
     /// "connect", "reset", "timeout", or a status code.
     RetryOn,
     /// A label in metrics and logs.

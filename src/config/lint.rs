@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
 use super::code;
+use super::fields::{Fields, Said};
 use super::plan::{Balance, BindAddr, OnDown, Server, ServerAddr, Timeouts};
 use super::report::{Finding, Findings};
 use super::source::Place;
 use super::units::duration_text;
 use super::value::{Scalar, clip};
-use super::fields::{Fields, Said};
 
 /// Reports everything that looks unmeant.
 pub fn check(draft: &Draft<'_>, found: &mut Findings) {
@@ -256,35 +256,34 @@ fn timeouts_with<'a>(
     told: &mut HashSet<(Place, &'static str)>,
     found: &mut Findings,
 ) {
-        let times = pool.plan.timeouts.over(listener.plan.timeouts.over(pool.plan.defaults));
-        let levels: Vec<&Fields> =
-            [Some(pool.fields), Some(listener.fields), draft.root.table("defaults")]
-                .into_iter()
-                .flatten()
-                .collect();
-        for (longer, shorter, effect) in contradictions(times) {
-            let keys = [longer, shorter];
-            // A refused value anywhere would be judged by what stands in for it.
-            if levels.iter().any(|fields| keys.iter().any(|key| !good(fields, key))) {
-                continue;
-            }
-            let said = |fields: &Fields| keys.into_iter().find(|key| fields.said(key).is_some());
-            let Some((fields, key)) =
-                levels.iter().find_map(|fields| Some((*fields, said(fields)?)))
-            else {
-                continue;
-            };
-            if told.insert((fields.place_of(key), effect)) {
-                let (l, s) = (time(times, longer), time(times, shorter));
-                let (l, s) =
-                    (duration_text(l.unwrap_or_default()), duration_text(s.unwrap_or_default()));
-                let message = format!(
-                    "`{longer}` ({l}) is longer than `{shorter}` ({s}) for listener `{}`",
-                    clip(listener.name)
-                );
-                add(found, code::TIMEOUT_ORDER, fields, key, message, effect);
-            }
+    let times = pool.plan.timeouts.over(listener.plan.timeouts.over(pool.plan.defaults));
+    let levels: Vec<&Fields> =
+        [Some(pool.fields), Some(listener.fields), draft.root.table("defaults")]
+            .into_iter()
+            .flatten()
+            .collect();
+    for (longer, shorter, effect) in contradictions(times) {
+        let keys = [longer, shorter];
+        // A refused value anywhere would be judged by what stands in for it.
+        if levels.iter().any(|fields| keys.iter().any(|key| !good(fields, key))) {
+            continue;
         }
+        let said = |fields: &Fields| keys.into_iter().find(|key| fields.said(key).is_some());
+        let Some((fields, key)) = levels.iter().find_map(|fields| Some((*fields, said(fields)?)))
+        else {
+            continue;
+        };
+        if told.insert((fields.place_of(key), effect)) {
+            let (l, s) = (time(times, longer), time(times, shorter));
+            let (l, s) =
+                (duration_text(l.unwrap_or_default()), duration_text(s.unwrap_or_default()));
+            let message = format!(
+                "`{longer}` ({l}) is longer than `{shorter}` ({s}) for listener `{}`",
+                clip(listener.name)
+            );
+            add(found, code::TIMEOUT_ORDER, fields, key, message, effect);
+        }
+    }
 }
 
 fn contradictions(times: Timeouts) -> Vec<(&'static str, &'static str, &'static str)> {

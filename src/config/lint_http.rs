@@ -29,7 +29,14 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     }
 }
 
-fn add(found: &mut Findings, code: code::Code, fields: &Fields, key: &str, message: String, hint: &str) {
+fn add(
+    found: &mut Findings,
+    code: code::Code,
+    fields: &Fields,
+    key: &str,
+    message: String,
+    hint: &str,
+) {
     found.add(Finding::new(code, fields.place_of(key), fields.path_of(key), message).hint(hint));
 }
 
@@ -38,13 +45,25 @@ fn trusts_all(listener: &ListenerDraft<'_>, found: &mut Findings) {
         for (scalar, place) in listener.fields.list(key) {
             match scalar {
                 Scalar::Network { net, .. } if net.prefix_len() == 0 => {
-                    let message = format!("`{key}` of {} has {net}: everybody can claim any address", listener.fields.title);
-                    let finding = Finding::new(code::TRUSTS_ALL, place, listener.fields.path_of(key), message);
+                    let message = format!(
+                        "`{key}` of {} has {net}: everybody can claim any address",
+                        listener.fields.title
+                    );
+                    let finding = Finding::new(
+                        code::TRUSTS_ALL,
+                        place,
+                        listener.fields.path_of(key),
+                        message,
+                    );
                     found.add(finding.hint("name the networks of your own proxies"));
                 }
                 Scalar::Network { net, host_bits: true } => {
-                    let message = format!("a network in `{key}` of {} has bits after its prefix", listener.fields.title);
-                    let finding = Finding::new(code::HOST_BITS, place, listener.fields.path_of(key), message);
+                    let message = format!(
+                        "a network in `{key}` of {} has bits after its prefix",
+                        listener.fields.title
+                    );
+                    let finding =
+                        Finding::new(code::HOST_BITS, place, listener.fields.path_of(key), message);
                     found.add(finding.hint(format!("it is read as \"{net}\"")));
                 }
                 _ => {}
@@ -60,7 +79,14 @@ fn plain_keys(fields: &Fields, found: &mut Findings) {
             && let Some(Scalar::Pem { plain: true, .. }) = fields.said(key).and_then(Said::scalar)
         {
             let message = format!("`{key}` of {} stands in the file in plain text", fields.title);
-            add(found, code::PLAIN_SECRET, fields, key, message, "write \"env:NAME\" or \"file:/path\"");
+            add(
+                found,
+                code::PLAIN_SECRET,
+                fields,
+                key,
+                message,
+                "write \"env:NAME\" or \"file:/path\"",
+            );
         }
     }
 }
@@ -68,10 +94,20 @@ fn plain_keys(fields: &Fields, found: &mut Findings) {
 fn limits(listener: &ListenerDraft<'_>, http: &HttpListener, found: &mut Findings) {
     let Some(fields) = listener.fields.table("http") else { return };
     let good = |key: &str| fields.said(key).is_none_or(|said| said.scalar().is_some());
-    if http.limits.uri_bytes_max > http.limits.header_bytes_max && good("max_uri") && good("max_header") {
+    if http.limits.uri_bytes_max > http.limits.header_bytes_max
+        && good("max_uri")
+        && good("max_header")
+    {
         let key = if fields.has("max_uri") { "max_uri" } else { "max_header" };
         let message = format!("`max_uri` of {} is above its `max_header`", fields.title);
-        add(found, code::TIMEOUT_ORDER, fields, key, message, "the whole head is then too large first");
+        add(
+            found,
+            code::TIMEOUT_ORDER,
+            fields,
+            key,
+            message,
+            "the whole head is then too large first",
+        );
     }
     if fields.has("h2c") && listener.fields.has("tls") {
         let message = format!("`h2c` of {} has no effect: with `tls`, ALPN decides", fields.title);
@@ -79,20 +115,30 @@ fn limits(listener: &ListenerDraft<'_>, http: &HttpListener, found: &mut Finding
     }
 }
 
-fn routes(listener: &ListenerDraft<'_>, http: &HttpListener, draft: &Draft<'_>, found: &mut Findings) {
+fn routes(
+    listener: &ListenerDraft<'_>,
+    http: &HttpListener,
+    draft: &Draft<'_>,
+    found: &mut Findings,
+) {
     for (later, first) in shadowed(&http.routes) {
-        let (Some(fields), Some(before)) = (listener.routes.get(later), listener.routes.get(first)) else {
+        let (Some(fields), Some(before)) = (listener.routes.get(later), listener.routes.get(first))
+        else {
             continue;
         };
-        let message = format!("{} is never taken: another before it matches the same requests", fields.title);
-        let finding = Finding::new(code::SHADOWED_ROUTE, fields.place, fields.path.clone(), message);
+        let message =
+            format!("{} is never taken: another before it matches the same requests", fields.title);
+        let finding =
+            Finding::new(code::SHADOWED_ROUTE, fields.place, fields.path.clone(), message);
         found.add(finding.related(before.place, "this one comes first"));
     }
     for (route, fields) in http.routes.iter().zip(&listener.routes) {
         let limit = route.timeout.unwrap_or_else(|| match &route.action {
-            ActionSpec::Pool(pool) => draft.pools.get(*pool).map_or(http.timeouts.request, |pool| {
-                pool.plan.timeouts_http.over(http.timeouts).request
-            }),
+            ActionSpec::Pool(pool) => {
+                draft.pools.get(*pool).map_or(http.timeouts.request, |pool| {
+                    pool.plan.timeouts_http.over(http.timeouts).request
+                })
+            }
             _ => http.timeouts.request,
         });
         if let (Some(one), Some(table)) = (route.retries.timeout_try, fields.table("retries"))
@@ -140,8 +186,17 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     let (fields, name) = (pool.fields, clip(pool.name));
     for key in ["header_timeout", "keepalive_timeout", "proxy_timeout"] {
         if fields.has(key) {
-            let message = format!("`{key}` of pool `{name}` has no effect: it is over before a pool is chosen");
-            add(found, code::NO_EFFECT, fields, key, message, "write it in the listener or in `[defaults]`");
+            let message = format!(
+                "`{key}` of pool `{name}` has no effect: it is over before a pool is chosen"
+            );
+            add(
+                found,
+                code::NO_EFFECT,
+                fields,
+                key,
+                message,
+                "write it in the listener or in `[defaults]`",
+            );
         }
     }
     let Some(tls) = fields.table("tls") else { return };
@@ -151,6 +206,13 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
         && tls.has("verify")
     {
         let message = format!("{} takes anybody for a server", tls.title);
-        add(found, code::TRUSTS_ALL, tls, "verify", message, "write \"system\", or \"file:ca.pem\" with your own authority");
+        add(
+            found,
+            code::TRUSTS_ALL,
+            tls,
+            "verify",
+            message,
+            "write \"system\", or \"file:ca.pem\" with your own authority",
+        );
     }
 }

@@ -14,8 +14,9 @@ use ipnet::IpNet;
 use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
 pub use super::plan_http::{
-    CertEntry, ClientAuth, ClientCertField, ErrorPage, HttpLimits, HttpListener, HttpTimeoutOverrides,
-    HttpTimeouts, KeepAlive, ListenerTls, Pem, PoolTls, Protocol, TlsVersion, Verify,
+    CertEntry, ClientAuth, ClientCertField, ErrorPage, HttpLimits, HttpListener,
+    HttpTimeoutOverrides, HttpTimeouts, KeepAlive, ListenerTls, Pem, PoolTls, Protocol, TlsVersion,
+    Verify,
 };
 
 /// Everything one file (and what it includes) says.

@@ -50,7 +50,11 @@ fn section_text(section: &Section, out: &mut String) {
         let only = match key.only {
             [] => String::new(),
             words => {
-                format!(" Only with {} `{}`.", section.tag.unwrap_or_default(), words.join("` or `"))
+                format!(
+                    " Only with {} `{}`.",
+                    section.tag.unwrap_or_default(),
+                    words.join("` or `")
+                )
             }
         };
         let _ = writeln!(

@@ -32,8 +32,11 @@ fn definition_name(section: &Section) -> String {
 }
 
 fn section_schema(section: &Section) -> Value {
-    let properties: Map<String, Value> =
-        section.keys.iter().map(|key| (key.name.to_owned(), key_schema(key, section.tag.unwrap_or_default()))).collect();
+    let properties: Map<String, Value> = section
+        .keys
+        .iter()
+        .map(|key| (key.name.to_owned(), key_schema(key, section.tag.unwrap_or_default())))
+        .collect();
     let required: Vec<&str> =
         section.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
     let mut out = json!({

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Names, Section, Text};
 use super::table_http::{
-    COMPRESSION, ERROR_PAGE, HTTP, HTTP_ONLY, KEEPALIVE as UNUSED, LISTENER_TLS, POOL_TLS, ROUTE, ROUTES_MAX, SNI_KIND,
-    TCP_ONLY,
+    COMPRESSION, ERROR_PAGE, HTTP, HTTP_ONLY, KEEPALIVE as UNUSED, LISTENER_TLS, POOL_TLS, ROUTE,
+    ROUTES_MAX, SNI_KIND, TCP_ONLY,
 };
 use super::units::DURATION_MAX;
 
@@ -214,15 +214,15 @@ const HALF_CLOSED: &str = "The same, once one side has finished sending.";
 const SESSION: &str = "The longest a session may last.";
 const KEEPALIVE: &str =
     "TCP keep-alive begins after this long without a byte; then every 5 s, 3 times.";
-const HANDSHAKE: &str = "A TLS handshake, with clients and with servers, and a ClientHello that is only looked at.";
+const HANDSHAKE: &str =
+    "A TLS handshake, with clients and with servers, and a ClientHello that is only looked at.";
 const PROXY: &str = "A PROXY header of a client.";
-const HEADER: &str = "The head of a request: the first from accept or TLS on, later ones from their first byte on.";
-const REQUEST: &str =
-    "From the last byte of a request to the head of its answer, all attempts and waiting for a server included.";
+const HEADER: &str =
+    "The head of a request: the first from accept or TLS on, later ones from their first byte on.";
+const REQUEST: &str = "From the last byte of a request to the head of its answer, all attempts and waiting for a server included.";
 const BODY: &str = "A body of a request that does not come on, or an answer that is not taken.";
 const BETWEEN: &str = "A connection of a client between two requests.";
-const EARLY: &str =
-    "Belongs to a listener: it is over before a pool is chosen, so that here it has no effect and is a warning.";
+const EARLY: &str = "Belongs to a listener: it is over before a pool is chosen, so that here it has no effect and is a warning.";
 const TOTAL: &str = "A whole request, bodies and streams included.";
 /// `TCP_KEEPIDLE` takes whole seconds up to this.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);

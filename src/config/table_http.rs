@@ -21,8 +21,11 @@ const ITEMS_MAX: usize = 64;
 pub(super) const HTTP_ONLY: &[&str] = &["http"];
 pub(super) const TCP_ONLY: &[&str] = &["tcp"];
 
-pub(super) const SNI_KIND: Kind =
-    Kind::Fields { names: Names::ServerName, of: &Kind::Text(Text::PoolName), max: SERVER_NAMES_MAX };
+pub(super) const SNI_KIND: Kind = Kind::Fields {
+    names: Names::ServerName,
+    of: &Kind::Text(Text::PoolName),
+    max: SERVER_NAMES_MAX,
+};
 
 const PEM: Kind = Kind::Text(Text::Pem { private: false });
 const PRIVATE: Kind = Kind::Text(Text::Pem { private: true });
@@ -35,7 +38,12 @@ const STATUS_MADE: Kind = Kind::Integer { min: 200, max: 599 };
 const fn one_or_list(of: &'static Kind) -> Kind {
     Kind::OneOrList { of, min: 1, max: ITEMS_MAX }
 }
-const fn section(noun: &'static str, heading: &'static str, doc: &'static str, keys: &'static [Key]) -> Section {
+const fn section(
+    noun: &'static str,
+    heading: &'static str,
+    doc: &'static str,
+    keys: &'static [Key],
+) -> Section {
     Section { noun, heading, doc, keys, tag: None, short: None, later: &[] }
 }
 
@@ -52,19 +60,34 @@ pub(super) static LISTENER_TLS: Section = section(
     &[
         Key::new("cert", PEM, CERT),
         Key::new("key", PRIVATE, PRIVATE_KEY),
-        Key::new("certs", Kind::Tables { section: &CERTIFICATE, max: CERTS_MAX }, "More certificates, or all of them."),
-        Key::new("min_version", word(&["1.2", "1.3"]), "The oldest version of TLS that is spoken.").or("1.2"),
+        Key::new(
+            "certs",
+            Kind::Tables { section: &CERTIFICATE, max: CERTS_MAX },
+            "More certificates, or all of them.",
+        ),
+        Key::new("min_version", word(&["1.2", "1.3"]), "The oldest version of TLS that is spoken.")
+            .or("1.2"),
         Key::new(
             "alpn",
             Kind::List { of: &Kind::Text(Text::Alpn), max: 16 },
             "Application protocols that are offered, the preferred one first.",
         )
         .or_described("`[\"h2\", \"http/1.1\"]` with mode `http`, else none"),
-        Key::new("strict_sni", Kind::Bool, "A client that gives no name, or one without certificate, gets an alert.").or_bool(false),
+        Key::new(
+            "strict_sni",
+            Kind::Bool,
+            "A client that gives no name, or one without certificate, gets an alert.",
+        )
+        .or_bool(false),
         Key::new("client_ca", PEM, CLIENT_CA),
-        Key::new("client_auth", CLIENT_AUTH, CLIENT_AUTH_DOC).or_described("`\"require\"` if there is a `client_ca`"),
+        Key::new("client_auth", CLIENT_AUTH, CLIENT_AUTH_DOC)
+            .or_described("`\"require\"` if there is a `client_ca`"),
         Key::new("client_crl", PEM, CLIENT_CRL),
-        Key::new("starttls", word(&["postgres"]), "Answer PostgreSQL's SSLRequest first. Only with mode `tcp`."),
+        Key::new(
+            "starttls",
+            word(&["postgres"]),
+            "Answer PostgreSQL's SSLRequest first. Only with mode `tcp`.",
+        ),
         Key::new(
             "client_cert_headers",
             Kind::List { of: &word(&["subject", "san", "fingerprint"]), max: 3 },
@@ -97,13 +120,36 @@ pub(super) static HTTP: Section = section(
     "[listener.NAME.http]",
     "What a request may have. What is over a bound is answered with 413, 414 or 431.",
     &[
-        Key::new("max_header", Kind::Size { min: 1 << 10, max: 1 << 20 }, "All header fields of a request.").or("64KiB"),
-        Key::new("max_headers", Kind::Integer { min: 1, max: 1_000 }, "Header fields of a request.").or_integer(128),
-        Key::new("max_uri", Kind::Size { min: 64, max: 1 << 20 }, "Path and query of a request.").or("16KiB"),
-        Key::new("max_streams", Kind::Integer { min: 1, max: 10_000 }, "Requests at once on one HTTP/2 connection.").or_integer(100),
-        Key::new("h2c", Kind::Bool, "Without TLS: HTTP/2 for clients that begin with it.").or_bool(true),
-        Key::new("encoded_slash", word(&["reject", "keep"]), "What happens with `%2F` in a path.").or("reject"),
-        Key::new("underscores", word(&["drop", "keep"]), "What happens with header fields that have `_` in their name.").or("drop"),
+        Key::new(
+            "max_header",
+            Kind::Size { min: 1 << 10, max: 1 << 20 },
+            "All header fields of a request.",
+        )
+        .or("64KiB"),
+        Key::new(
+            "max_headers",
+            Kind::Integer { min: 1, max: 1_000 },
+            "Header fields of a request.",
+        )
+        .or_integer(128),
+        Key::new("max_uri", Kind::Size { min: 64, max: 1 << 20 }, "Path and query of a request.")
+            .or("16KiB"),
+        Key::new(
+            "max_streams",
+            Kind::Integer { min: 1, max: 10_000 },
+            "Requests at once on one HTTP/2 connection.",
+        )
+        .or_integer(100),
+        Key::new("h2c", Kind::Bool, "Without TLS: HTTP/2 for clients that begin with it.")
+            .or_bool(true),
+        Key::new("encoded_slash", word(&["reject", "keep"]), "What happens with `%2F` in a path.")
+            .or("reject"),
+        Key::new(
+            "underscores",
+            word(&["drop", "keep"]),
+            "What happens with header fields that have `_` in their name.",
+        )
+        .or("drop"),
     ],
 );
 
@@ -112,10 +158,24 @@ pub(super) static COMPRESSION: Section = section(
     "[listener.NAME.compression]",
     "Compresses answers for clients that accept it. `{}` means all the defaults; in a route `false` switches it off.",
     &[
-        Key::new("algorithms", Kind::List { of: &word(&["br", "gzip"]), max: 2 }, "In order of preference.").or_words(&["br", "gzip"]),
-        Key::new("types", Kind::List { of: &Kind::Text(Text::MediaRange), max: ITEMS_MAX }, "Content types that are compressed.")
-            .or_words(&["text/*", "application/json", "application/javascript"]),
-        Key::new("min_size", Kind::Size { min: 1, max: SIZE_MAX }, "Smaller answers stay as they are.").or("1KiB"),
+        Key::new(
+            "algorithms",
+            Kind::List { of: &word(&["br", "gzip"]), max: 2 },
+            "In order of preference.",
+        )
+        .or_words(&["br", "gzip"]),
+        Key::new(
+            "types",
+            Kind::List { of: &Kind::Text(Text::MediaRange), max: ITEMS_MAX },
+            "Content types that are compressed.",
+        )
+        .or_words(&["text/*", "application/json", "application/javascript"]),
+        Key::new(
+            "min_size",
+            Kind::Size { min: 1, max: SIZE_MAX },
+            "Smaller answers stay as they are.",
+        )
+        .or("1KiB"),
     ],
 );
 
@@ -124,8 +184,14 @@ pub(super) static ERROR_PAGE: Section = section(
     "[listener.NAME.errors.STATUS]",
     "The body of an answer that the gateway itself makes with this status code.",
     &[
-        Key::new("body", Kind::Text(Text::Body { max: BODY_BYTES_MAX }), "The body, or `\"file:/path\"`.").required(),
-        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.").or("text/plain; charset=utf-8"),
+        Key::new(
+            "body",
+            Kind::Text(Text::Body { max: BODY_BYTES_MAX }),
+            "The body, or `\"file:/path\"`.",
+        )
+        .required(),
+        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.")
+            .or("text/plain; charset=utf-8"),
     ],
 );
 
@@ -143,25 +209,52 @@ pub(super) static ROUTE: Section = Section {
         Key::new("pool", Kind::Text(Text::PoolName), "The pool they go to."),
         Key::new(
             "split",
-            Kind::Fields { names: Names::Pool, of: &Kind::Integer { min: 1, max: 1_000_000 }, max: ITEMS_MAX },
+            Kind::Fields {
+                names: Names::Pool,
+                of: &Kind::Integer { min: 1, max: 1_000_000 },
+                max: ITEMS_MAX,
+            },
             "Pools with their shares, relative to each other: `{ users = 90, users-canary = 10 }`.",
         )
         .range_hint("to send nothing there, leave the pool out"),
-        Key::new("split_by", word(&["request", "client", "consumer"]), "What is thrown for: each request, or once for a client or consumer.")
-            .or("request"),
+        Key::new(
+            "split_by",
+            word(&["request", "client", "consumer"]),
+            "What is thrown for: each request, or once for a client or consumer.",
+        )
+        .or("request"),
         Key::new("redirect", Kind::Table(&REDIRECT), "Send the client elsewhere."),
         Key::new("respond", Kind::Table(&RESPOND), "Answer at once."),
         Key::new("rewrite", Kind::Table(&REWRITE), "Path and host that the server sees."),
         Key::new("headers", Kind::Table(&HEADERS), "Changes to the header fields of the request."),
-        Key::new("response_headers", Kind::Table(&RESPONSE_HEADERS), "Changes to the header fields of the answer."),
-        Key::new("mirror", Kind::Table(&MIRROR), "A pool that gets copies of the requests; its answers are dropped."),
-        Key::new("retries", Kind::Table(&RETRIES), "When a request is tried again, on another server while there is one."),
+        Key::new(
+            "response_headers",
+            Kind::Table(&RESPONSE_HEADERS),
+            "Changes to the header fields of the answer.",
+        ),
+        Key::new(
+            "mirror",
+            Kind::Table(&MIRROR),
+            "A pool that gets copies of the requests; its answers are dropped.",
+        ),
+        Key::new(
+            "retries",
+            Kind::Table(&RETRIES),
+            "When a request is tried again, on another server while there is one.",
+        ),
         Key::new("sticky", Kind::Table(&STICKY), "A cookie keeps a client at its server."),
-        Key::new("timeout", time(MS, DURATION_MAX), "From the last byte of a request to the head of its answer.")
-            .or_described("`request_timeout` of the pool, the listener or `[defaults]`"),
-        Key::new("websocket", Kind::Bool, "Upgrades to WebSocket and other protocols go through.").or_bool(false),
-        Key::new("access_log", Kind::Bool, "Whether its requests are written to the access log.").or_described("as the listener"),
-        Key::new("compression", Kind::TableOrFalse(&COMPRESSION), "Its own, or `false`.").or_described("as the listener"),
+        Key::new(
+            "timeout",
+            time(MS, DURATION_MAX),
+            "From the last byte of a request to the head of its answer.",
+        )
+        .or_described("`request_timeout` of the pool, the listener or `[defaults]`"),
+        Key::new("websocket", Kind::Bool, "Upgrades to WebSocket and other protocols go through.")
+            .or_bool(false),
+        Key::new("access_log", Kind::Bool, "Whether its requests are written to the access log.")
+            .or_described("as the listener"),
+        Key::new("compression", Kind::TableOrFalse(&COMPRESSION), "Its own, or `false`.")
+            .or_described("as the listener"),
     ],
 };
 
@@ -191,9 +284,18 @@ static REWRITE: Section = section(
     "[listener.NAME.route.rewrite]",
     "What the server sees instead of what the client asked for. The query goes on as it is.",
     &[
-        Key::new("strip_prefix", Kind::Text(Text::Prefix), "Segments that are cut from the beginning of the path."),
+        Key::new(
+            "strip_prefix",
+            Kind::Text(Text::Prefix),
+            "Segments that are cut from the beginning of the path.",
+        ),
         Key::new("path", Kind::Text(Text::PathTemplate), "Another path: `/new`, `/items/{id}/*`."),
-        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host; `{server}` is the server's name.").or_described("the client's"),
+        Key::new(
+            "host",
+            Kind::Text(Text::HostTemplate),
+            "Another Host; `{server}` is the server's name.",
+        )
+        .or_described("the client's"),
     ],
 );
 
@@ -202,20 +304,29 @@ const SET: &str = "Fields that replace those of the same name.";
 const REMOVE: &str = "Fields that are removed, before all else.";
 const OPERATIONS: Kind =
     Kind::Fields { names: Names::HeaderWritten, of: &Kind::Text(Text::Template), max: ITEMS_MAX };
-const REMOVED: Kind = Kind::List { of: &Kind::Text(Text::Header { written: true }), max: ITEMS_MAX };
+const REMOVED: Kind =
+    Kind::List { of: &Kind::Text(Text::Header { written: true }), max: ITEMS_MAX };
 
 static HEADERS: Section = section(
     "`headers`",
     "[listener.NAME.route.headers]",
     "Changes to the header fields that the server sees.",
-    &[Key::new("add", OPERATIONS, ADD), Key::new("set", OPERATIONS, SET), Key::new("remove", REMOVED, REMOVE)],
+    &[
+        Key::new("add", OPERATIONS, ADD),
+        Key::new("set", OPERATIONS, SET),
+        Key::new("remove", REMOVED, REMOVE),
+    ],
 );
 
 static RESPONSE_HEADERS: Section = section(
     "`response_headers`",
     "[listener.NAME.route.response_headers]",
     "Changes to the header fields that the client sees.",
-    &[Key::new("add", OPERATIONS, ADD), Key::new("set", OPERATIONS, SET), Key::new("remove", REMOVED, REMOVE)],
+    &[
+        Key::new("add", OPERATIONS, ADD),
+        Key::new("set", OPERATIONS, SET),
+        Key::new("remove", REMOVED, REMOVE),
+    ],
 );
 
 static REDIRECT: Section = section(
@@ -223,10 +334,19 @@ static REDIRECT: Section = section(
     "[listener.NAME.route.redirect]",
     "Sends the client to `to`, or to the same address with another `scheme` or `port`.",
     &[
-        Key::new("to", Kind::Text(Text::AddressTemplate), "`/new/*`, `https://other.example.com/{path}`."),
-        Key::new("scheme", word(&["https", "http"]), "Another scheme. A request that has it already passes on to the next route that matches."),
+        Key::new(
+            "to",
+            Kind::Text(Text::AddressTemplate),
+            "`/new/*`, `https://other.example.com/{path}`.",
+        ),
+        Key::new(
+            "scheme",
+            word(&["https", "http"]),
+            "Another scheme. A request that has it already passes on to the next route that matches.",
+        ),
         Key::new("port", Kind::Integer { min: 1, max: 65_535 }, "Another port."),
-        Key::new("status", Kind::Integer { min: 300, max: 399 }, "301, 302, 303, 307 or 308.").or_integer(308),
+        Key::new("status", Kind::Integer { min: 300, max: 399 }, "301, 302, 303, 307 or 308.")
+            .or_integer(308),
     ],
 );
 
@@ -236,8 +356,14 @@ static RESPOND: Section = section(
     "An answer without a server.",
     &[
         Key::new("status", STATUS_MADE, "Its status code.").or_integer(200),
-        Key::new("body", Kind::Text(Text::Body { max: BODY_BYTES_MAX }), "The body, or `\"file:/path\"`.").or_described("empty"),
-        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.").or("text/plain; charset=utf-8"),
+        Key::new(
+            "body",
+            Kind::Text(Text::Body { max: BODY_BYTES_MAX }),
+            "The body, or `\"file:/path\"`.",
+        )
+        .or_described("empty"),
+        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.")
+            .or("text/plain; charset=utf-8"),
     ],
 );
 
@@ -250,8 +376,18 @@ static MIRROR: Section = Section {
         &[
             Key::new("pool", Kind::Text(Text::PoolName), "The pool that gets them.").required(),
             Key::new("share", Kind::Share, "The share of requests that is copied.").or("100%"),
-            Key::new("max_body", Kind::Size { min: 1, max: 16 << 20 }, "Requests with a larger body are not copied.").or("64KiB"),
-            Key::new("in_flight", Kind::Integer { min: 1, max: 100_000 }, "Copies at once; more are left out.").or_integer(100),
+            Key::new(
+                "max_body",
+                Kind::Size { min: 1, max: 16 << 20 },
+                "Requests with a larger body are not copied.",
+            )
+            .or("64KiB"),
+            Key::new(
+                "in_flight",
+                Kind::Integer { min: 1, max: 100_000 },
+                "Copies at once; more are left out.",
+            )
+            .or_integer(100),
         ],
     )
 };
@@ -261,7 +397,12 @@ static RETRIES: Section = section(
     "[listener.NAME.route.retries]",
     "`connect` suits any request; the rest only idempotent ones whose body is within `max_body`, before any byte of the answer.",
     &[
-        Key::new("attempts", Kind::Integer { min: 1, max: 10 }, "Every try counts, the first too; 1 means none is repeated.").or_integer(2),
+        Key::new(
+            "attempts",
+            Kind::Integer { min: 1, max: 10 },
+            "Every try counts, the first too; 1 means none is repeated.",
+        )
+        .or_integer(2),
         Key::new(
             "on",
             Kind::List { of: &Kind::Text(Text::RetryOn), max: ITEMS_MAX },
@@ -269,9 +410,20 @@ static RETRIES: Section = section(
         )
         .or_words(&["connect", "reset"]),
         Key::new("budget", Kind::Share, "Of the pool's requests in 10 s; at least 10.").or("20%"),
-        Key::new("max_body", Kind::Size { min: 1, max: 16 << 20 }, "A larger body is not kept for another try.").or("64KiB"),
-        Key::new("backoff", time_or_off(MS, Duration::from_mins(1)), "Wait before another try.").or("25ms"),
-        Key::new("try_timeout", time_or_off(MS, DURATION_MAX), "One try, to the head of its answer.").or("off"),
+        Key::new(
+            "max_body",
+            Kind::Size { min: 1, max: 16 << 20 },
+            "A larger body is not kept for another try.",
+        )
+        .or("64KiB"),
+        Key::new("backoff", time_or_off(MS, Duration::from_mins(1)), "Wait before another try.")
+            .or("25ms"),
+        Key::new(
+            "try_timeout",
+            time_or_off(MS, DURATION_MAX),
+            "One try, to the head of its answer.",
+        )
+        .or("off"),
     ],
 );
 
@@ -281,8 +433,14 @@ static STICKY: Section = section(
     "A cookie says which server a client had.",
     &[
         Key::new("cookie", Kind::Text(Text::Cookie), "Its name.").or("sg"),
-        Key::new("ttl", time_or_off(Duration::from_secs(1), DURATION_MAX), "How long clients keep it; `\"off\"`: until they are closed.").or("off"),
-        Key::new("on_drain", word(&["move", "keep"]), "`keep`: goes on to a draining server.").or("move"),
+        Key::new(
+            "ttl",
+            time_or_off(Duration::from_secs(1), DURATION_MAX),
+            "How long clients keep it; `\"off\"`: until they are closed.",
+        )
+        .or("off"),
+        Key::new("on_drain", word(&["move", "keep"]), "`keep`: goes on to a draining server.")
+            .or("move"),
     ],
 );
 
@@ -309,7 +467,12 @@ pub(super) static KEEPALIVE: Section = section(
     "[pool.NAME.keepalive]",
     "Connections to servers that wait for the next HTTP request.",
     &[
-        Key::new("idle", Kind::Integer { min: 0, max: 100_000 }, "How many wait at once, for each worker.").or_integer(32),
+        Key::new(
+            "idle",
+            Kind::Integer { min: 0, max: 100_000 },
+            "How many wait at once, for each worker.",
+        )
+        .or_integer(32),
         Key::new("timeout", time(MS, DURATION_MAX), "How long one waits.").or("30s"),
     ],
 );

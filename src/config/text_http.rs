@@ -22,8 +22,13 @@ const CAPTURES_MAX: usize = 16;
 const LABEL_BYTES_MAX: usize = 256;
 
 /// Header fields of clients that `keep_headers` may spare.
-const KEPT: [&str; 5] =
-    ["x-original-url", "x-rewrite-url", "x-http-method-override", "true-client-ip", "cf-connecting-ip"];
+const KEPT: [&str; 5] = [
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "true-client-ip",
+    "cf-connecting-ip",
+];
 /// These frame a message or belong to one connection (RFC 9110 §7.6.1).
 const FRAMING: [&str; 9] = [
     "connection",
@@ -50,7 +55,11 @@ pub fn text(text: &str, form: Text, dir: &Path) -> Taken {
         },
         Text::HostPattern => plain(text, host_problem(text), "must be a host name").map(lower),
         Text::ServerName => {
-            let problem = if text.starts_with('*') { "a single name, without `*`" } else { host_problem(text) };
+            let problem = if text.starts_with('*') {
+                "a single name, without `*`"
+            } else {
+                host_problem(text)
+            };
             plain(text, problem, "must be a host name").map(lower)
         }
         Text::PathPattern => match path_problem(text) {
@@ -84,15 +93,21 @@ fn problem(text: &str, form: Text) -> &'static str {
         Text::HostTemplate => text.is_empty() || text.contains(['/', '@', '?', '#']) || !visible(),
         Text::AddressTemplate => {
             let starts = ["/", "http://", "https://", "{scheme}://"];
-            !starts.iter().any(|start| text.starts_with(start)) || text.starts_with("//") || !visible()
+            !starts.iter().any(|start| text.starts_with(start))
+                || text.starts_with("//")
+                || !visible()
         }
         Text::Prefix => {
-            !text.starts_with('/') || text.contains(['*', '{', '?', '#', '\\']) || text.contains("//") || !visible()
+            !text.starts_with('/')
+                || text.contains(['*', '{', '?', '#', '\\'])
+                || text.contains("//")
+                || !visible()
         }
         Text::Cookie => !is_token(text),
         Text::ContentType | Text::MediaRange => !is_field_value(text) || !is_media(text),
         Text::RetryOn => {
-            let status = text.len() == 3 && text.parse::<u16>().is_ok_and(|n| (400..=599).contains(&n));
+            let status =
+                text.len() == 3 && text.parse::<u16>().is_ok_and(|n| (400..=599).contains(&n));
             !status && !["connect", "reset", "timeout"].contains(&text)
         }
         Text::Label => {
@@ -114,7 +129,9 @@ const fn wanted(form: Text) -> &'static str {
         Text::Prefix => "must be the beginning of a path",
         Text::Cookie => "must be the name of a cookie",
         Text::ContentType | Text::MediaRange => "must be a content type",
-        Text::RetryOn => "must be \"connect\", \"reset\", \"timeout\" or a status code from 400 to 599",
+        Text::RetryOn => {
+            "must be \"connect\", \"reset\", \"timeout\" or a status code from 400 to 599"
+        }
         _ => "must be text of 1 to 256 bytes without control characters",
     }
 }
@@ -122,10 +139,14 @@ const fn wanted(form: Text) -> &'static str {
 const fn hint(form: Text) -> &'static str {
     match form {
         Text::Alpn => "write \"h2\" or \"http/1.1\"",
-        Text::Template => "no line break or other control character may stand in it, nor a space at its edges",
+        Text::Template => {
+            "no line break or other control character may stand in it, nor a space at its edges"
+        }
         Text::PathTemplate => "begin with `/`; the query goes on by itself",
         Text::HostTemplate => "write \"app.internal\" or \"{server}\"",
-        Text::AddressTemplate => "begin with `/`, `https://` or `{scheme}://`; spaces and other characters are written as %XX",
+        Text::AddressTemplate => {
+            "begin with `/`, `https://` or `{scheme}://`; spaces and other characters are written as %XX"
+        }
         Text::Prefix => "write \"/v1\"",
         Text::ContentType => "write \"text/html\" or \"application/json\"",
         Text::MediaRange => "write \"text/*\" or \"application/json\"",
@@ -157,7 +178,9 @@ pub fn header_problem(name: &str, written: bool) -> &'static str {
     match lower.as_str() {
         _ if !is_token(name) || name.len() > 256 => "letters, digits and hyphens",
         "host" if written => "Host has a key of its own: `host`",
-        own if written && FRAMING.contains(&own) => "it frames the message and is set by the gateway itself",
+        own if written && FRAMING.contains(&own) => {
+            "it frames the message and is set by the gateway itself"
+        }
         _ => "",
     }
 }
@@ -169,9 +192,15 @@ pub fn host_problem(text: &str) -> &'static str {
     match () {
         () if text == "*" => "any host is meant by leaving the key out",
         () if name.contains('*') => "`*` can only be the first label: \"*.example.com\"",
-        () if name.contains("://") || name.contains('/') => "without scheme and path: \"www.example.com\"",
+        () if name.contains("://") || name.contains('/') => {
+            "without scheme and path: \"www.example.com\""
+        }
         () if name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok() => {
-            if address::is_host(name) && text == name { "" } else { "write the address alone, without port" }
+            if address::is_host(name) && text == name {
+                ""
+            } else {
+                "write the address alone, without port"
+            }
         }
         () if name.contains(':') => "without port: ports are not compared",
         () if !name.is_ascii() => "names with other letters are written in their `xn--` form",
@@ -192,7 +221,10 @@ fn path_problem(text: &str) -> Option<(&'static str, &'static str)> {
         return Some(("must be a path without query", "for parameters there is `match.query`"));
     }
     if text.contains("%2F") || text.contains("%2f") || text.contains(['\\', ';']) {
-        return Some(("cannot have `%2F`, `\\` or `;`", "paths are compared in their normal form, which has none"));
+        return Some((
+            "cannot have `%2F`, `\\` or `;`",
+            "paths are compared in their normal form, which has none",
+        ));
     }
     if !text.bytes().all(|b| b.is_ascii_graphic()) || !good_escapes(text) {
         return Some((
@@ -214,8 +246,12 @@ fn path_problem(text: &str) -> Option<(&'static str, &'static str)> {
 
 fn segment_problem(segment: &str, last: bool) -> Option<(&'static str, &'static str)> {
     match segment {
-        "" if !last => Some(("cannot have `//`", "double slashes are merged before paths are compared")),
-        "." | ".." => Some(("cannot have `.` or `..`", "dots are resolved before paths are compared")),
+        "" if !last => {
+            Some(("cannot have `//`", "double slashes are merged before paths are compared"))
+        }
+        "." | ".." => {
+            Some(("cannot have `.` or `..`", "dots are resolved before paths are compared"))
+        }
         "*" if last => None,
         _ if segment.contains('*') => {
             Some(("can have `*` only as the whole last segment", "write `{name}` for one segment"))
@@ -238,9 +274,13 @@ pub fn capture_of(segment: &str) -> Option<&str> {
 /// Only what must be escaped is, in upper case (RFC 3986 §6.2.2).
 fn good_escapes(text: &str) -> bool {
     text.split('%').skip(1).all(|part| {
-        let digits = part.get(..2).filter(|d| d.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)));
+        let digits = part
+            .get(..2)
+            .filter(|d| d.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)));
         let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        byte.is_some_and(|b| !b.is_ascii_alphanumeric() && !b"-._~".contains(&b) && !b.is_ascii_control())
+        byte.is_some_and(|b| {
+            !b.is_ascii_alphanumeric() && !b"-._~".contains(&b) && !b.is_ascii_control()
+        })
     })
 }
 
@@ -257,9 +297,21 @@ fn pem(text: &str, private: bool, dir: &Path) -> Taken {
         SecretFrom::Plain(text) if text.contains("-----BEGIN ") => (Pem::Text(Secret(text)), true),
         SecretFrom::Plain(text) => {
             // It may be a key in some other encoding, so it is not shown.
-            let shown = if private || text.len() > 256 { String::new() } else { format!(", found \"{}\"", clip(&text)) };
-            let hint = if text.contains('/') || text.contains('.') { "a file is written with `file:` before its path" } else { HINT };
-            return Err(refuse(code::BAD_TEXT, format!("must name a file or a variable{shown}"), hint));
+            let shown = if private || text.len() > 256 {
+                String::new()
+            } else {
+                format!(", found \"{}\"", clip(&text))
+            };
+            let hint = if text.contains('/') || text.contains('.') {
+                "a file is written with `file:` before its path"
+            } else {
+                HINT
+            };
+            return Err(refuse(
+                code::BAD_TEXT,
+                format!("must name a file or a variable{shown}"),
+                hint,
+            ));
         }
         from @ SecretFrom::Environment(_) => {
             let value = from.fetch().map_err(|problem| refuse(code::BAD_SECRET, problem, ""))?;
@@ -279,7 +331,10 @@ fn verify(text: &str, dir: &Path) -> Taken {
         _ => match text.strip_prefix("file:").filter(|path| !path.is_empty()) {
             Some(path) => Verify::File(dir.join(path)),
             None => {
-                let problem = format!("must be \"system\", \"file:ca.pem\" or \"insecure\", found \"{}\"", clip(text));
+                let problem = format!(
+                    "must be \"system\", \"file:ca.pem\" or \"insecure\", found \"{}\"",
+                    clip(text)
+                );
                 let near = super::keys::nearest(text, ["system", "insecure"].into_iter());
                 let hint = near.map(|near| format!("did you mean \"{near}\"?")).unwrap_or_default();
                 return Err(refuse(code::NOT_A_CHOICE, problem, hint));
@@ -295,7 +350,8 @@ fn body(text: &str, max: u64, dir: &Path) -> Taken {
     };
     let path = dir.join(path);
     let named = |clause: &str| format!("is in {}, which {clause}", path.display());
-    let bytes = read::bytes(&path, max).map_err(|error| refuse(error.code, named(&error.clause), ""))?;
+    let bytes =
+        read::bytes(&path, max).map_err(|error| refuse(error.code, named(&error.clause), ""))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Scalar::Text(text)),
         Err(_) => Err(refuse(code::NOT_UTF8, named("is not UTF-8 text"), "")),
@@ -312,12 +368,22 @@ mod tests {
 
     #[test]
     fn a_path_pattern_is_in_the_normal_form_that_paths_are_compared_in() {
-        for good in ["/", "/*", "/v1/users", "/v1/users/", "/v1/users/*", "/o/{id}/items/*", "/a%20b", "/~x"] {
+        for good in [
+            "/",
+            "/*",
+            "/v1/users",
+            "/v1/users/",
+            "/v1/users/*",
+            "/o/{id}/items/*",
+            "/a%20b",
+            "/~x",
+        ] {
             assert!(read(Text::PathPattern, good).is_ok(), "{good}");
         }
         for bad in [
-            "", "v1", "*", "/a//b", "/a/../b", "/./a", "/a*", "/*/a", "/a{id}", "/{id", "/{}", "/{a b}", "/{a}/{a}",
-            "/a?b=1", "/a#b", "/a b", "/é", "/%7Ea", "/%2f", "/%zz", "/%2", "/a%0A", "/a\\b", "/a;b",
+            "", "v1", "*", "/a//b", "/a/../b", "/./a", "/a*", "/*/a", "/a{id}", "/{id", "/{}",
+            "/{a b}", "/{a}/{a}", "/a?b=1", "/a#b", "/a b", "/é", "/%7Ea", "/%2f", "/%zz", "/%2",
+            "/a%0A", "/a\\b", "/a;b",
         ] {
             assert!(read(Text::PathPattern, bad).is_err(), "{bad}");
         }
@@ -326,8 +392,21 @@ mod tests {
     #[test]
     fn hosts_are_lower_case_without_port() {
         assert_eq!(read(Text::HostPattern, "A.Test"), Ok(Scalar::Text("a.test".into())));
-        assert_eq!(read(Text::HostPattern, "*.Example.org"), Ok(Scalar::Text("*.example.org".into())));
-        for bad in ["", "*", "a.*.test", "*a.test", "a.test:443", "http://a.test", "a.test/x", "é.test", "a b"] {
+        assert_eq!(
+            read(Text::HostPattern, "*.Example.org"),
+            Ok(Scalar::Text("*.example.org".into()))
+        );
+        for bad in [
+            "",
+            "*",
+            "a.*.test",
+            "*a.test",
+            "a.test:443",
+            "http://a.test",
+            "a.test/x",
+            "é.test",
+            "a b",
+        ] {
             assert!(read(Text::HostPattern, bad).is_err(), "{bad}");
         }
         assert!(read(Text::ServerName, "*.a.test").is_err());
@@ -366,6 +445,9 @@ mod tests {
         assert!(!format!("{refusal:?}").contains("MIIE"), "{refusal:?}");
         assert!(read(Text::Pem { private: true }, "env:SLUICEGATE_TEST_NEVER_SET").is_err());
         let file = Pem::File("/etc/sg/a.key".into());
-        assert_eq!(read(Text::Pem { private: true }, "file:a.key"), Ok(Scalar::Pem { pem: file, plain: false }));
+        assert_eq!(
+            read(Text::Pem { private: true }, "file:a.key"),
+            Ok(Scalar::Pem { pem: file, plain: false })
+        );
     }
 }

@@ -182,7 +182,8 @@ pub fn size(value: &Value, min: u64, max: u64) -> Taken {
     let text = match value {
         Value::Text(text) => text,
         Value::Integer(number) => {
-            let hint = format!("write \"{}B\"; units are B, KiB, MiB, GiB", (*number).clamp(1, 1 << 40));
+            let hint =
+                format!("write \"{}B\"; units are B, KiB, MiB, GiB", (*number).clamp(1, 1 << 40));
             return Err(refuse(code::BAD_UNIT, "is a bare number, which has no unit", hint));
         }
         other => return Err(wrong_type("a size like \"16KiB\"", other, "")),
@@ -192,7 +193,8 @@ pub fn size(value: &Value, min: u64, max: u64) -> Taken {
             error.hint = "write a size like \"16KiB\"; this cannot be switched off".to_owned();
         }
         let says_value = error.problem.starts_with('"');
-        let problem = if says_value { format!("cannot be read: {}", error.problem) } else { error.problem };
+        let problem =
+            if says_value { format!("cannot be read: {}", error.problem) } else { error.problem };
         refuse(code::BAD_UNIT, problem, error.hint)
     })?;
     if (min..=max).contains(&bytes) {

@@ -18,7 +18,12 @@ use super::value::{self, Refusal, Scalar};
 /// Names become metric labels and parts of `POOL/SERVER`.
 const NAME_BYTES_MAX: usize = 64;
 
-pub(super) fn scalar(kind: &Kind, found: &Value, dir: &std::path::Path, hint: &str) -> value::Taken {
+pub(super) fn scalar(
+    kind: &Kind,
+    found: &Value,
+    dir: &std::path::Path,
+    hint: &str,
+) -> value::Taken {
     match kind {
         Kind::Bool => value::boolean(found),
         Kind::Integer { min, max } => value::integer(found, *min, *max, hint),
@@ -180,7 +185,9 @@ impl Walk<'_> {
                 let items = items.into_iter().enumerate();
                 Item::List(
                     items
-                        .map(|(index, node)| self.one_table(fields, key, section, index, node, key_place))
+                        .map(|(index, node)| {
+                            self.one_table(fields, key, section, index, node, key_place)
+                        })
                         .collect(),
                 )
             }
@@ -323,7 +330,8 @@ impl Walk<'_> {
                     fields.title
                 );
                 self.found.add(
-                    Finding::new(code::BAD_TEXT, key_place, path.clone(), message).hint(hint.trim()),
+                    Finding::new(code::BAD_TEXT, key_place, path.clone(), message)
+                        .hint(hint.trim()),
                 );
             } else if let Some(first) = seen.insert(folded(names, &name), key_place) {
                 let message = format!("`{}` is given twice", value::clip(&name));

@@ -109,7 +109,7 @@ mod tests {
                 let mut histogram = Histogram::new_with_bounds(1, 3_600_000_000, 2).unwrap();
                 histogram.record_n(100, values).unwrap();
                 let connect = vec![(ServerId(0), histogram)];
-                sender.send(Histograms { worker: 0, session: vec![], connect }).unwrap();
+                sender.send(Histograms { connect, ..Histograms::default() }).unwrap();
                 return;
             }
             assert!(Instant::now() < until, "was not asked");

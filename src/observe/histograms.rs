@@ -151,8 +151,8 @@ mod tests {
         for worker in 0..3 {
             totals.merge(&Histograms {
                 worker,
-                session: vec![],
                 connect: vec![(ServerId(0), part(&[200])), (ServerId(1), part(&[400]))],
+                ..Histograms::default()
             });
         }
         let both = totals.connect_of([ServerId(0), ServerId(1)].into_iter()).unwrap();

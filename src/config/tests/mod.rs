@@ -220,7 +220,8 @@ fn every_example_works_and_the_full_one_has_every_key() {
 
 /// In a pool these three are a warning, and examples have none.
 fn no_use_in_the_full_one(section: &keys::Section, key: &str) -> bool {
-    section.noun == "pool" && ["header_timeout", "keepalive_timeout", "proxy_timeout"].contains(&key)
+    section.noun == "pool"
+        && ["header_timeout", "keepalive_timeout", "proxy_timeout"].contains(&key)
 }
 
 #[test]
