@@ -27,7 +27,7 @@ pub struct RunArgs {
     /// Server to balance over, as `10.0.0.11:5432`, `dns:db.internal:5432` or `unix:/path`
     #[arg(long, value_name = "ADDR", requires = "listen")]
     to: Vec<String>,
-    /// What is spoken
+    /// What clients speak: tcp or http
     #[arg(long, value_name = "MODE", requires = "listen")]
     mode: Option<String>,
     /// How servers are chosen

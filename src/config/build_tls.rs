@@ -76,7 +76,8 @@ impl Clients {
 /// One certificate; `None` when one half of it is missing or refused.
 fn entry(fields: &Fields, below: &Clients) -> Option<CertEntry> {
     let clients = Clients::of(fields, below);
-    let names = if fields.has("names") { texts(fields, "names") } else { Vec::new() };
+    // The listener's own certificate has no such key.
+    let names = if fields.knows("names") { texts(fields, "names") } else { Vec::new() };
     Some(CertEntry {
         cert: pem(fields, "cert")?,
         key: pem(fields, "key")?,

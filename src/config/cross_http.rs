@@ -361,10 +361,10 @@ fn same_routes(listener: &ListenerDraft<'_>, found: &mut Findings) {
         if !is_whole(fields) {
             continue;
         }
-        let Some(&first) = seen.get(&normal_form(&route.matches)) else {
-            seen.insert(normal_form(&route.matches), index);
+        let first = *seen.entry(normal_form(&route.matches)).or_insert(index);
+        if first == index {
             continue;
-        };
+        }
         // A redirect to another scheme lets those pass that have it.
         if listener.routes[first].table("redirect").is_some_and(|table| !table.has("to")) {
             continue;

@@ -107,6 +107,16 @@ mod tests {
     }
 
     #[test]
+    fn one_word_makes_it_an_http_gateway() {
+        let (listen, to) = (strings(&["127.0.0.1:0"]), strings(&["127.0.0.1:1"]));
+        let plan = one_liner(&listen, &to, Some("http"), None).unwrap().plan;
+        let http = plan.listeners[0].http.as_ref().unwrap();
+        assert_eq!(http.routes.len(), 1);
+        assert_eq!(http.timeouts, crate::config::plan::HttpTimeouts::default());
+        assert_eq!(http.limits, crate::config::plan::HttpLimits::default());
+    }
+
+    #[test]
     fn a_wrong_argument_is_shown_with_its_option() {
         let report =
             one_liner(&strings(&["127.0.0.1:0"]), &strings(&["db:5432"]), None, None).unwrap_err();

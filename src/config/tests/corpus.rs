@@ -1,7 +1,7 @@
 //! Bad configurations from `tests/corpus/config.jsonl`, each wrong in the one named way.
 //!
 //! `expect` lists every finding as `CODE file:line:column`; a case with `generate` makes a large
-//! file and asserts the first one. `pending` cases wait for a feature and are never counted.
+//! file and asserts the first one; `certs` puts those of `config/certs` beside it. `pending` cases wait for a feature and are never counted.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -107,6 +107,13 @@ fn prepare(case: &Value, dir: &Path) -> std::path::PathBuf {
         std::fs::write(dir.join(name), text).unwrap();
         return dir.join(name);
     }
+    if case["certs"].as_bool() == Some(true) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/certs");
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+        }
+    }
     let mut first = None;
     for (name, text) in case["files"].as_object().unwrap() {
         let path = dir.join(name);
@@ -146,6 +153,21 @@ fn generate(what: &str) -> (&'static str, String) {
             for n in 0..ENTRIES {
                 let _ = writeln!(text, "kee{n} = {n}");
             }
+        }
+        "routes" => {
+            text += "mode = \"http\"\n";
+            for n in 0..ENTRIES {
+                let _ = writeln!(
+                    text,
+                    "[[listener.web.route]]\nmatch = {{ path = \"/r{n}/*\" }}\npool = \"web\""
+                );
+            }
+            text += "[pool.web]\nservers.s = \"10.0.0.1:80\"\n";
+        }
+        "too many routes" => {
+            text += "mode = \"http\"\n";
+            text += &"[[listener.web.route]]\npool = \"web\"\n".repeat(ENTRIES + 1);
+            text += "[pool.web]\nservers.s = \"10.0.0.1:80\"\n";
         }
         "garbage" => text = "=]\"[{\n".repeat(BYTES / 6),
         "garbage line" => text = "]={\"".repeat(BYTES / 4),

@@ -1,6 +1,7 @@
 //! Claims about whole configurations: what is printed, what a plan holds, which examples work.
 
 mod corpus;
+mod http;
 mod property;
 
 use std::net::SocketAddr;

@@ -1,0 +1,222 @@
+//! Claims about what a plan holds of TLS and HTTP. What is refused, and where, stands in the
+//! corpus.
+
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+use sluicegate_l7::route::spec::{ActionSpec, PathSpec, RetrySpec, SplitBy, ValueSpec};
+
+use super::{plan_of, rendered, repository};
+use crate::config::plan::{
+    ClientAuth, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol, TlsVersion, Verify,
+};
+use crate::config::{load, load_text};
+
+const POOL: &str = "[pool.p]\nservers.s = \"10.0.0.1:2\"\n";
+
+fn http(lines: &str) -> String {
+    format!("[listener.a]\nbind = \"127.0.0.1:1\"\nmode = \"http\"\n{lines}{POOL}")
+}
+
+#[test]
+fn an_http_listener_has_the_defaults_of_the_interface() {
+    let plan = plan_of("a.toml", &http("pool = \"p\"\n"));
+    let listener = &plan.listeners[0];
+    let http = listener.http.as_ref().unwrap();
+    assert_eq!(listener.mode, Mode::Http);
+    assert_eq!((http.timeouts, http.limits), (HttpTimeouts::default(), HttpLimits::default()));
+    assert!(http.compression.is_none() && http.errors.is_empty() && http.keep_headers.is_empty());
+    // The listener's pool is the last route, for all.
+    assert_eq!(http.routes.len(), 1);
+    assert_eq!(http.routes[0].name, "");
+    assert!(matches!(http.routes[0].action, ActionSpec::Pool(0)));
+    let pool = &plan.pools[0];
+    assert_eq!((pool.protocol, pool.keepalive), (Protocol::Http1, KeepAlive::default()));
+    assert!(pool.tls.is_none());
+}
+
+#[test]
+fn tables_that_say_nothing_mean_their_defaults() {
+    let plan = plan_of(
+        "a.toml",
+        &http(
+            "http = {}\ncompression = {}\n[[listener.a.route]]\npool = \"p\"\nretries = {}\nsticky = {}\nmirror = \"p\"\n",
+        ),
+    );
+    let http = plan.listeners[0].http.as_ref().unwrap();
+    let route = &http.routes[0];
+    assert_eq!(http.limits, HttpLimits::default());
+    assert_eq!(format!("{:?}", route.retries), format!("{:?}", RetrySpec::default()));
+    let sticky = route.sticky.as_ref().unwrap();
+    assert_eq!((sticky.cookie.as_str(), sticky.ttl, sticky.keep_on_drain), ("sg", None, false));
+    let mirror = route.mirror.as_ref().unwrap();
+    assert_eq!((mirror.share_percent, mirror.body_max, mirror.in_flight_max), (100, 64 << 10, 100));
+    let compression = http.compression.as_ref().unwrap();
+    assert_eq!((compression.algorithms.len(), compression.size_min), (2, 1024));
+    assert_eq!(compression.types, ["text/*", "application/json", "application/javascript"]);
+}
+
+#[test]
+fn routes_without_a_name_are_called_by_host_and_path_and_repeats_are_numbered() {
+    let route = |line: &str| format!("[[listener.a.route]]\n{line}\npool = \"p\"\n");
+    let lines = [
+        "match = { host = \"a.test\", path = \"/x/*\" }",
+        "match = { host = \"a.test\", path = \"/x/*\", methods = \"GET\" }",
+        "name = \"mine\"",
+        "match.methods = \"POST\"",
+        "match.path_regex = \"/r.*\"",
+    ];
+    let plan = plan_of("a.toml", &http(&lines.map(route).concat()));
+    let names: Vec<&str> =
+        plan.listeners[0].http.as_ref().unwrap().routes.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, ["a.test/x/*", "a.test/x/* #2", "mine", "*", "/r.*"]);
+}
+
+#[test]
+fn conditions_are_kept_in_the_form_they_are_compared_in() {
+    let plan = plan_of(
+        "a.toml",
+        &http(
+            "[[listener.a.route]]\npool = \"p\"\nmatch = { host = [\"A.Test\", \"*.b.test\"], path_regex = \"/v.*\", ignore_case = true, \
+             methods = [\"get\"], headers = { X-Beta = [\"1\", \"2\"] }, cookies = { B = \"*\" } }\n",
+        ),
+    );
+    let matches = &plan.listeners[0].http.as_ref().unwrap().routes[0].matches;
+    assert_eq!(matches.hosts, ["a.test", "*.b.test"]);
+    assert_eq!(matches.methods, ["GET"]);
+    let two = ValueSpec::Any(vec!["1".into(), "2".into()]);
+    assert_eq!(matches.headers, [("x-beta".to_owned(), two)]);
+    assert_eq!(matches.cookies, [("B".to_owned(), ValueSpec::Present)]);
+    let PathSpec::Regex(regex) = &matches.path else { panic!("{:?}", matches.path) };
+    assert!(regex.is_match("/V1"));
+}
+
+#[test]
+fn a_split_names_its_pools_with_their_shares() {
+    let text = http("[[listener.a.route]]\nsplit = { p = 9, q = 1 }\nsplit_by = \"client\"\n")
+        + "[pool.q]\nservers.s = \"10.0.0.1:3\"\n";
+    let plan = plan_of("a.toml", &text);
+    let ActionSpec::Split { pools, by } =
+        &plan.listeners[0].http.as_ref().unwrap().routes[0].action
+    else {
+        panic!("no split")
+    };
+    assert_eq!((pools.as_slice(), *by), (&[(0, 9), (1, 1)][..], SplitBy::Client));
+}
+
+#[test]
+fn http_timeouts_of_a_pool_hold_before_those_of_the_listener_and_these_before_the_defaults() {
+    let text =
+        "[defaults]\nrequest_timeout = \"1s\"\nbody_timeout = \"2s\"\ntotal_timeout = \"1h\"\n"
+            .to_owned()
+            + &http("pool = \"p\"\nbody_timeout = \"3s\"\nheader_timeout = \"4s\"\n")
+            + "request_timeout = \"5s\"\ntotal_timeout = \"off\"\nhandshake_timeout = \"6s\"\n";
+    let plan = plan_of("a.toml", &text);
+    let listener = &plan.listeners[0];
+    let times = plan.http_timeouts(listener.http.as_ref().unwrap(), 0);
+    let seconds = Duration::from_secs;
+    assert_eq!((times.request, times.body, times.header), (seconds(5), seconds(3), seconds(4)));
+    assert_eq!((times.keepalive, times.total), (seconds(60), None));
+    assert_eq!(plan.timeouts(listener).handshake, seconds(6));
+}
+
+#[test]
+fn a_listener_that_only_redirects_needs_no_pool() {
+    let text = "[defaults]\nidle_timeout = \"7s\"\n[listener.a]\nbind = \"127.0.0.1:1\"\nmode = \"http\"\n\
+                [[listener.a.route]]\nredirect.scheme = \"https\"\n";
+    let plan = plan_of("a.toml", text);
+    assert!(plan.pools.is_empty());
+    assert_eq!(plan.timeouts(&plan.listeners[0]).idle, Duration::from_secs(7));
+    assert_eq!(rendered("a.toml", text), "");
+}
+
+#[test]
+fn server_names_are_sorted_by_kind_and_lower_case() {
+    let text = "[listener.a]\nbind = \"127.0.0.1:1\"\nsni = { \"DB.test\" = \"p\", \"*.Web.test\" = \"p\", \"*\" = \"p\" }\nno_sni = \"p\"\n".to_owned() + POOL;
+    let sni = plan_of("a.toml", &text).listeners[0].sni.clone().unwrap();
+    assert_eq!(sni.exact, [("db.test".to_owned(), 0)]);
+    assert_eq!(sni.wildcard, [(".web.test".to_owned(), 0)]);
+    assert_eq!((sni.any, sni.no_sni), (Some(0), Some(0)));
+}
+
+#[test]
+fn a_certificate_asks_of_clients_what_the_listener_asks_unless_it_says_otherwise() {
+    let plan = load(&repository("config/full.toml")).unwrap().plan;
+    let tls = plan.listeners.iter().find(|l| l.name == "api").unwrap().tls.as_ref().unwrap();
+    let auth: Vec<ClientAuth> = tls.certs.iter().map(|entry| entry.client_auth).collect();
+    assert_eq!(auth, [ClientAuth::Require, ClientAuth::Request]);
+    let ca = Pem::File(repository("config/certs/ca.pem"));
+    assert!(tls.certs.iter().all(|entry| entry.client_ca.as_ref() == Some(&ca)));
+    assert_eq!(tls.certs[0].names, ["api.example.com", "*.api.example.com"]);
+    assert_eq!((tls.version_min, tls.alpn.len()), (TlsVersion::Tls12, 2));
+    let pool = plan.pools.iter().find(|p| p.name == "db").unwrap();
+    let to_servers = pool.tls.as_ref().unwrap();
+    assert_eq!(to_servers.verify, Verify::File(repository("config/certs/ca.pem")));
+    assert!(to_servers.client.is_some() && to_servers.starttls_postgres);
+    assert!(pool.check.as_ref().unwrap().tls, "checks go the way of the traffic");
+}
+
+#[test]
+fn toml_and_json_routes_give_the_same_plan() {
+    let toml = http(
+        "[[listener.a.route]]\nmatch.path = \"/o/{id}/*\"\npool = \"p\"\nheaders.set = { X-A = \"1\" }\n[[listener.a.route]]\nrespond = { body = \"ok\" }\n",
+    );
+    let json = r#"{"listener": {"a": {"bind": "127.0.0.1:1", "mode": "http", "route": [
+        {"match": {"path": "/o/{id}/*"}, "pool": "p", "headers": {"set": {"X-A": "1"}}},
+        {"respond": {"body": "ok"}}]}},
+        "pool": {"p": {"servers": {"s": "10.0.0.1:2"}}}}"#;
+    let shown = |name, text: &str| {
+        let mut plan = plan_of(name, text);
+        plan.hash = String::new();
+        format!("{plan:#?}")
+    };
+    assert_eq!(shown("a.toml", &toml), shown("a.json", json));
+}
+
+#[test]
+fn a_certificate_out_of_date_is_a_warning_and_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let path = dir.path().join("a.toml");
+    let text = http("pool = \"p\"\ntls = { cert = \"file:c.pem\", key = \"file:c.key\" }\n");
+    std::fs::write(&path, text).unwrap();
+    std::fs::write(dir.path().join("c.key"), key.serialize_pem()).unwrap();
+    for (from, to, says) in [(2001, 2002, "has expired"), (3001, 3002, "is not valid yet")] {
+        let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(dir.path().join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        let loaded = load(&path).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        let shown = loaded.warnings.render(false);
+        assert!(shown.contains("W412") && shown.contains(says), "{shown}");
+        assert!(shown.contains("a.toml:5:16"), "{shown}");
+    }
+}
+
+#[test]
+fn an_encrypted_key_is_told_from_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    std::fs::write(dir.path().join("c.key"), pem).unwrap();
+    let path = dir.path().join("a.toml");
+    let cert = repository("config/certs/api.pem");
+    let text = http(&format!(
+        "pool = \"p\"\ntls = {{ cert = \"file:{}\", key = \"file:c.key\" }}\n",
+        cert.display()
+    ));
+    std::fs::write(&path, text).unwrap();
+    let shown = load(&path).unwrap_err().render(false);
+    assert!(shown.contains("encrypted key") && shown.contains("openssl pkey"), "{shown}");
+}
+
+#[test]
+fn what_later_versions_bring_is_unknown_and_said_so() {
+    for lines in [
+        "pool = \"p\"\npolicies = [\"x\"]\n",
+        "[[listener.a.route]]\npool = \"p\"\npolicies = [\"x\"]\n",
+    ] {
+        let report = load_text("a.toml", http(lines).as_bytes()).unwrap_err();
+        assert!(report.render(false).contains("`policies` is not in this version"));
+    }
+}
