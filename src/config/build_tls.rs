@@ -21,10 +21,10 @@ pub fn listener_tls(fields: &Fields, mode: Mode) -> ListenerTls {
         ("san", ClientCertField::San),
         ("fingerprint", ClientCertField::Fingerprint),
     ];
-    let below = Clients::default();
-    let own = Clients::of(fields, &below);
-    let first = entry(fields, &below);
-    let more = fields.tables("certs").filter_map(|table| entry(table, &own));
+    let nothing = Clients::default();
+    let inherited = Clients::of(fields, &nothing);
+    let first = entry(fields, &nothing);
+    let more = fields.tables("certs").filter_map(|table| entry(table, &inherited));
     let alpn = match (fields.said("alpn"), mode) {
         (Some(_), _) => texts(fields, "alpn"),
         (None, Mode::Http) => vec!["h2".to_owned(), "http/1.1".to_owned()],

@@ -84,7 +84,7 @@ fn pair(fields: &Fields, cert_key: &str, key_key: &str, now: i64, found: &mut Fi
         }
     });
     if let (Some((cert, chain)), Some((key, private))) = (&chain, key)
-        && let Err(trouble) = fits(chain, cert, private, &key)
+        && let Err(trouble) = fits(chain, cert, &private, &key)
     {
         let key = if trouble.code == code::WRONG_KEY { key_key } else { cert_key };
         report(fields, key, trouble, found);
@@ -133,35 +133,29 @@ fn read_key(key: &Pem) -> Result<PrivateKeyDer<'static>, Trouble> {
         }
         pem_trouble(key, "private key", &error)
     })?;
-    match any_supported_type(&private) {
-        Ok(_) => Ok(private),
-        Err(_) => {
-            let clause = format!("{} has a key of a kind that cannot be used", named(key));
-            Err(trouble(
-                code::BAD_PEM,
-                clause,
-                "RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519",
-            ))
-        }
+    if any_supported_type(&private).is_ok() {
+        return Ok(private);
     }
+    let clause = format!("{} has a key of a kind that cannot be used", named(key));
+    let hint = "RSA (2048 bits or more), ECDSA (P-256, P-384, P-521) or Ed25519";
+    Err(trouble(code::BAD_PEM, clause, hint))
 }
 
 /// Whether the key belongs to the first certificate.
 fn fits(
     chain: &[CertificateDer<'static>],
     cert: &Pem,
-    private: PrivateKeyDer<'static>,
+    private: &PrivateKeyDer<'static>,
     key: &Pem,
 ) -> Result<(), Trouble> {
-    let Ok(signing) = any_supported_type(&private) else { return Ok(()) };
+    let Ok(signing) = any_supported_type(private) else { return Ok(()) };
     let belongs = |der: &CertificateDer<'static>| {
         CertifiedKey::new(vec![der.clone()], signing.clone()).keys_match()
     };
-    let fits = |result: &Result<(), rustls::Error>| match result {
-        Ok(()) => true,
-        // A key that cannot show its public half is not known to be wrong.
-        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => true,
-        Err(_) => false,
+    // A key that cannot show its public half is not known to be wrong.
+    let unknown = rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown);
+    let fits = |result: &Result<(), rustls::Error>| {
+        result.as_ref().map_or_else(|error| *error == unknown, |()| true)
     };
     let Some(first) = chain.first() else { return Ok(()) };
     if fits(&belongs(first)) {

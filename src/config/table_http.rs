@@ -416,7 +416,7 @@ static RETRIES: Section = section(
             "A larger body is not kept for another try.",
         )
         .or("64KiB"),
-        Key::new("backoff", time_or_off(MS, Duration::from_mins(1)), "Wait before another try.")
+        Key::new("backoff", time_or_off(MS, Duration::from_secs(60)), "Wait before another try.")
             .or("25ms"),
         Key::new(
             "try_timeout",

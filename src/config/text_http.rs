@@ -325,23 +325,20 @@ fn pem(text: &str, private: bool, dir: &Path) -> Taken {
 }
 
 fn verify(text: &str, dir: &Path) -> Taken {
+    let file = || text.strip_prefix("file:").filter(|path| !path.is_empty());
     let verify = match text {
-        "system" => Verify::System,
-        "insecure" => Verify::Insecure,
-        _ => match text.strip_prefix("file:").filter(|path| !path.is_empty()) {
-            Some(path) => Verify::File(dir.join(path)),
-            None => {
-                let problem = format!(
-                    "must be \"system\", \"file:ca.pem\" or \"insecure\", found \"{}\"",
-                    clip(text)
-                );
-                let near = super::keys::nearest(text, ["system", "insecure"].into_iter());
-                let hint = near.map(|near| format!("did you mean \"{near}\"?")).unwrap_or_default();
-                return Err(refuse(code::NOT_A_CHOICE, problem, hint));
-            }
-        },
+        "system" => Some(Verify::System),
+        "insecure" => Some(Verify::Insecure),
+        _ => file().map(|path| Verify::File(dir.join(path))),
     };
-    Ok(Scalar::Verify(verify))
+    verify.map(Scalar::Verify).ok_or_else(|| {
+        let shown = clip(text);
+        let problem =
+            format!("must be \"system\", \"file:ca.pem\" or \"insecure\", found \"{shown}\"");
+        let near = super::keys::nearest(text, ["system", "insecure"].into_iter());
+        let hint = near.map(|near| format!("did you mean \"{near}\"?")).unwrap_or_default();
+        refuse(code::NOT_A_CHOICE, problem, hint)
+    })
 }
 
 fn body(text: &str, max: u64, dir: &Path) -> Taken {

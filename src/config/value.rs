@@ -190,7 +190,7 @@ pub fn size(value: &Value, min: u64, max: u64) -> Taken {
     };
     let bytes = units::parse_size(text).map_err(|mut error| {
         if error.problem == "must not be zero" {
-            error.hint = "write a size like \"16KiB\"; this cannot be switched off".to_owned();
+            "write a size like \"16KiB\"; this cannot be switched off".clone_into(&mut error.hint);
         }
         let says_value = error.problem.starts_with('"');
         let problem =
