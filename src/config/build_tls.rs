@@ -24,7 +24,7 @@ pub fn listener_tls(fields: &Fields, mode: Mode) -> ListenerTls {
     let nothing = Clients::default();
     let inherited = Clients::of(fields, &nothing);
     let first = entry(fields, &nothing);
-    let more = fields.tables("certs").filter_map(|table| entry(table, &inherited));
+    let others = fields.tables("certs").filter_map(|table| entry(table, &inherited));
     let alpn = match (fields.said("alpn"), mode) {
         (Some(_), _) => texts(fields, "alpn"),
         (None, Mode::Http) => vec!["h2".to_owned(), "http/1.1".to_owned()],
@@ -32,7 +32,7 @@ pub fn listener_tls(fields: &Fields, mode: Mode) -> ListenerTls {
     };
     let sent = fields.list("client_cert_headers");
     ListenerTls {
-        certs: first.into_iter().chain(more).collect(),
+        certs: first.into_iter().chain(others).collect(),
         version_min: choice(fields.scalar("min_version").as_ref(), &VERSIONS).unwrap_or_default(),
         alpn,
         strict_sni: boolean(fields, "strict_sni").unwrap_or(false),

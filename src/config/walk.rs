@@ -192,17 +192,7 @@ impl Walk<'_> {
                 )
             }
             (Kind::Named { section, max }, Value::Table(table)) => {
-                if table.entries.len() > *max {
-                    self.too_many(fields, key, key_place, table.entries.len(), *max);
-                    return Item::Bad;
-                }
-                Item::Named(
-                    table
-                        .entries
-                        .into_iter()
-                        .map(|entry| self.named(fields, key, section, entry))
-                        .collect(),
-                )
+                self.all_named(fields, key, section, *max, table, key_place)
             }
             (Kind::Fields { names, of, max }, Value::Table(table)) => {
                 if table.entries.len() > *max {
@@ -306,6 +296,23 @@ impl Walk<'_> {
             },
         };
         (name, Said { key_place, place, item })
+    }
+
+    fn all_named(
+        &mut self,
+        fields: &Fields,
+        key: &'static Key,
+        section: &'static Section,
+        max: usize,
+        table: Table,
+        key_place: Place,
+    ) -> Item {
+        if table.entries.len() > max {
+            self.too_many(fields, key, key_place, table.entries.len(), max);
+            return Item::Bad;
+        }
+        let entries = table.entries.into_iter();
+        Item::Named(entries.map(|entry| self.named(fields, key, section, entry)).collect())
     }
 
     fn free_fields(
