@@ -233,3 +233,154 @@ fn crc32c(parts: &[&[u8]]) -> u32 {
 const fn canonical(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip.to_canonical(), port)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::plan::SendProxy;
+    use crate::l4::proxy_protocol::Header as Written;
+
+    fn said(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::More => "more".to_owned(),
+            Verdict::Bad(why) => format!("bad {why}"),
+            Verdict::Header(Header { len, addresses }) => {
+                let source =
+                    addresses.map_or_else(|| "none".to_owned(), |(source, _)| source.to_string());
+                format!("header {len} {source}")
+            }
+        }
+    }
+
+    /// What a receiver that asks after each byte hears first.
+    fn byte_by_byte(bytes: &[u8]) -> Verdict {
+        let verdicts = (0..=bytes.len()).map(|end| read(&bytes[..end]));
+        verdicts.into_iter().find(|verdict| *verdict != Verdict::More).unwrap_or(Verdict::More)
+    }
+
+    #[test]
+    fn each_case_of_the_corpus_is_judged_as_it_says_whole_and_byte_by_byte() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/proxy.jsonl");
+        let mut ran = 0;
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let case: Value = serde_json::from_str(line).unwrap();
+            if case["pending"].is_string() {
+                continue;
+            }
+            ran += 1;
+            let bytes = crate::tls::corpus_bytes(&case["parts"]);
+            let want = case["expect"].as_str().unwrap();
+            assert_eq!(said(read(&bytes)), want, "{}: {}", case["id"], case["intent"]);
+            assert_eq!(said(byte_by_byte(&bytes)), want, "{} in pieces", case["id"]);
+        }
+        assert!(ran >= 22, "the corpus is not there: {ran}");
+    }
+
+    #[test]
+    fn a_line_names_two_addresses_and_two_ports() {
+        let check = |line: &str, want: &str| assert_eq!(said(read(line.as_bytes())), want);
+        check("PROXY TCP4 192.0.2.1 192.0.2.2 0 65535\r\nGET /", "header 40 192.0.2.1:0");
+        check("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", "header 32 [2001:db8::1]:1");
+        check("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", "header 37 192.0.2.1:1");
+        check("PROXY UNKNOWN\r\n", "header 15 none");
+        check("PROXY TCP4 ::1 ::1 1 2\r\n", "bad not two addresses of its family");
+        check("PROXY TCP6 192.0.2.1 ::1 1 2\r\n", "bad not two addresses of its family");
+        check("PROXY TCP4 192.0.2.1 192.0.2.2 +1 2\r\n", "bad not two port numbers");
+        check("PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n", "bad not two port numbers");
+        check(
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 \r\n",
+            "bad more in the line than two addresses and two ports",
+        );
+        check("PROXY UNKNOWN \r \r\n", "bad a CR within the line");
+        check("PROXY UNKNOWNX\r\n", "bad neither TCP4 nor TCP6 nor UNKNOWN");
+        check("PROXY\tTCP4", "bad no PROXY header");
+        check("proxy TCP4", "bad no PROXY header");
+    }
+
+    fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend([command, family]);
+        bytes.extend((block.len() as u16).to_be_bytes());
+        bytes.extend(block);
+        bytes
+    }
+
+    const BLOCK: [u8; 12] = [192, 0, 2, 1, 192, 0, 2, 2, 0x13, 0x88, 0, 80];
+
+    #[test]
+    fn unspecified_unix_and_datagram_peers_leave_the_connection_its_own_addresses() {
+        for (family, length) in [(0x00, 0), (0x00, 7), (0x31, 216), (0x12, 12), (0x22, 36)] {
+            let want = format!("header {} none", 16 + length);
+            assert_eq!(said(read(&binary(0x21, family, &vec![0; length]))), want, "{family:02x}");
+        }
+        let short = binary(0x21, 0x31, &[0; 215]);
+        assert_eq!(said(read(&short)), "bad too short for its addresses");
+    }
+
+    #[test]
+    fn tlvs_fill_the_rest_exactly_and_a_right_checksum_passes() {
+        // RFC 3720 §B.4 has this one: 32 bytes of zero.
+        assert_eq!(crc32c(&[&[0; 32]]), 0x8a91_36aa);
+        let with = |tlvs: &[u8]| binary(0x21, 0x11, &[&BLOCK, tlvs].concat());
+        assert_eq!(said(read(&with(&[0x20, 0, 1, 7]))), "header 32 192.0.2.1:5000");
+        assert_eq!(said(read(&with(&[0x20, 0, 2, 7]))), "bad a TLV is cut off");
+        assert_eq!(said(read(&with(&[0x20, 0]))), "bad a TLV is cut off");
+        let mut summed = with(&[3, 0, 4, 0, 0, 0, 0, 4, 0, 0]);
+        let sum = crc32c(&[&summed]).to_be_bytes();
+        summed[31..35].copy_from_slice(&sum);
+        assert_eq!(said(read(&summed)), "header 38 192.0.2.1:5000");
+        summed[20] ^= 1;
+        assert_eq!(said(read(&summed)), "bad the checksum is wrong");
+        let two = with(&[3, 0, 4, 0, 0, 0, 0, 3, 0, 4, 0, 0, 0, 0]);
+        assert!(said(read(&two)).starts_with("bad "));
+    }
+
+    fn any_address() -> impl Strategy<Value = SocketAddr> {
+        let v4 = any::<u32>().prop_map(|ip| IpAddr::from(Ipv4Addr::from(ip)));
+        let v6 = any::<u128>().prop_map(|ip| IpAddr::from(Ipv6Addr::from(ip)));
+        (prop_oneof![v4, v6], any::<u16>()).prop_map(SocketAddr::from)
+    }
+
+    /// Headers, broken headers, and beginnings that look like one.
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let version = prop_oneof![Just(SendProxy::V1), Just(SendProxy::V2)];
+        let header = (version, any_address(), any_address()).prop_map(|(version, from, to)| {
+            Written::for_session(version, Some(from), Some(to)).as_bytes().to_vec()
+        });
+        let tail = prop::collection::vec(any::<u8>(), 0..40);
+        let changed = (header, any::<prop::sample::Index>(), any::<u8>(), any::<bool>());
+        let changed = changed.prop_map(|(mut bytes, at, byte, change)| {
+            if change {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        });
+        let random = prop::collection::vec(any::<u8>(), 0..60);
+        (prop_oneof![4 => changed, 1 => random], tail)
+            .prop_map(|(head, tail)| [head, tail].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_we_write_is_read_back(client in any_address(), local in any_address()) {
+            let canonical = |address: SocketAddr| canonical(address.ip(), address.port());
+            let (from, to) = (canonical(client), canonical(local));
+            let want = (from.is_ipv4() == to.is_ipv4()).then_some((from, to));
+            for version in [SendProxy::V1, SendProxy::V2] {
+                let written = Written::for_session(version, Some(client), Some(local));
+                let len = written.as_bytes().len();
+                let verdict = read(&[written.as_bytes(), b"data"].concat());
+                prop_assert_eq!(verdict, Verdict::Header(Header { len, addresses: want }));
+            }
+        }
+
+        #[test]
+        fn any_split_gives_the_same_answer(bytes in any_bytes()) {
+            prop_assert_eq!(byte_by_byte(&bytes), read(&bytes));
+        }
+    }
+}

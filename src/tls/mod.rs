@@ -18,12 +18,16 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group};
 
 pub mod certificates;
+#[cfg(test)]
+mod fixture;
 pub mod hello;
 pub mod info;
 pub mod reload;
 pub mod server;
 
 pub mod starttls;
+#[cfg(test)]
+mod tests;
 pub mod upstream;
 
 /// What a fatal alert says (RFC 8446 §6.2), of those that we send ourselves.
@@ -137,3 +141,6 @@ fn hash() -> &'static dyn rustls::crypto::hash::Hash {
 fn to_digest(output: &rustls::crypto::hash::Output) -> Digest {
     output.as_ref().try_into().expect("the hash of that suite is SHA-256")
 }
+
+#[cfg(test)]
+pub(crate) use fixture::corpus_bytes;

@@ -34,7 +34,7 @@ use crate::config::plan::{CertEntry, ClientAuth, ListenerTls, Pem, TlsVersion};
 
 /// Tickets after a full handshake: a browser that opens two connections next resumes both, and
 /// the second ticket costs a hundredth of the handshake that it saves.
-const TICKETS: usize = 2;
+const TICKETS_SENT: usize = 2;
 
 /// TLS of one listener, immutable; all workers share it.
 pub struct ServerTls {
@@ -242,7 +242,7 @@ fn config_for(
     // Ours is the cheaper one first; the client's is an accident of its library.
     config.ignore_client_order = true;
     config.max_early_data_size = 0; // T3
-    config.send_tls13_tickets = TICKETS;
+    config.send_tls13_tickets = TICKETS_SENT;
     // Tickets alone resume: a table of sessions would be per process and need a bound.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)

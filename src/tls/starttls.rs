@@ -16,7 +16,7 @@ pub const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
 
 /// A fatal ErrorResponse. Class 28, so that clients take it for a refusal and do not retry.
-const TLS_REQUIRED: &[u8] = b"E\0\0\0\x60SFATAL\0VFATAL\0C28000\0\
+const TLS_REQUIRED: &[u8] = b"E\0\0\0\x64SFATAL\0VFATAL\0C28000\0\
     Mthis address takes TLS connections only: set sslmode=require or stricter\0\0";
 
 /// The client's side of the question, as we answer it.
