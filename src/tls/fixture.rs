@@ -54,14 +54,14 @@ impl Authority {
 
     /// `stem.pem` and `stem.key` for a server with these names.
     pub(super) fn server(&self, stem: &str, names: &[&str]) -> CertEntry {
-        self.issue(stem, names, KeyPair::generate().unwrap(), |_| {})
+        self.issue(stem, names, &KeyPair::generate().unwrap(), |_| {})
     }
 
     pub(super) fn issue(
         &self,
         stem: &str,
         names: &[&str],
-        key: KeyPair,
+        key: &KeyPair,
         change: impl FnOnce(&mut CertificateParams),
     ) -> CertEntry {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -71,7 +71,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
-        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let pem = params.signed_by(key, &self.issuer).unwrap().pem();
         self.put(stem, &pem, &key.serialize_pem())
     }
 

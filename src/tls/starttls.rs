@@ -41,8 +41,8 @@ impl Question {
     /// `bytes` is all that came since the last answer.
     pub fn read(&mut self, bytes: &[u8]) -> Step {
         let begins = |request: &[u8; 8]| bytes.starts_with(request) || request.starts_with(bytes);
-        let gss_allowed = !self.gss_refused;
-        if !begins(&SSL_REQUEST) && !(gss_allowed && begins(&GSS_REQUEST)) {
+        let known = begins(&SSL_REQUEST) || (!self.gss_refused && begins(&GSS_REQUEST));
+        if !known {
             return Step::Refuse(TLS_REQUIRED);
         }
         match bytes.len() {

@@ -1,5 +1,6 @@
 //! Hellos of a real client, whole, in pieces and broken.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -262,7 +263,8 @@ fn each_case_of_the_corpus_is_judged_as_it_says() {
         ];
         for (who, found) in found {
             if case[who] != found.as_str() {
-                wrong += &format!("{} {who}: wanted {}, found {found}\n", case["id"], case[who]);
+                let (id, want) = (&case["id"], &case[who]);
+                let _ = writeln!(wrong, "{id} {who}: wanted {want}, found {found}");
             }
         }
     }

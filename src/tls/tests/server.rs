@@ -127,7 +127,7 @@ fn a_strict_listener_answers_unknown_names_with_an_alert() {
 fn who_cannot_verify_ecdsa_gets_rsa() {
     let ca = Authority::new();
     let rsa_key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    let rsa = ca.issue("rsa", &["a.test"], rsa_key, |_| {});
+    let rsa = ca.issue("rsa", &["a.test"], &rsa_key, |_| {});
     let ecdsa = ca.server("ecdsa", &["a.test"]);
     let tls = listener(vec![rsa.clone(), ecdsa.clone()]);
     let old = suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
@@ -233,7 +233,7 @@ fn a_revoked_certificate_is_refused() {
     entry.client_crl = Some(clients.revoke("crl.pem", &[666]));
     let tls = listener(vec![entry]);
     for (serial, passes) in [(665, true), (666, false)] {
-        let own = clients.issue("own", &[], KeyPair::generate().unwrap(), |params| {
+        let own = clients.issue("own", &[], &KeyPair::generate().unwrap(), |params| {
             params.serial_number = Some(rcgen::SerialNumber::from(serial));
         });
         let mut client = pool(&ca, Some(own)).connect(name("a.test")).unwrap();
@@ -435,7 +435,7 @@ fn a_server_is_refused_for_its_name_its_authority_or_its_date() {
     let good = listener(vec![ca.server("a", &["a.test", "192.0.2.1"])]);
     let foreign = listener(vec![other.server("a", &["a.test"])]);
     let expired =
-        listener(vec![ca.issue("x", &["a.test"], KeyPair::generate().unwrap(), |params| {
+        listener(vec![ca.issue("x", &["a.test"], &KeyPair::generate().unwrap(), |params| {
             params.not_before = rcgen::date_time_ymd(2020, 1, 1);
             params.not_after = rcgen::date_time_ymd(2021, 1, 1);
         })]);
