@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use sluicegate_l7::http1::Limits;
 use sluicegate_l7::identity::Sieve;
-use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 use sluicegate_l7::route::{Table, TableError};
 
 use crate::config::plan::{HttpListener, Listener};
@@ -34,11 +33,8 @@ impl Site {
         http: &HttpListener,
         logged: bool,
     ) -> Result<Self, TableError> {
-        let mut routes = http.routes.clone();
-        if let Some(pool) = listener.pool {
-            // A last route for all: no other is less specific.
-            routes.push(RouteSpec { action: ActionSpec::Pool(pool), ..RouteSpec::default() });
-        }
+        // A listener's `pool` is the last of them, a route for all.
+        let routes = http.routes.clone();
         let limits = Limits {
             header_bytes_max: http.limits.header_bytes_max,
             headers_max: http.limits.headers_max,
