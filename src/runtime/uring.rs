@@ -65,6 +65,10 @@ const WAIT_MAX_NS: u64 = 1_000_000_000;
 
 const BUFFER_GROUP: u16 = 0;
 
+/// `IORING_RECVSEND_POLL_FIRST`: who asks for bytes rarely finds some at once, so the kernel
+/// waits before it looks.
+const POLL_FIRST: u16 = 1;
+
 pub struct Uring {
     // Dropped first: ends every operation (S1).
     ring: IoUring,
@@ -228,6 +232,7 @@ impl Driver for Uring {
         } else {
             opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), 0)
                 .buf_group(BUFFER_GROUP)
+                .ioprio(POLL_FIRST)
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         };

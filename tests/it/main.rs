@@ -15,6 +15,7 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod backend;
 mod balance;
 mod bench;
 mod command_line;
@@ -27,6 +28,7 @@ mod failover;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
 mod hold;
+mod http;
 mod limits;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
