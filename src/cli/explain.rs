@@ -12,16 +12,18 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 
+mod http;
+
 use super::check::print_report;
 use super::{CONFIG, USAGE, fail, print_all};
 use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster};
 use crate::config;
-use crate::config::plan::{Balance, Listener, Plan, Server, ServerAddr};
+use crate::config::plan::{Balance, Listener, Plan, Server, ServerAddr, SniRoutes};
 use crate::control::membership::Membership;
 use crate::limits::AccessList;
-use crate::observe::status::{address_text, balance_word};
+use crate::observe::status::{address_text, balance_word, mode_word};
 use crate::observe::view::bind_text;
-use crate::registry::Member;
+use crate::registry::{ListenerId, Member};
 use crate::runtime::time::Time;
 
 #[derive(Debug, Args)]
@@ -32,9 +34,25 @@ pub struct ExplainArgs {
     /// The listener the client connects to
     #[arg(long, value_name = "NAME")]
     listener: String,
-    /// The client's address
+    #[command(flatten)]
+    question: Question,
+}
+
+/// Who asks for what.
+#[derive(Debug, Default, Args)]
+struct Question {
+    /// The client's address; for an HTTP listener the peer, and optional
     #[arg(long, value_name = "IP")]
-    client: IpAddr,
+    client: Option<IpAddr>,
+    /// The name in the client's TLS hello, for a listener with `sni`
+    #[arg(long, value_name = "NAME", conflicts_with = "request")]
+    sni: Option<String>,
+    /// A request to an HTTP listener, as 'GET <https://host/path>'
+    #[arg(long, value_name = "REQUEST")]
+    request: Option<String>,
+    /// A header of the request, as 'Name: value'; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "HEADER", requires = "request")]
+    headers: Vec<String>,
 }
 
 /// Says it on stdout.
@@ -47,7 +65,7 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
-    match explain(&plan, &args.listener, args.client) {
+    match explain(&plan, &args.listener, &args.question) {
         Ok(text) => print_all(text.as_bytes()),
         Err(error) => fail(USAGE, error),
     }
@@ -56,22 +74,96 @@ pub fn run(args: &ExplainArgs) -> ExitCode {
 /// The answer as text.
 ///
 /// # Errors
-/// When there is no such listener: which there are.
-fn explain(plan: &Arc<Plan>, listener: &str, client: IpAddr) -> Result<String, String> {
-    let Some(listener) = plan.listeners.iter().find(|one| one.name == listener) else {
+/// When there is no such listener: which there are. When the question does not suit it: which
+/// does.
+fn explain(plan: &Arc<Plan>, listener: &str, question: &Question) -> Result<String, String> {
+    let Some(id) = plan.listeners.iter().position(|one| one.name == listener) else {
         let names: Vec<_> = plan.listeners.iter().map(|one| one.name.as_str()).collect();
         return Err(format!("there is no listener `{listener}`; there are: {}", names.join(", ")));
     };
+    let listener = &plan.listeners[id];
     let mut text = String::new();
     let bind: Vec<_> = listener.bind.iter().map(bind_text).collect();
+    let mode = mode_word(listener.mode);
+    let tls = if listener.tls.is_some() { ", tls" } else { "" };
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "client    {client}");
-    let _ = writeln!(text, "listener  {} on {} (tcp)", listener.name, bind.join(", "));
-    let _ = writeln!(text, "access    {}", access(listener, client));
-    if AccessList::new(&listener.allow, &listener.deny).permits(client) {
-        pool(plan, listener, client, &mut text);
+    if let Some(client) = question.client {
+        let _ = writeln!(text, "client    {client}");
     }
+    let _ = writeln!(text, "listener  {} on {} ({mode}{tls})", listener.name, bind.join(", "));
+    if let Some(client) = question.client {
+        let _ = writeln!(text, "access    {}", access(listener, client));
+        if !AccessList::new(&listener.allow, &listener.deny).permits(client) {
+            return Ok(text);
+        }
+    }
+    match &listener.http {
+        Some(http) => http::explain(plan, ListenerId(id as u16), http, question, &mut text)?,
+        None => session(plan, listener, question, &mut text)?,
+    }
+    text.push_str("This holds while all servers are up and have no sessions; nothing was sent.\n");
     Ok(text)
+}
+
+/// A client of a TCP listener.
+fn session(
+    plan: &Arc<Plan>,
+    listener: &Listener,
+    question: &Question,
+    text: &mut String,
+) -> Result<(), String> {
+    let name = &listener.name;
+    if question.request.is_some() {
+        return Err(format!(
+            "listener `{name}` is `mode = \"tcp\"` and knows no requests; ask with --client"
+        ));
+    }
+    let Some(client) = question.client else {
+        return Err(format!("listener `{name}` needs a client: give --client IP"));
+    };
+    let Some(sni) = &listener.sni else {
+        if question.sni.is_some() {
+            return Err(format!("listener `{name}` does not route by name: it has no `sni`"));
+        }
+        pool(plan, listener.first_pool(), Some(client), text);
+        return Ok(());
+    };
+    // As a hello has it.
+    let asked = question.sni.as_deref().map(|name| name.trim_end_matches('.').to_ascii_lowercase());
+    match (sni.choose(asked.as_deref()), asked) {
+        (Some(chosen), asked) => {
+            let _ = writeln!(text, "sni       {}", sni_rule(sni, asked.as_deref()));
+            pool(plan, chosen, Some(client), text);
+        }
+        (None, Some(name)) => {
+            let _ = writeln!(
+                text,
+                "sni       refused: no name of `sni` fits {name}; the client gets the alert \
+                 unrecognized_name, reason `sni-unknown`"
+            );
+        }
+        (None, None) => text.push_str(
+            "sni       refused: the hello has no name and there is no `no_sni`; the client gets \
+             the alert unrecognized_name, reason `sni-unknown`\n",
+        ),
+    }
+    Ok(())
+}
+
+/// Which line of `sni` it was: the one whose own name is chosen for it.
+fn sni_rule(sni: &SniRoutes, asked: Option<&str>) -> String {
+    let Some(name) = asked else { return "no name in the hello: by `no_sni`".into() };
+    if sni.exact.iter().any(|(exact, _)| exact == name) {
+        return format!("{name}: by its own line");
+    }
+    let fitting = sni
+        .wildcard
+        .iter()
+        .filter(|(suffix, _)| name.len() > suffix.len() && name.ends_with(suffix.as_str()));
+    match fitting.max_by_key(|(suffix, _)| suffix.len()) {
+        Some((suffix, _)) => format!("{name}: by `*{suffix}`"),
+        None => format!("{name}: by `*`"),
+    }
 }
 
 fn access(listener: &Listener, client: IpAddr) -> String {
@@ -89,12 +181,13 @@ fn access(listener: &Listener, client: IpAddr) -> String {
     }
 }
 
-fn pool(plan: &Arc<Plan>, listener: &Listener, client: IpAddr, text: &mut String) {
-    let pool = &plan.pools[listener.first_pool()];
+/// The server that a pool picks for the client.
+fn pool(plan: &Arc<Plan>, at: usize, client: Option<IpAddr>, text: &mut String) {
+    let pool = &plan.pools[at];
     let word = balance_word(pool.balance);
     let _ = writeln!(text, "pool      {}, balance {word}", pool.name);
     let snapshot = Membership::plain(plan).snapshot();
-    let members = &snapshot.pools[listener.first_pool()].members;
+    let members = &snapshot.pools[at].members;
     for member in members {
         member.state.up.store(true, Ordering::Relaxed);
     }
@@ -103,12 +196,14 @@ fn pool(plan: &Arc<Plan>, listener: &Listener, client: IpAddr, text: &mut String
     let mut policy = AnyPolicy::new(pool.balance);
     policy.rebuild(roster.candidates());
     // A fixed seed: the same question gets the same answer.
-    let picked = policy.pick(roster.view(&[]), FlowKey::of_ip(client), &mut Rng::new(0));
+    let mut rng = Rng::new(0);
+    let key = FlowKey::of(client, &mut rng);
+    let picked = policy.pick(roster.view(&[]), key, &mut rng);
     match picked {
         Ok(pick) => {
             let Member { state, weight, .. } = &members[pick.index];
             let _ = writeln!(text, "server    {} ({}), weight {weight}", state.name, state.address);
-            let _ = writeln!(text, "          {}", why(pool.balance));
+            let _ = writeln!(text, "          {}", why(pool.balance, client.is_some()));
         }
         Err(_) => {
             let _ =
@@ -131,7 +226,6 @@ fn pool(plan: &Arc<Plan>, listener: &Listener, client: IpAddr, text: &mut String
         let address = address_text(&server.address);
         let _ = writeln!(text, "unknown   {} ({address}): resolved only by `run`", server.name);
     }
-    text.push_str("This holds while all servers are up and have no sessions; nothing was sent.\n");
 }
 
 const fn is_name(server: &Server) -> bool {
@@ -139,13 +233,16 @@ const fn is_name(server: &Server) -> bool {
 }
 
 /// Why this server and no other that would take the client.
-const fn why(balance: Balance) -> &'static str {
+const fn why(balance: Balance, client_known: bool) -> &'static str {
     match balance {
         Balance::RoundRobin => {
             "first in turn on a worker that has just started; the next clients get the others"
         }
         Balance::LeastConn => "none has fewer sessions for its weight; equals take turns",
         Balance::RandomTwo => "an example: two are drawn by weight, the less loaded one is taken",
+        Balance::IpHash | Balance::Maglev if !client_known => {
+            "an example: it goes by the client's address; give it with --client"
+        }
         Balance::IpHash | Balance::Maglev => {
             "by the client's address, always, while this server is up"
         }
@@ -153,56 +250,4 @@ const fn why(balance: Balance) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::control::fixture;
-
-    fn plan(balance: Balance) -> Plan {
-        let servers =
-            ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"].map(|text| text.parse().unwrap());
-        let mut plan = fixture::plan(&servers);
-        plan.pools[0].balance = balance;
-        plan.pools[0].servers[2].backup = true;
-        plan
-    }
-
-    fn said(plan: Plan, client: &str) -> String {
-        explain(&Arc::new(plan), "front", client.parse().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn says_the_server_and_why_not_the_others() {
-        let text = said(plan(Balance::LeastConn), "192.0.2.1");
-        assert_eq!(text.matches("\nserver    s").count(), 1, "{text}");
-        assert!(text.contains("takes new sessions"), "{text}");
-        assert!(text.contains("s2 (10.0.0.3:80), weight 1: backup, not needed"), "{text}");
-    }
-
-    #[test]
-    fn a_hashing_pool_gives_each_client_its_own_answer_every_time() {
-        let answers: std::collections::BTreeSet<_> = (1..=64)
-            .map(|last| {
-                let client = format!("192.0.2.{last}");
-                let text = said(plan(Balance::IpHash), &client);
-                assert_eq!(text, said(plan(Balance::IpHash), &client));
-                text.lines().find(|line| line.starts_with("server")).unwrap().to_owned()
-            })
-            .collect();
-        assert_eq!(answers.len(), 2, "{answers:?}");
-    }
-
-    #[test]
-    fn a_denied_client_goes_nowhere() {
-        let mut plan = plan(Balance::RoundRobin);
-        plan.listeners[0].deny = vec!["192.0.2.0/24".parse().unwrap()];
-        let text = said(plan, "192.0.2.1");
-        assert!(text.contains("denied: `deny` has 192.0.2.0/24"), "{text}");
-        assert!(!text.contains("pool"), "{text}");
-    }
-
-    #[test]
-    fn an_unknown_listener_is_answered_with_those_there_are() {
-        let error = explain(&Arc::new(plan(Balance::Maglev)), "fornt", IpAddr::from([1; 4]));
-        assert_eq!(error.unwrap_err(), "there is no listener `fornt`; there are: front");
-    }
-}
+mod tests;

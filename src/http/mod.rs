@@ -18,9 +18,11 @@
 //! - `exchange` one request and its answer on two connections, both bodies streaming
 //! - `upstream` connections to servers, kept alive and watched
 //! - `reply` the head that the client gets
+//! - `explain` what would become of a request, without one
 
 mod errand;
 mod exchange;
+pub mod explain;
 mod fields;
 mod forward;
 mod office;

@@ -1,0 +1,229 @@
+//! Requests to an HTTP listener: the route, what it makes of the request, and one line for each
+//! route that was not taken.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
+
+use super::{Question, pool};
+use crate::config::plan::{HttpListener, Plan};
+use crate::http::Site;
+use crate::http::explain::{Explained, Fate, explain as judge, head_of};
+use crate::registry::ListenerId;
+
+/// Appends what becomes of the request.
+///
+/// # Errors
+/// When the question has no request, or one that cannot be read.
+pub(super) fn explain(
+    plan: &Arc<Plan>,
+    id: ListenerId,
+    http: &HttpListener,
+    question: &Question,
+    text: &mut String,
+) -> Result<(), String> {
+    let listener = &plan.listeners[usize::from(id.0)];
+    let name = &listener.name;
+    if question.sni.is_some() {
+        return Err(format!("listener `{name}` is `mode = \"http\"`: ask with --request"));
+    }
+    let Some(request) = &question.request else {
+        return Err(format!(
+            "listener `{name}` is `mode = \"http\"` and wants a request: --request 'GET \
+             https://host/path'"
+        ));
+    };
+    let head = head_of(request, &question.headers)?;
+    let site = Site::new(id, listener, http, false)
+        .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
+    let _ = writeln!(text, "request   {request}");
+    match judge(&site, &head, question.client) {
+        Ok(found) => said(plan, &site, question, &found, text),
+        Err(refused) => {
+            let (status, reason) = (refused.status, refused.reason.as_str());
+            let _ = writeln!(text, "answer    {status}, reason `{reason}`: {}", refused.detail);
+        }
+    }
+    Ok(())
+}
+
+fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, text: &mut String) {
+    let Explained { scheme, host, path, .. } = found;
+    let host = if host.is_empty() { "(no host)" } else { host };
+    let _ = writeln!(text, "matched   as {scheme}://{host}{path}");
+    let asked = question.request.as_deref().unwrap_or_default();
+    if !asked.contains(&format!(" {scheme}://")) && asked.contains("://") {
+        let _ =
+            writeln!(text, "          the scheme is the listener's, or what a trusted peer says");
+    }
+    if let Some(client) = found.client.filter(|_| found.client != question.client) {
+        let _ = writeln!(text, "for       {client}, named by X-Forwarded-For of a trusted peer");
+    }
+    match &found.fate {
+        Fate::Forward { route, pool: at, line, host } => {
+            let _ = writeln!(text, "route     {}", route_name(site, *route));
+            if let ActionSpec::Split { pools, by } = &site.table.spec(*route).action {
+                let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
+            }
+            let _ = writeln!(text, "sends     {line}, Host: {host}");
+            pool(plan, *at, found.client, text);
+        }
+        Fate::Redirect { route, status, location } => {
+            let _ = writeln!(text, "route     {}", route_name(site, *route));
+            let _ = writeln!(text, "answer    {status}, Location: {location}");
+        }
+        Fate::Respond { route, status } => {
+            let _ = writeln!(text, "route     {}", route_name(site, *route));
+            let _ = writeln!(text, "answer    {status}, as the route says it");
+        }
+        Fate::NoRoute => {
+            let _ = writeln!(text, "route     none");
+            let _ = writeln!(text, "answer    404, reason `no-route`");
+        }
+        Fate::Method { allow } => {
+            let _ = writeln!(text, "route     none takes this method");
+            let _ = writeln!(text, "answer    405, reason `method`, Allow: {allow}");
+        }
+    }
+    let taken = match &found.fate {
+        Fate::Forward { route, .. }
+        | Fate::Redirect { route, .. }
+        | Fate::Respond { route, .. } => Some(*route),
+        Fate::NoRoute | Fate::Method { .. } => None,
+    };
+    for (route, why) in found.routes.iter().filter(|(route, _)| Some(*route) != taken) {
+        let _ = writeln!(text, "not route {}: {why}", route_name(site, *route));
+    }
+}
+
+/// A route by name and place, as people find it in the file.
+fn route_name(site: &Site, route: usize) -> String {
+    match site.table.spec(route).name.as_str() {
+        "" => "the listener's own `pool`, after all routes".into(),
+        name => format!("`{name}` (route {})", route + 1),
+    }
+}
+
+fn shares(plan: &Plan, pools: &[(usize, u32)], by: SplitBy) -> String {
+    let total: u32 = pools.iter().map(|(_, weight)| weight).sum();
+    let share =
+        |(pool, weight): &(usize, u32)| format!("{} {weight} of {total}", plan.pools[*pool].name);
+    let all: Vec<String> = pools.iter().map(share).collect();
+    let by = match by {
+        SplitBy::Request => "by chance; what follows is an example",
+        SplitBy::Client => "by the client's address",
+        SplitBy::Consumer => "by the consumer; what follows is an example",
+    };
+    format!("{}: {by}", all.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+
+    const CONFIG: &str = r#"
+version = 1
+[listener.web]
+bind = "127.0.0.1:0"
+mode = "http"
+pool = "site"
+trusted_proxies = ["10.0.0.0/8"]
+[[listener.web.route]]
+match = { host = "api.example.com", path = "/v1/users/*" }
+rewrite = { strip_prefix = "/v1" }
+pool = "users"
+[[listener.web.route]]
+match = { path = "/v1/*", methods = ["POST"] }
+pool = "users"
+[[listener.web.route]]
+match = { path = "/old/*" }
+redirect = { to = "/new/*" }
+[[listener.web.route]]
+match = { path = "/beta", headers = { x-beta = "1" } }
+respond = { status = 204, body = "" }
+[[listener.web.route]]
+match = { path = "/canary" }
+split = { site = 90, users = 10 }
+[pool.site]
+servers = { s1 = "10.0.0.11:8080" }
+[pool.users]
+balance = "ip-hash"
+servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
+"#;
+
+    fn ask(request: &str, headers: &[&str], client: Option<&str>) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("main.toml");
+        std::fs::write(&file, CONFIG).unwrap();
+        let plan = config::load(&file).unwrap_or_else(|_| panic!("it is right")).plan;
+        let question = Question {
+            client: client.map(|client| client.parse().unwrap()),
+            request: Some(request.into()),
+            headers: headers.iter().map(|&line| line.to_owned()).collect(),
+            sni: None,
+        };
+        explain(&Arc::new(plan), "web", &question)
+    }
+
+    fn said(request: &str, headers: &[&str]) -> String {
+        ask(request, headers, None).unwrap()
+    }
+
+    #[test]
+    fn says_the_route_the_rewritten_head_the_server_and_why_not_the_others() {
+        let text = said("GET http://API.example.com//v1/%75sers/7?x=1", &[]);
+        for line in [
+            "matched   as http://api.example.com/v1/users/7",
+            "route     `api.example.com/v1/users/*` (route 1)",
+            "sends     GET /users/7?x=1 HTTP/1.1, Host: API.example.com",
+            "pool      users, balance ip-hash",
+            "not route `/v1/*` (route 2): the method does not match",
+            "not route `/old/*` (route 3): the path does not match",
+            "not route the listener's own `pool`, after all routes: another names the host closer",
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line}\n\n{text}");
+        }
+        assert_eq!(text.matches("\nnot route ").count(), 5, "{text}");
+    }
+
+    #[test]
+    fn what_the_gateway_answers_itself_is_said_with_its_status() {
+        let redirect = said("GET http://x.test/old/a?b=c", &[]);
+        assert!(redirect.contains("answer    308, Location: /new/a"), "{redirect}");
+        let respond = said("GET http://x.test/beta", &["X-Beta: 1"]);
+        assert!(respond.contains("answer    204, as the route says it"), "{respond}");
+        let missed = said("GET http://x.test/beta", &["X-Beta: 2"]);
+        assert!(missed.contains("header `x-beta` does not match"), "{missed}");
+    }
+
+    #[test]
+    fn a_bad_request_is_answered_as_a_session_would() {
+        let text = said("GET http://x.test/a%2Fb", &[]);
+        assert!(text.contains("answer    400, reason `bad-request`: "), "{text}");
+        let text = said("GET /a", &[]);
+        assert!(text.contains("answer    400, reason `bad-request`: "), "{text}");
+    }
+
+    #[test]
+    fn a_split_is_told_with_its_shares() {
+        let text = said("GET http://x.test/canary", &[]);
+        assert!(text.contains("split     site 90 of 100, users 10 of 100: by chance"), "{text}");
+    }
+
+    #[test]
+    fn a_trusted_peer_speaks_for_its_client() {
+        let forwarded = ["X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https"];
+        let text = ask("GET http://x.test/v1/a", &forwarded, Some("10.1.1.1")).unwrap();
+        assert!(text.contains("for       192.0.2.9"), "{text}");
+        assert!(text.contains("matched   as https://x.test/v1/a"), "{text}");
+        let text = ask("GET http://x.test/v1/a", &forwarded, Some("192.0.2.1")).unwrap();
+        assert!(!text.contains("192.0.2.9"), "{text}");
+        assert!(text.contains("matched   as http://x.test/v1/a"), "{text}");
+    }
+
+    #[test]
+    fn an_http_listener_wants_a_request() {
+        assert!(ask("nonsense", &[], None).unwrap_err().contains("is not a request"));
+    }
+}

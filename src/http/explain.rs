@@ -1,0 +1,221 @@
+//! What would become of a request, by the code that decides it: for `sluicegate explain`.
+//!
+//! Nothing is sent, and servers count as there. The head is parsed, judged and rewritten as a
+//! session does it; what the table says of the other routes comes from the same conditions.
+
+use std::net::IpAddr;
+
+use sluicegate_l7::http1::request;
+use sluicegate_l7::http1::{self, Fields, Reject, host_for_matching};
+use sluicegate_l7::identity::{self, Client};
+use sluicegate_l7::path;
+use sluicegate_l7::route::Query;
+use sluicegate_l7::route::spec::ActionSpec;
+
+use super::errand::{self, Bench, Verdict};
+use super::fields::Head;
+use super::session::{Peers, reason_of};
+use super::site::Site;
+use crate::observe::reason::Reason;
+
+/// A request that has one meaning, and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// As routes are matched with it.
+    pub scheme: &'static str,
+    pub host: String,
+    pub path: String,
+    /// Who sent it: the peer, or whom a trusted peer names.
+    pub client: Option<IpAddr>,
+    pub fate: Fate,
+    /// Each route and why it is taken or not, in file order.
+    pub routes: Vec<(usize, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The first line and the Host that the server gets.
+    Forward {
+        route: usize,
+        pool: usize,
+        line: String,
+        host: String,
+    },
+    Redirect {
+        route: usize,
+        status: u16,
+        location: String,
+    },
+    Respond {
+        route: usize,
+        status: u16,
+    },
+    NoRoute,
+    /// The value of `Allow`.
+    Method {
+        allow: String,
+    },
+}
+
+/// Why a request is answered with an error at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    pub reason: Reason,
+    pub detail: &'static str,
+}
+
+impl From<Reject> for Refused {
+    fn from(reject: Reject) -> Self {
+        Self { status: reject.status(), reason: reason_of(reject), detail: reject.detail() }
+    }
+}
+
+/// Judges the HTTP/1.1 head `bytes` as sent by `peer`.
+///
+/// # Errors
+/// When it is a bad request.
+pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explained, Refused> {
+    let mut fields = Fields::new();
+    let head = request::parse(bytes, &site.limits, &mut fields)?.ok_or(Reject::RequestLine)?;
+    let peers = Peers { peer, local_port: 0, tls: None };
+    let bench = Bench {
+        site,
+        peers: &peers,
+        // The same question gets the same answer.
+        random: [0; 3],
+        has_servers: &|_| true,
+        logged: false,
+    };
+    let mut draft = Vec::new();
+    let verdict = errand::judge(&bench, bytes, &head, &fields, &mut draft)?;
+
+    let lines = Head { bytes, fields: &fields };
+    let mut scratch = [0; http1::host::HOST_BYTES_MAX];
+    let host = host_for_matching(head.host.map_or(&b""[..], |span| span.of(bytes)), &mut scratch);
+    let target = head.target.of(bytes);
+    let mut rewritten = Vec::new();
+    let normal = path::normalise(target, &mut rewritten, &site.limits);
+    // `OPTIONS *` has no path.
+    let normal = if head.asterisk { None } else { Some(normal?) };
+    let path = normal.as_ref().map_or(&b"*"[..], |normal| normal.matching(target, &rewritten));
+    let query = normal.as_ref().and_then(|normal| normal.query(target)).unwrap_or_default();
+    // All are ASCII: anything else was refused.
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+    let client = Client::find(peer, &lines, &site.plan.trusted_proxies);
+    let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
+    let query = Query {
+        host,
+        path: text(path),
+        method: text(head.method_name.of(bytes)),
+        scheme,
+        query: text(query),
+        fields: &lines,
+    };
+    let routes = site.table.explain(&query);
+    Ok(Explained {
+        scheme,
+        host: host.to_owned(),
+        path: text(path).to_owned(),
+        client: client.ip,
+        fate: fate(site, &verdict, &draft),
+        routes: routes.into_iter().map(|(route, why)| (route, why.to_string())).collect(),
+    })
+}
+
+fn fate(site: &Site, verdict: &Verdict, draft: &[u8]) -> Fate {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match verdict {
+        Verdict::Forward(errand) => {
+            let head = text(draft);
+            let mut lines = head.split("\r\n");
+            let line = lines.next().unwrap_or_default().to_owned();
+            let host = lines.find_map(|line| line.strip_prefix("Host: ")).unwrap_or_default();
+            let (route, pool) = (errand.route, errand.pool);
+            Fate::Forward { route, pool, line, host: host.to_owned() }
+        }
+        Verdict::Redirect { errand, status } => {
+            Fate::Redirect { route: errand.route, status: *status, location: text(draft) }
+        }
+        Verdict::Respond { errand } => {
+            let status = match &site.table.spec(errand.route).action {
+                ActionSpec::Respond(spec) => spec.status,
+                _ => 200,
+            };
+            Fate::Respond { route: errand.route, status }
+        }
+        Verdict::NoRoute { .. } => Fate::NoRoute,
+        Verdict::Method { allowed, .. } => {
+            let mut allow = Vec::new();
+            site.table.write_allow(*allowed, &mut allow);
+            Fate::Method { allow: text(&allow) }
+        }
+    }
+}
+
+/// Builds the head of a request out of `GET https://host/path` and `Name: value` lines. A target
+/// without a scheme is taken as it is; the host is then that of a `Host` line.
+///
+/// # Errors
+/// What is wrong with it, as a sentence.
+pub fn head_of(request: &str, headers: &[String]) -> Result<Vec<u8>, String> {
+    let shape = || format!("`{request}` is not a request; write it as 'GET https://host/path'");
+    let (method, target) = request.trim().split_once(' ').ok_or_else(shape)?;
+    let target = target.trim();
+    let rest = target.strip_prefix("https://").or_else(|| target.strip_prefix("http://"));
+    let (host, path) = match rest {
+        Some(rest) => {
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            (Some(&rest[..end]), &rest[end..])
+        }
+        None if target.starts_with('/') || target == "*" => (None, target),
+        None => return Err(shape()),
+    };
+    if method.is_empty() || path.contains(' ') {
+        return Err(shape());
+    }
+    let slash = if path.is_empty() || path.starts_with('?') { "/" } else { "" };
+    let mut head = format!("{method} {slash}{path} HTTP/1.1\r\n");
+    if let Some(host) = host {
+        head.push_str(&format!("Host: {host}\r\n"));
+    }
+    for header in headers {
+        if !header.contains(':') || header.contains(['\r', '\n']) {
+            return Err(format!("`{header}` is not a header; write it as 'Name: value'"));
+        }
+        head.push_str(header);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    Ok(head.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(request: &str, headers: &[&str]) -> String {
+        let headers: Vec<String> = headers.iter().map(|&line| line.to_owned()).collect();
+        String::from_utf8(head_of(request, &headers).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_address_becomes_a_target_and_a_host() {
+        let wanted = "GET /a?b=c HTTP/1.1\r\nHost: x.test:8443\r\nK: v\r\n\r\n";
+        assert_eq!(head("GET https://x.test:8443/a?b=c", &["K: v"]), wanted);
+        assert_eq!(head("GET http://x.test", &[]), "GET / HTTP/1.1\r\nHost: x.test\r\n\r\n");
+        let bare = "DELETE /a HTTP/1.1\r\nHost: y\r\n\r\n";
+        assert_eq!(head("DELETE /a", &["Host: y"]), bare);
+    }
+
+    #[test]
+    fn what_is_no_request_is_said_to_be_none() {
+        for wrong in ["/a", "GET", "GET ftp://x/", "GET https://x/a b", "GET x.test/"] {
+            let error = head_of(wrong, &[]).unwrap_err();
+            assert!(error.contains(wrong) && error.contains("GET https://"), "{error}");
+        }
+        for wrong in ["no colon", "A: b\r\nC: d"] {
+            assert!(head_of("GET /", &[wrong.to_owned()]).unwrap_err().contains("not a header"));
+        }
+    }
+}
