@@ -15,7 +15,7 @@ use crate::observe::clock;
 use crate::observe::events::Events;
 use crate::observe::metrics;
 use crate::observe::status::{self, Status};
-use crate::observe::view::View;
+use crate::observe::view::{TlsKept, View};
 use crate::registry::Snapshot;
 use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
@@ -48,6 +48,7 @@ pub struct Instance {
     phase_changed: Condvar,
     scraper: Scraper,
     busy: Mutex<Busy>,
+    tls_kept: Mutex<TlsKept>,
 }
 
 /// How busy each worker was between the last two samples.
@@ -81,6 +82,7 @@ impl Instance {
             phase_changed: Condvar::new(),
             scraper: Scraper::default(),
             busy: Mutex::default(),
+            tls_kept: Mutex::default(),
         }
     }
 
@@ -125,6 +127,7 @@ impl Instance {
         let snapshot = self.snapshot();
         let names: BTreeMap<NameId, Resolution> = self.membership.resolutions();
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).shares.clone();
+        let tls_kept = self.tls_kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scraped = self.scraper.scrape(&self.shared.workers);
         render(&View {
             snapshot: &snapshot,
@@ -138,9 +141,15 @@ impl Instance {
             started_at: self.started_at,
             loaded_at: self.loaded_at,
             ready: self.phase() == Phase::Ready,
+            tls_kept: &tls_kept,
             log_dropped: self.log_dropped(),
             log_stalled: self.log_state.stalled.load(Ordering::Relaxed),
         })
+    }
+
+    /// Notes whose certificate files could not be used.
+    pub(super) fn note_tls(&self, note: impl FnOnce(&mut TlsKept)) {
+        note(&mut self.tls_kept.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Lines lost by the writer, and records that found no place in a queue.

@@ -23,8 +23,9 @@ use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
 use super::{Command, ServeError, ServeOptions, admin, dns, notify};
-use crate::config::plan::{BindAddr, Plan};
+use crate::config::plan::{BindAddr, Listener, Plan};
 use crate::observe::events::EventKind;
+use crate::observe::status::mode_word;
 use crate::observe::view::bind_text;
 use crate::runtime::mail::Mail;
 use crate::runtime::worker::pairs_max;
@@ -162,17 +163,35 @@ async fn get_ready(desk: &Desk, options: &ServeOptions) {
 fn announcement(plan: &Plan, bound: &[Vec<BindAddr>]) -> String {
     let mut lines = String::new();
     for (listener, bound) in plan.listeners.iter().zip(bound) {
-        let pool = &plan.pools[listener.first_pool()];
         let on: Vec<_> = bound.iter().map(bind_text).collect();
-        let servers = match pool.servers.len() {
-            1 => "1 server".to_owned(),
-            count => format!("{count} servers"),
-        };
-        let (name, on, pool) = (&listener.name, on.join(", "), &pool.name);
+        let (name, on, mode) = (&listener.name, on.join(", "), mode_word(listener.mode));
+        let tls = if listener.tls.is_some() { ", tls" } else { "" };
+        let to = destination(plan, listener);
         // Writing to a String cannot fail.
-        let _ = writeln!(lines, "listening {name} on {on} (tcp) -> pool {pool}, {servers}");
+        let _ = writeln!(lines, "listening {name} on {on} ({mode}{tls}) -> {to}");
     }
     lines + "ready\n"
+}
+
+/// Where a listener's clients go, as far as it is not theirs to say.
+fn destination(plan: &Plan, listener: &Listener) -> String {
+    let counted = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    let pool = listener.pool.and_then(|pool| plan.pools.get(pool));
+    let pool = pool.map(|pool| {
+        let servers = counted(pool.servers.len(), "server");
+        format!("pool {}, {servers}", pool.name)
+    });
+    let routes = listener.http.as_ref().map_or(0, |http| http.routes.len());
+    let names = listener.sni.as_ref().map_or(0, |sni| sni.exact.len() + sni.wildcard.len());
+    match (pool, listener.sni.is_some(), routes) {
+        (_, true, _) => counted(names, "name"),
+        (Some(pool), _, 0) => pool,
+        (Some(pool), _, routes) => format!("{}, else {pool}", counted(routes, "route")),
+        (None, _, routes) => counted(routes, "route"),
+    }
 }
 
 fn tell_manager(desk: &Desk, state: &str) {

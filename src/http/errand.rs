@@ -216,7 +216,8 @@ pub fn judge(
     decide(bench, &case, errand, draft)
 }
 
-fn path_of(target: &[u8]) -> String {
+/// As received, without the query.
+pub(super) fn path_of(target: &[u8]) -> String {
     let end = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
     String::from_utf8_lossy(&target[..end]).into_owned()
 }

@@ -87,7 +87,7 @@ impl<D: Driver> Session<D> {
                     if u32::from(account.attempts) >= spec.attempts || self.office.now() >= until {
                         break Attempt::Failed(reason);
                     }
-                    self.office.count_retry(account.server);
+                    self.office.count_retry(account.server, reason);
                 }
                 done => break done,
             }
@@ -448,7 +448,7 @@ impl<D: Driver> Session<D> {
                 account.reason = reason;
                 Then::Over(how, reason)
             }
-            Outcome::Ready(_) => Then::Abort(Reason::Internal),
+            Outcome::Ready(_) | Outcome::Refused { .. } => Then::Abort(Reason::Internal),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::balance::{FlowKey, Nobody, Rng};
 use crate::config::plan;
 use crate::control::notice::Notice;
 use crate::l4::measure;
-use crate::observe::counters::{ConnectResult, WorkerCounts};
+use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
 use crate::pools::{self, Asking, PoolRun};
@@ -290,9 +290,9 @@ impl<D: Driver> Office<D> {
         }
     }
 
-    pub(super) fn count_retry(&self, server: Option<ServerId>) {
+    pub(super) fn count_retry(&self, server: Option<ServerId>, reason: Reason) {
         if let Some(server) = server {
-            self.counts.server(server).retries.add(1);
+            self.counts.server(server).retries[RetryCause::of(reason) as usize].add(1);
         }
     }
 

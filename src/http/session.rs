@@ -25,7 +25,7 @@ use super::office::Office;
 use super::site::Site;
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
-use crate::observe::requests::{Proto, RequestRecord};
+use crate::observe::requests::{Proto, RequestRecord, RequestText};
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
@@ -77,6 +77,8 @@ pub(super) enum Then {
 /// A request as far as the log wants to know it.
 pub(super) struct Account {
     pub started_at: Time,
+    /// Who sent it, if not the peer.
+    pub client: Option<IpAddr>,
     pub route: Option<u32>,
     pub pool: Option<PoolId>,
     pub server: Option<ServerId>,
@@ -92,6 +94,7 @@ impl Account {
     pub const fn new(started_at: Time) -> Self {
         Self {
             started_at,
+            client: None,
             route: None,
             pool: None,
             server: None,
@@ -153,6 +156,7 @@ impl<D: Driver> Session<D> {
             Err(reject) => self.refuse(reject, Some(&head), &mut account).await,
             Ok(Verdict::Forward(errand)) => {
                 self.inbox.consume(head.len);
+                account.client = errand.client;
                 account.route = Some(errand.route as u32);
                 let then = self.forward(&errand, &mut draft, &mut account).await;
                 self.account(account, errand.version, errand.text.clone());
@@ -177,7 +181,7 @@ impl<D: Driver> Session<D> {
             peers: &self.peers,
             random: [office.random(), office.random(), office.random()],
             has_servers: &|pool| office.has_servers(pool),
-            logged: self.site.logged,
+            logged: self.site.logs,
         };
         errand::judge(&bench, self.inbox.bytes(), head, &self.fields, draft)
     }
@@ -249,21 +253,35 @@ impl<D: Driver> Session<D> {
         head: Option<&RequestHead>,
         account: &mut Account,
     ) -> Then {
-        let reason = match reject.status() {
-            408 => Reason::ClientTimeout,
-            405 => Reason::Method,
-            413 | 414 | 431 => Reason::TooLarge,
-            _ => Reason::BadRequest,
-        };
+        let reason = reason_of(reject);
         let answer =
             Answer::of(reason.as_str()).with_status(reject.status()).with_detail(reject.detail());
         let is_head = head.is_some_and(|head| head.method == Method::Head);
         account.reason = reason;
         let version = head.map_or(Version::Http11, |head| head.version);
+        let text = self.refused_text(head);
         self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
-        self.account(taken, version, None);
+        self.account(taken, version, text);
         Then::Close
+    }
+
+    /// What the log can tell of a request that is refused.
+    fn refused_text(&self, head: Option<&RequestHead>) -> Option<Box<RequestText>> {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let bytes = self.inbox.bytes();
+        self.site.logs.then(|| {
+            Box::new(RequestText {
+                method: head.map(|head| text(head.method_name.of(bytes))).unwrap_or_default(),
+                host: head
+                    .and_then(|head| head.host)
+                    .map(|host| text(host.of(bytes)))
+                    .unwrap_or_default(),
+                path: head.map(|head| errand::path_of(head.target.of(bytes))).unwrap_or_default(),
+                request_id: String::new(),
+                tls: self.peers.tls.clone(),
+            })
+        })
     }
 
     /// Sends an answer of our own.
@@ -306,6 +324,7 @@ impl<D: Driver> Session<D> {
         | Verdict::NoRoute { errand }
         | Verdict::Method { errand, .. }
         | Verdict::Forward(errand)) = &verdict;
+        account.client = errand.client;
         let is_head = errand.method == Method::Head;
         let mut lines = self.office.draft();
         lines.extend_from_slice(b"X-Request-Id: ");
@@ -374,12 +393,7 @@ impl<D: Driver> Session<D> {
     }
 
     /// Counts and logs a request.
-    fn account(
-        &mut self,
-        account: Account,
-        version: Version,
-        text: Option<Box<crate::observe::requests::RequestText>>,
-    ) {
+    fn account(&mut self, account: Account, version: Version, text: Option<Box<RequestText>>) {
         self.bytes_in += account.bytes_in;
         self.bytes_out += account.bytes_out;
         let proto = match version {
@@ -389,7 +403,7 @@ impl<D: Driver> Session<D> {
         let record = RequestRecord {
             listener: self.site.listener,
             route: account.route,
-            client: self.peers.peer,
+            client: account.client.or(self.peers.peer),
             status: account.status,
             reason: account.reason,
             pool: account.pool,
@@ -404,7 +418,8 @@ impl<D: Driver> Session<D> {
             secure: self.site.secure,
             text,
         };
-        self.office.account(record, self.site.logged);
+        let logged = self.site.logs_route(record.route);
+        self.office.account(record, logged);
     }
 
     /// Ends in order, and reads what the client still sends.
@@ -427,5 +442,15 @@ impl<D: Driver> Session<D> {
     /// A body for reading a request's.
     pub(super) fn body_of(&self, errand: &Errand) -> Body {
         Body::new(errand.framing, &self.site.limits)
+    }
+}
+
+/// The word for a request that is refused.
+pub(super) fn reason_of(reject: Reject) -> Reason {
+    match reject.status() {
+        408 => Reason::ClientTimeout,
+        405 => Reason::Method,
+        413 | 414 | 431 => Reason::TooLarge,
+        _ => Reason::BadRequest,
     }
 }

@@ -19,7 +19,11 @@ pub struct Site {
     pub plan: HttpListener,
     /// Clients reach it over TLS.
     pub secure: bool,
+    /// The access log is on, and the listener's requests are in it unless their route says
+    /// otherwise.
     pub logged: bool,
+    /// Some route's requests are logged.
+    pub logs: bool,
     /// Our name in Via: another gateway's is another, so that a loop can be told.
     pub via: String,
 }
@@ -31,7 +35,7 @@ impl Site {
         id: ListenerId,
         listener: &Listener,
         http: &HttpListener,
-        logged: bool,
+        log_is_on: bool,
     ) -> Result<Self, TableError> {
         // A listener's `pool` is the last of them, a route for all.
         let routes = http.routes.clone();
@@ -47,6 +51,8 @@ impl Site {
             owned: Vec::new(),
             keep_underscores: http.limits.underscores_keep,
         };
+        let logs = log_is_on
+            && (listener.access_log || routes.iter().any(|route| route.access_log == Some(true)));
         let secret = crate::runtime::sys::secret();
         Ok(Self {
             listener: id,
@@ -55,9 +61,17 @@ impl Site {
             limits,
             plan: http.clone(),
             secure: listener.tls.is_some(),
-            logged: logged && listener.access_log,
+            logged: log_is_on && listener.access_log,
+            logs,
             via: format!("sluicegate-{:08x}", secret[0] as u32),
         })
+    }
+
+    /// Whether requests of a route (`None`: of none) have a line in the access log.
+    #[must_use]
+    pub fn logs_route(&self, route: Option<u32>) -> bool {
+        let own = route.and_then(|route| self.table.spec(route as usize).access_log);
+        self.logs && own.unwrap_or(self.logged)
     }
 
     /// From the request's last byte to the answer's head.

@@ -15,7 +15,7 @@ use crate::config::plan::SendProxy;
 use crate::control::notice::Notice;
 use crate::http::TICKET;
 use crate::net::Peer;
-use crate::observe::counters::ConnectResult;
+use crate::observe::counters::{ConnectResult, RetryCause};
 use crate::observe::reason::Reason;
 use crate::pools::Asking;
 use crate::registry::{ListenerId, PoolId, ServerId, Waiter};
@@ -383,7 +383,7 @@ impl<D: Driver> Gate<D> {
             let session = &mut self.sessions[slot];
             if session.server != before || matches!(session.phase, Phase::Connecting { .. }) {
                 session.retries = session.retries.saturating_add(1);
-                self.counts.server(server).retries.add(1);
+                self.counts.server(server).retries[RetryCause::Connect as usize].add(1);
             }
         } else {
             self.give_up(slot);

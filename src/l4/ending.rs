@@ -283,8 +283,8 @@ impl<D: Driver> Gate<D> {
             }
         }
         self.timers.disarm(slot);
-        self.clear_seat(slot);
         self.account(slot, reason);
+        self.clear_seat(slot);
         self.give_back(slot);
         self.sessions.remove(slot);
         self.publish_sessions();
@@ -314,9 +314,11 @@ impl<D: Driver> Gate<D> {
         let took = now.since(session.accepted_at);
         measure::record(&mut self.histograms.session, session.listener, took);
         if self.listeners[usize::from(session.listener.0)].logged {
+            let names = self.take_names(slot);
             let record = SessionRecord {
                 listener: session.listener,
                 peer: session.peer,
+                pool: self.is_pool_known(slot).then_some(session.pool),
                 server: session.server,
                 reason,
                 accepted_at: session.accepted_at,
@@ -325,6 +327,7 @@ impl<D: Driver> Gate<D> {
                 bytes_in: sent,
                 bytes_out: received,
                 retries: session.retries,
+                names,
             };
             if self.shared.records[usize::from(self.worker)].push(record).is_err() {
                 self.counts.log_dropped.add(1);

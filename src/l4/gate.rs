@@ -139,7 +139,10 @@ impl<D: Driver> Gate<D> {
                 timeouts: plan.timeouts(listener),
                 access: AccessList::new(&listener.allow, &listener.deny),
                 pool: listener.first_pool(),
-                logged: listener.access_log && plan.log.access != plan::AccessLog::Off,
+                // A line for each request says it all.
+                logged: listener.http.is_none()
+                    && listener.access_log
+                    && plan.log.access != plan::AccessLog::Off,
                 front: Rc::new(Prelude::new(listener, front)),
             })
             .collect();

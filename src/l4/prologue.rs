@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::proxy_header::{self, Header};
-use super::seats::{How, Outcome, Welcome};
+use super::seats::{How, Outcome, Stage, Welcome};
 use super::tunnel::tunnel as run_tunnel;
 use crate::config::plan::{self, SniRoutes, Timeouts};
 use crate::fronts::Front;
@@ -58,6 +58,11 @@ impl Prelude {
         self.trusted.is_none() && self.sni.is_none() && self.tls.is_none()
     }
 
+    /// Which pool it is, the client's hello says.
+    pub const fn chooses_pool(&self) -> bool {
+        self.sni.is_some()
+    }
+
     /// What an HTTP listener is.
     pub fn site(&self) -> Option<Arc<Site>> {
         self.site.clone()
@@ -80,12 +85,13 @@ pub(super) async fn prologue<D: Driver>(
     timeouts: Timeouts,
 ) -> Outcome {
     let mut stream = Stream::plain(socket);
-    match read(&mut stream, prelude, proxied, timeouts).await {
-        Ok(mut welcome) => {
+    let mut welcome = Welcome::default();
+    match read(&mut stream, prelude, proxied, timeouts, &mut welcome).await {
+        Ok(()) => {
             welcome.tls = stream.into_tls();
             Outcome::Ready(Box::new(welcome))
         }
-        Err(reason) => Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 },
+        Err(reason) => Outcome::Refused { reason, at: welcome.stage, sni: welcome.sni },
     }
 }
 
@@ -94,9 +100,9 @@ async fn read<D: Driver>(
     prelude: &Prelude,
     proxied: bool,
     timeouts: Timeouts,
-) -> Result<Welcome, Refused> {
+    welcome: &mut Welcome,
+) -> Result<(), Refused> {
     let shell = std::rc::Rc::clone(stream.socket().shell());
-    let mut welcome = Welcome::default();
     if proxied {
         let until = shell.now() + timeouts.proxy;
         let header = read_proxy_header(stream, &mut welcome.inbox);
@@ -106,15 +112,16 @@ async fn read<D: Driver>(
     }
     let until = shell.now() + timeouts.handshake;
     if let Some(sni) = &prelude.sni {
-        let chosen = shell.timeout(until, choose_by_name(stream, sni, &mut welcome.inbox)).await;
+        let chosen = shell.timeout(until, choose_by_name(stream, sni, welcome)).await;
         welcome.pool = Some(chosen.unwrap_or(Err(Reason::TlsFailed))?);
     }
     if let Some(tls) = &prelude.tls {
+        welcome.stage = Stage::Handshake;
         let inbox = std::mem::take(&mut welcome.inbox);
         let accepted = accept_tls(stream, tls, prelude.starttls, inbox);
         shell.timeout(until, accepted).await.unwrap_or(Err(Reason::TlsFailed))?;
     }
-    Ok(welcome)
+    Ok(())
 }
 
 async fn read_proxy_header<D: Driver>(
@@ -142,10 +149,11 @@ async fn read_proxy_header<D: Driver>(
 async fn choose_by_name<D: Driver>(
     stream: &mut Stream<D>,
     sni: &SniRoutes,
-    inbox: &mut Inbox,
+    welcome: &mut Welcome,
 ) -> Result<PoolId, Refused> {
-    let hello = read_hello(stream, inbox).await?;
-    let Some(pool) = sni.choose(hello.server_name.as_deref()) else {
+    let hello = read_hello(stream, &mut welcome.inbox).await?;
+    welcome.sni = hello.server_name;
+    let Some(pool) = sni.choose(welcome.sni.as_deref()) else {
         let _ = stream.send(&Alert::UnrecognizedName.record()).await;
         return Err(Reason::SniUnknown);
     };

@@ -19,7 +19,9 @@ use super::gate::Gate;
 use super::session::{Op, Phase, Side};
 use crate::http::{Peers, Site};
 use crate::net::Peer;
+use crate::observe::counters::HandshakeResult;
 use crate::observe::reason::Reason;
+use crate::observe::record::SessionNames;
 use crate::registry::PoolId;
 use crate::runtime::buffers::Queue;
 use crate::runtime::driver::{Driver, Fd};
@@ -31,8 +33,19 @@ use crate::stream::{Stream, Tls};
 pub enum Outcome {
     /// The prologue is through: the session goes on.
     Ready(Box<Welcome>),
+    /// The prologue ended badly: there will be no session.
+    Refused { reason: Reason, at: Stage, sni: Option<String> },
     /// The session is over.
     Ended { how: How, reason: Reason, bytes_in: u64, bytes_out: u64 },
+}
+
+/// How far a prologue came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// A PROXY header, or a hello that goes on undecrypted.
+    #[default]
+    Before,
+    Handshake,
 }
 
 /// What a prologue found out.
@@ -42,6 +55,9 @@ pub struct Welcome {
     pub peer: Option<SocketAddr>,
     /// The pool that SNI chose.
     pub pool: Option<PoolId>,
+    /// The name in a hello that goes on undecrypted.
+    pub sni: Option<String>,
+    pub stage: Stage,
     pub tls: Option<Box<Tls>>,
     /// Bytes that are for the server.
     pub inbox: Inbox,
@@ -71,6 +87,10 @@ pub struct Seat {
     parked: Option<(Option<Box<Tls>>, Inbox)>,
     /// An HTTP session says here that it waits for a request.
     idle: Option<Rc<Cell<bool>>>,
+    /// What the log wants to know of TLS.
+    names: Option<Box<SessionNames>>,
+    /// The prologue has left a pool.
+    placed: bool,
 }
 
 impl<D: Driver> Gate<D> {
@@ -86,6 +106,8 @@ impl<D: Driver> Gate<D> {
                 borrowed: 0,
                 parked: None,
                 idle: None,
+                names: None,
+                placed: false,
             })
         })
     }
@@ -197,6 +219,9 @@ impl<D: Driver> Gate<D> {
         if !self.sessions[slot].is_closing() {
             match outcome {
                 Some(Outcome::Ready(welcome)) => self.on_ready(slot, *welcome),
+                Some(Outcome::Refused { reason, at, sni }) => {
+                    self.on_refused(slot, reason, at, sni)
+                }
                 Some(Outcome::Ended { how, reason, bytes_in, bytes_out }) => {
                     self.sessions[slot].half_mut(Side::Client).total += bytes_in;
                     self.sessions[slot].half_mut(Side::Upstream).total += bytes_out;
@@ -224,9 +249,55 @@ impl<D: Driver> Gate<D> {
         }
     }
 
+    /// The prologue ended badly.
+    fn on_refused(&mut self, slot: u32, reason: Reason, at: Stage, sni: Option<String>) {
+        if at == Stage::Handshake {
+            let result = match reason {
+                Reason::ClientReset => HandshakeResult::Reset,
+                _ => HandshakeResult::Failed,
+            };
+            self.count_handshake(slot, result);
+        }
+        if sni.is_some() {
+            self.seat(slot).names = Some(Box::new(SessionNames { sni, tls: None }));
+        }
+        self.reset_both(slot, reason);
+    }
+
+    fn count_handshake(&self, slot: u32, result: HandshakeResult) {
+        let listener = self.sessions[slot].listener;
+        self.counts.listener(listener).handshakes[result as usize].add(1);
+    }
+
+    /// Keeps for the log what the client's hello or handshake said.
+    fn note_names(&mut self, slot: u32, sni: Option<String>, tls: Option<&Tls>) {
+        let logged = self.listeners[usize::from(self.sessions[slot].listener.0)].logged;
+        if logged && (sni.is_some() || tls.is_some()) {
+            let tls = tls.and_then(Tls::info);
+            let sni = sni.or_else(|| tls.as_ref().and_then(|tls| tls.sni.clone()));
+            self.seat(slot).names = Some(Box::new(SessionNames { sni, tls }));
+        }
+    }
+
+    /// What the log wants to know of TLS; the session is over.
+    pub(super) fn take_names(&mut self, slot: u32) -> Option<Box<SessionNames>> {
+        self.seats.get_mut(slot as usize)?.as_mut()?.names.take()
+    }
+
+    /// The session's pool is the one it was to go to, and not only the listener's first.
+    pub(super) fn is_pool_known(&self, slot: u32) -> bool {
+        let listener = usize::from(self.sessions[slot].listener.0);
+        let seat = self.seats.get(slot as usize).and_then(Option::as_ref);
+        !self.listeners[listener].front.chooses_pool() || seat.is_some_and(|seat| seat.placed)
+    }
+
     /// The prologue is through: limits of a client that only now is known, then a server.
     fn on_ready(&mut self, slot: u32, welcome: Welcome) {
-        let Welcome { peer, pool, tls, inbox } = welcome;
+        let Welcome { peer, pool, sni, stage: _, tls, inbox } = welcome;
+        if tls.is_some() {
+            self.count_handshake(slot, HandshakeResult::Ok);
+        }
+        self.note_names(slot, sni, tls.as_deref());
         if self.is_proxied(slot) {
             if let Some(peer) = peer {
                 self.sessions[slot].peer = Peer::from(peer);
@@ -242,6 +313,7 @@ impl<D: Driver> Gate<D> {
         }
         if let Some(pool) = pool {
             self.sessions[slot].pool = pool;
+            self.seat(slot).placed = true;
         }
         let now = self.driver.now();
         self.sessions[slot].phase = Phase::Connecting { started: now, timed_out: false };

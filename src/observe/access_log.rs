@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line for each ended session.
+//! The access log: one JSON object a line for each ended session or request.
 //!
 //! Workers leave fixed-size records in bounded queues; a thread of the log's own turns them
 //! into lines and writes them through `io_uring`. Its own, because a ring under tokio submits
@@ -11,7 +11,6 @@
 //! - A3: a failed write (a full disk) loses its lines, which are counted; the next batch is
 //!   tried anew, and a torn line is ended first. Said once on stderr, not once a line.
 
-use std::fmt::Write as _;
 use std::fs::File as StdFile;
 use std::future::Future;
 use std::io;
@@ -24,13 +23,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam::queue::ArrayQueue;
 use tokio::sync::oneshot;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
 use super::clock::WallClock;
+use super::lines::LineFormat;
 use super::logger::Log;
 use super::record::SessionRecord;
+use super::requests::RequestRecord;
 use crate::config::plan;
 use crate::registry::Snapshot;
 use crate::runtime::worker::Shared;
@@ -69,69 +71,6 @@ pub fn open(access: &plan::AccessLog) -> io::Result<Option<StdFile>> {
             Ok(Some(StdFile::options().append(true).create(true).open(path)?))
         }
     }
-}
-
-/// Names as JSON strings, made once, and the lines made of them.
-#[derive(Clone, Debug, Default)]
-pub struct LineFormat {
-    /// Name and pool of each listener; whether it logs.
-    listeners: Vec<(String, String, bool)>,
-    servers: Vec<String>,
-}
-
-impl LineFormat {
-    /// Takes over names that are new in `snapshot`.
-    pub fn update(&mut self, snapshot: &Snapshot) {
-        let plan = &snapshot.plan;
-        for listener in plan.listeners.iter().skip(self.listeners.len()) {
-            let pool = json_string(&plan.pools[listener.first_pool()].name);
-            self.listeners.push((json_string(&listener.name), pool, listener.access_log));
-        }
-        for server in snapshot.servers.iter().skip(self.servers.len()) {
-            self.servers.push(json_string(&server.name));
-        }
-    }
-
-    /// Appends the line of one session, if its listener logs.
-    pub fn write(&self, record: &SessionRecord, clock: WallClock, out: &mut String) -> bool {
-        let Some((listener, pool, true)) = self.listeners.get(usize::from(record.listener.0))
-        else {
-            return false;
-        };
-        out.push_str("{\"ts\":\"");
-        clock.write(record.ended_at, out);
-        let _ = write!(out, "\",\"listener\":{listener},\"client\":");
-        match record.peer.address() {
-            Some(address) => drop(write!(out, "\"{address}\"")),
-            None => out.push_str("null"),
-        }
-        let _ = write!(out, ",\"sni\":null,\"pool\":{pool},\"server\":");
-        let server = record.server.and_then(|id| self.servers.get(id.0 as usize));
-        out.push_str(server.map_or("null", String::as_str));
-        let _ = write!(out, ",\"reason\":\"{}\",\"connect_ms\":", record.reason.as_str());
-        match record.connect {
-            Some(span) => write_ms(span, out),
-            None => out.push_str("null"),
-        }
-        out.push_str(",\"duration_ms\":");
-        write_ms(record.ended_at.since(record.accepted_at), out);
-        let _ = writeln!(
-            out,
-            ",\"bytes_in\":{},\"bytes_out\":{},\"tls\":null,\"retries\":{}}}",
-            record.bytes_in, record.bytes_out, record.retries
-        );
-        true
-    }
-}
-
-fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-/// Milliseconds with three decimals, without going through a float.
-fn write_ms(span: Duration, out: &mut String) {
-    let us = span.as_micros();
-    let _ = write!(out, "{}.{:03}", us / 1_000, us % 1_000);
 }
 
 /// Finished lines.
@@ -268,34 +207,35 @@ impl Writer {
     /// Empties the queues into lines. Returns when to come back.
     fn collect(&mut self, snapshot: &Snapshot) -> Duration {
         self.notice_stall();
-        let mut records = Vec::new();
         let mut fullest = 0;
-        for queue in &self.shared.records {
-            fullest = fullest.max(queue.len());
-            // Only what is there now: a worker may fill it as fast as we empty it.
-            records.extend((0..queue.len()).map_while(|_| queue.pop()));
-        }
-        if self.file.is_some() && !records.is_empty() {
+        let sessions = take_all(&self.shared.records, &mut fullest);
+        let requests = take_all(&self.shared.requests, &mut fullest);
+        if self.file.is_some() && !(sessions.is_empty() && requests.is_empty()) {
             self.format.update(snapshot);
             if self.state.stalled.load(Ordering::Relaxed) || self.pending.text.len() > PENDING_MAX {
-                let logged = records.iter().filter(|record| {
+                let logged = sessions.iter().filter(|record| {
                     snapshot.plan.listeners[usize::from(record.listener.0)].access_log
                 });
-                self.state.dropped.fetch_add(logged.count() as u64, Ordering::Relaxed);
+                let lost = logged.count() + requests.len();
+                self.state.dropped.fetch_add(lost as u64, Ordering::Relaxed);
             } else {
-                self.append(&records);
+                self.append(&sessions, &requests);
             }
         }
         let quarter = crate::runtime::worker::RECORDS_MAX / 4;
         if fullest >= quarter { PERIOD_BUSY } else { PERIOD }
     }
 
-    fn append(&mut self, records: &[SessionRecord]) {
+    fn append(&mut self, sessions: &[SessionRecord], requests: &[RequestRecord]) {
         let clock = WallClock::read();
-        for record in records {
+        for record in sessions {
             let logged = self.format.write(record, clock, &mut self.pending.text);
             self.pending.lines += u64::from(logged);
         }
+        for record in requests {
+            self.format.write_request(record, clock, &mut self.pending.text);
+        }
+        self.pending.lines += requests.len() as u64;
     }
 
     /// A2.
@@ -353,6 +293,18 @@ impl Writer {
             }
         }
     }
+}
+
+/// What is in the queues now, and not what comes meanwhile: a worker may fill them as fast as we
+/// empty them. `fullest` grows to the length of the longest.
+fn take_all<T>(queues: &[ArrayQueue<T>], fullest: &mut usize) -> Vec<T> {
+    let mut taken = Vec::new();
+    for queue in queues {
+        let length = queue.len();
+        *fullest = (*fullest).max(length);
+        taken.extend((0..length).map_while(|_| queue.pop()));
+    }
+    taken
 }
 
 /// The write in flight; pends for ever if there is none.

@@ -61,6 +61,67 @@ impl ConnectResult {
     }
 }
 
+/// Why another attempt was made: the `reason` label of retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RetryCause {
+    /// No connection, or no TLS on it.
+    Connect,
+    Reset,
+    Timeout,
+    /// The status of an answer.
+    Status,
+}
+
+impl RetryCause {
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Reset, Self::Timeout, Self::Status];
+
+    /// The cause when an attempt failed for `reason`.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::ServerReset => Self::Reset,
+            Reason::RequestTimeout => Self::Timeout,
+            Reason::BadUpstream => Self::Status,
+            _ => Self::Connect,
+        }
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Status => "status",
+        }
+    }
+}
+
+/// How a client's TLS handshake ended: the `result` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum HandshakeResult {
+    Ok,
+    /// No common version or name, a certificate that does not verify, not in time, no TLS.
+    Failed,
+    /// The client aborted it.
+    Reset,
+}
+
+impl HandshakeResult {
+    pub const ALL: [Self; 3] = [Self::Ok, Self::Failed, Self::Reset];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct ListenerCounts {
     pub connections: Count,
@@ -68,12 +129,20 @@ pub struct ListenerCounts {
     pub bytes_out: Count,
     /// By `Reason as usize`.
     pub ended: [Count; Reason::COUNT],
+    /// By `HandshakeResult as usize`.
+    pub handshakes: [Count; 3],
 }
 
 impl Default for ListenerCounts {
     fn default() -> Self {
         let [connections, bytes_in, bytes_out] = Default::default();
-        Self { connections, bytes_in, bytes_out, ended: std::array::from_fn(|_| Count::default()) }
+        Self {
+            connections,
+            bytes_in,
+            bytes_out,
+            ended: std::array::from_fn(|_| Count::default()),
+            handshakes: Default::default(),
+        }
     }
 }
 
@@ -85,8 +154,8 @@ pub struct ServerCounts {
     pub resets: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
-    /// Attempts made because this server failed another.
-    pub retries: Count,
+    /// Attempts made because this server failed another; by `RetryCause as usize`.
+    pub retries: [Count; 4],
 }
 
 /// All counters of one worker.

@@ -49,6 +49,13 @@ impl Series {
         }
     }
 
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        // Equal bounds, so nothing is out of range.
+        let _ = self.merged.add(&other.merged);
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
     #[must_use]
     pub fn count(&self) -> u64 {
         self.merged.len()
@@ -92,6 +99,28 @@ impl Series {
 pub struct Totals {
     pub session: BTreeMap<ListenerId, Series>,
     pub connect: BTreeMap<ServerId, Series>,
+    /// Requests by listener and route (`None`: of no route).
+    pub routes: BTreeMap<(ListenerId, Option<u32>), RouteTotals>,
+    /// From an attempt to its answer's head.
+    pub upstream: BTreeMap<ServerId, Series>,
+}
+
+/// Requests of one route.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTotals {
+    pub codes: BTreeMap<u16, u64>,
+    /// Whole requests.
+    pub seconds: Series,
+}
+
+impl RouteTotals {
+    /// Adds another route's, for routes that share a name.
+    pub fn add(&mut self, other: &Self) {
+        for (code, count) in &other.codes {
+            *self.codes.entry(*code).or_default() += count;
+        }
+        self.seconds.add(&other.seconds);
+    }
 }
 
 impl Totals {
@@ -102,20 +131,33 @@ impl Totals {
         for (server, histogram) in &part.connect {
             self.connect.entry(*server).or_default().merge(histogram);
         }
-    }
-
-    /// One series of several, for a name with several addresses.
-    #[must_use]
-    pub fn connect_of(&self, servers: impl Iterator<Item = ServerId>) -> Option<Series> {
-        let mut sum: Option<Series> = None;
-        for series in servers.filter_map(|id| self.connect.get(&id)) {
-            let sum = sum.get_or_insert_default();
-            // Equal bounds, so nothing is out of range.
-            let _ = sum.merged.add(&series.merged);
-            sum.sum_us = sum.sum_us.saturating_add(series.sum_us);
+        for (&(listener, route), counts) in &part.requests.routes {
+            let route = (route != u32::MAX).then_some(route);
+            let totals = self.routes.entry((ListenerId(listener), route)).or_default();
+            for (code, count) in &counts.codes {
+                *totals.codes.entry(*code).or_default() += count;
+            }
+            for ((), histogram) in &counts.seconds {
+                totals.seconds.merge(histogram);
+            }
         }
-        sum
+        for (server, histogram) in &part.requests.upstream {
+            self.upstream.entry(*server).or_default().merge(histogram);
+        }
     }
+}
+
+/// One series of several, for a name with several addresses.
+#[must_use]
+pub fn sum_of(
+    series: &BTreeMap<ServerId, Series>,
+    servers: impl Iterator<Item = ServerId>,
+) -> Option<Series> {
+    let mut sum: Option<Series> = None;
+    for one in servers.filter_map(|id| series.get(&id)) {
+        sum.get_or_insert_default().add(one);
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -155,7 +197,7 @@ mod tests {
                 ..Histograms::default()
             });
         }
-        let both = totals.connect_of([ServerId(0), ServerId(1)].into_iter()).unwrap();
+        let both = sum_of(&totals.connect, [ServerId(0), ServerId(1)].into_iter()).unwrap();
         assert_eq!((both.count(), totals.connect[&ServerId(0)].count()), (6, 3));
         assert!(both.quantile_ms(1.0) >= 0.4);
     }

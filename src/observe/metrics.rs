@@ -3,11 +3,13 @@
 //! A family is a HELP line, a TYPE line and its samples together, as the format demands.
 //! Labels come only from names in the configuration, so their number is bounded by the file.
 
+mod http;
+
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
-use super::counters::{ConnectResult, Count, WorkerCounts};
-use super::histograms::{BUCKETS_LE, Series};
+use super::counters::{ConnectResult, Count, RetryCause, WorkerCounts};
+use super::histograms::{BUCKETS_LE, Series, sum_of};
 use super::reason::REASONS;
 use super::view::{ListenerSums, ServerGroup, ServerSums, View};
 use crate::registry::{Condition, ListenerId};
@@ -20,6 +22,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub fn render(view: &View<'_>) -> String {
     let mut text = Text(String::with_capacity(16 * 1_024));
     listeners(view, &mut text);
+    http::tls(view, &mut text);
+    http::requests(view, &mut text);
     servers(view, &mut text);
     process(view, &mut text);
     workers(view, &mut text);
@@ -182,7 +186,7 @@ fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow
         labels: [("pool", pool), ("server", &group.plan.name)],
         sums: view.servers(group.states.iter().copied()),
         condition: group.condition(view.now),
-        connect: view.totals.connect_of(group.states.iter().map(|state| state.id)),
+        connect: sum_of(&view.totals.connect, group.states.iter().map(|state| state.id)),
     }
 }
 
@@ -190,10 +194,12 @@ fn pools_of(view: &View<'_>, rows: &[ServerRow<'_>], text: &mut Text) {
     let pools = || view.snapshot.plan.pools.iter().zip(&view.snapshot.pools);
     text.family("retries_total", Kind::Counter, "Attempts at another server, by what failed.");
     for (pool, _) in pools() {
-        let of_pool = rows.iter().filter(|row| row.labels[0].1 == pool.name);
-        let retries: u64 = of_pool.map(|row| row.sums.retries).sum();
-        let labels = [("pool", pool.name.as_str()), ("reason", "connect")];
-        text.sample("retries_total", &labels, retries);
+        for cause in RetryCause::ALL {
+            let of_pool = rows.iter().filter(|row| row.labels[0].1 == pool.name);
+            let retries: u64 = of_pool.map(|row| row.sums.retries[cause as usize]).sum();
+            let labels = [("pool", pool.name.as_str()), ("reason", cause.as_str())];
+            text.sample("retries_total", &labels, retries);
+        }
     }
     text.family("pool_held", Kind::Gauge, "Clients that wait for a server.");
     for (pool, now) in pools() {

@@ -1,17 +1,21 @@
-//! One ended session, as a worker hands it to the log writer: fixed size, no allocation.
+//! One ended session, as a worker hands it to the log writer: fixed size, and no allocation
+//! for a session without TLS.
 
 use std::time::Duration;
 
 use super::reason::Reason;
 use crate::net::Peer;
-use crate::registry::{ListenerId, ServerId};
+use crate::registry::{ListenerId, PoolId, ServerId};
 use crate::runtime::time::Time;
+use crate::tls::info::TlsInfo;
 
 /// Everything an access-log line of a TCP session is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionRecord {
     pub listener: ListenerId,
     pub peer: Peer,
+    /// Where it went or was to go; `None`: that was not decided.
+    pub pool: Option<PoolId>,
     /// The last server tried, if any was.
     pub server: Option<ServerId>,
     pub reason: Reason,
@@ -24,4 +28,15 @@ pub struct SessionRecord {
     pub bytes_out: u64,
     /// Connects tried after the first.
     pub retries: u8,
+    /// What the client's hello or handshake said.
+    pub names: Option<Box<SessionNames>>,
+}
+
+/// What is known about a session that began with TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionNames {
+    /// The host that the client named.
+    pub sni: Option<String>,
+    /// `None`: the bytes went on as they were.
+    pub tls: Option<TlsInfo>,
 }

@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::clock;
-use super::histograms::Series;
+use super::histograms::{Series, sum_of};
 use super::view::{ServerGroup, View, bind_text};
 use crate::balance::POLICIES;
 use crate::config::plan::{self, ServerAddr};
 use crate::registry::{Condition, ListenerId, Member, PoolSnapshot, ServerState};
+use crate::tls::certificates::Certificate;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -66,11 +68,32 @@ pub struct WorkerStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListenerStatus {
     pub bind: Vec<String>,
+    /// `tcp` or `http`.
     pub mode: String,
-    pub pool: String,
+    /// The first or only pool; `null` for a listener that answers without one.
+    pub pool: Option<String>,
+    /// Clients speak TLS to it.
+    #[serde(default)]
+    pub tls: bool,
+    /// Those in use; only with TLS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateStatus>,
+    /// Why changed certificate files are not in use; `null`: all are.
+    #[serde(default)]
+    pub tls_error: Option<String>,
     pub active: u32,
     pub total: u64,
     pub refused: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The file; `env` for one out of the environment.
+    pub cert: String,
+    pub names: Vec<String>,
+    pub not_after: String,
+    /// Whole days until then; negative: it has expired.
+    pub days_left: i64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,6 +139,9 @@ pub struct HealthStatus {
 pub struct LatencyStatus {
     /// Successful connects since the start; `null` before the first.
     pub connect: Option<Quantiles>,
+    /// From sending a request to the head of its answer; `null` before the first.
+    #[serde(default)]
+    pub request: Option<Quantiles>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -171,8 +197,11 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         let bind = view.bound.get(id).unwrap_or(&listener.bind);
         let status = ListenerStatus {
             bind: bind.iter().map(bind_text).collect(),
-            mode: "tcp".into(),
-            pool: plan.pools[listener.first_pool()].name.clone(),
+            mode: mode_word(listener.mode).into(),
+            pool: plan.pools.get(listener.first_pool()).map(|pool| pool.name.clone()),
+            tls: listener.tls.is_some(),
+            certificates: certificates(view, ListenerId(id as u16)),
+            tls_error: view.tls_kept.listeners.get(&ListenerId(id as u16)).cloned(),
             active: sums.active,
             total: sums.connections,
             refused: sums.refused(),
@@ -180,6 +209,32 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         (listener.name.clone(), status)
     };
     plan.listeners.iter().enumerate().map(row).collect()
+}
+
+fn certificates(view: &View<'_>, id: ListenerId) -> Vec<CertificateStatus> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let row = |(cert, certificate): (String, &Certificate)| CertificateStatus {
+        cert,
+        names: certificate.names.clone(),
+        not_after: clock::rfc3339(moment(certificate.not_after)),
+        days_left: (certificate.not_after - now.as_secs() as i64).div_euclid(86_400),
+    };
+    view.certificates(id).into_iter().map(row).collect()
+}
+
+/// A moment given in seconds since 1970, not before.
+fn moment(seconds: i64) -> SystemTime {
+    let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The word of a mode.
+#[must_use]
+pub const fn mode_word(mode: plan::Mode) -> &'static str {
+    match mode {
+        plan::Mode::Tcp => "tcp",
+        plan::Mode::Http => "http",
+    }
 }
 
 /// The word of a policy.
@@ -220,7 +275,7 @@ fn single(
 ) -> ServerStatus {
     let member = now.members.iter().find(|member| member.state.id == state.id);
     let sums = view.servers([state]);
-    let latency = view.totals.connect.get(&state.id);
+    let totals = view.totals;
     ServerStatus {
         addr: state.address.to_string(),
         state: state.condition(view.now).as_str().into(),
@@ -232,7 +287,10 @@ fn single(
         active: sums.active,
         total: sums.total(),
         errors: sums.errors(),
-        latency_ms: LatencyStatus { connect: latency.map(quantiles) },
+        latency_ms: LatencyStatus {
+            connect: totals.connect.get(&state.id).map(quantiles),
+            request: totals.upstream.get(&state.id).map(quantiles),
+        },
         stale: None,
         members: None,
     }
@@ -249,7 +307,10 @@ fn named(
     let members: Vec<_> = group.shown().map(|state| single(view, pool, now, state)).collect();
     let up = members.iter().filter(|member| member.state == Condition::Up.as_str()).count();
     let sums = view.servers(group.states.iter().copied());
-    let latency = view.totals.connect_of(group.states.iter().map(|state| state.id));
+    let latency = |series| {
+        let sum = sum_of(series, group.states.iter().map(|state| state.id));
+        sum.as_ref().map(quantiles)
+    };
     let mut detail = match members.len() {
         0 if name.detail.is_empty() => "not resolved yet".to_owned(),
         0 => name.detail.clone(),
@@ -264,7 +325,10 @@ fn named(
         active: sums.active,
         total: sums.total(),
         errors: sums.errors(),
-        latency_ms: LatencyStatus { connect: latency.as_ref().map(quantiles) },
+        latency_ms: LatencyStatus {
+            connect: latency(&view.totals.connect),
+            request: latency(&view.totals.upstream),
+        },
         stale: Some(name.stale),
         members: Some(members),
         ..unresolved(group, "")
@@ -283,7 +347,7 @@ fn unresolved(group: &ServerGroup<'_>, detail: &str) -> ServerStatus {
         active: 0,
         total: 0,
         errors: 0,
-        latency_ms: LatencyStatus { connect: None },
+        latency_ms: LatencyStatus { connect: None, request: None },
         stale: None,
         members: None,
     }

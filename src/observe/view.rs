@@ -11,11 +11,13 @@ use std::time::SystemTime;
 use super::counters::ConnectResult;
 use super::histograms::Totals;
 use super::reason::{REASONS, Reason};
-use crate::config::plan::{BindAddr, Server};
+use crate::config::plan::{BindAddr, Pem, Server};
 use crate::control::membership::{NameId, Resolution};
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
 use crate::runtime::time::Time;
 use crate::runtime::worker::WorkerHandle;
+use crate::tls::certificates::Certificate;
+use crate::tls::server::ServerTls;
 
 /// What one reading sees.
 #[derive(Debug)]
@@ -35,8 +37,18 @@ pub struct View<'a> {
     pub started_at: Time,
     pub loaded_at: SystemTime,
     pub ready: bool,
+    /// Where changed certificate files could not be used.
+    pub tls_kept: &'a TlsKept,
     pub log_dropped: u64,
     pub log_stalled: bool,
+}
+
+/// Whose certificate files have changed and cannot be used, and why: what was there before goes
+/// on to serve.
+#[derive(Clone, Debug, Default)]
+pub struct TlsKept {
+    pub listeners: BTreeMap<ListenerId, String>,
+    pub pools: BTreeMap<PoolId, String>,
 }
 
 /// What a listener has counted.
@@ -48,11 +60,20 @@ pub struct ListenerSums {
     pub bytes_out: u64,
     /// By `Reason as usize`.
     pub ended: [u64; Reason::COUNT],
+    /// By `HandshakeResult as usize`.
+    pub handshakes: [u64; 3],
 }
 
 impl Default for ListenerSums {
     fn default() -> Self {
-        Self { active: 0, connections: 0, bytes_in: 0, bytes_out: 0, ended: [0; Reason::COUNT] }
+        Self {
+            active: 0,
+            connections: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            ended: [0; Reason::COUNT],
+            handshakes: [0; 3],
+        }
     }
 }
 
@@ -74,7 +95,8 @@ pub struct ServerSums {
     pub resets: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    pub retries: u64,
+    /// By `RetryCause as usize`.
+    pub retries: [u64; 4],
 }
 
 impl ServerSums {
@@ -131,6 +153,9 @@ impl View<'_> {
             for (sum, count) in sums.ended.iter_mut().zip(&counts.ended) {
                 *sum += count.value();
             }
+            for (sum, count) in sums.handshakes.iter_mut().zip(&counts.handshakes) {
+                *sum += count.value();
+            }
         }
         sums
     }
@@ -147,13 +172,37 @@ impl View<'_> {
                 sums.resets += counts.resets.value();
                 sums.bytes_in += counts.bytes_in.value();
                 sums.bytes_out += counts.bytes_out.value();
-                sums.retries += counts.retries.value();
+                for (sum, count) in sums.retries.iter_mut().zip(&counts.retries) {
+                    *sum += count.value();
+                }
                 for (sum, count) in sums.connects.iter_mut().zip(&counts.connects) {
                     *sum += count.value();
                 }
             }
         }
         sums
+    }
+
+    /// Certificates of a listener as they are in use, with a label each of its own.
+    #[must_use]
+    pub fn certificates(&self, id: ListenerId) -> Vec<(String, &Certificate)> {
+        let at = usize::from(id.0);
+        let (Some(plan), Some(front)) =
+            (&self.snapshot.plan.listeners[at].tls, self.snapshot.fronts.listeners.get(at))
+        else {
+            return Vec::new();
+        };
+        let mut labels: Vec<String> = Vec::new();
+        for entry in &plan.certs {
+            let label = match &entry.cert {
+                Pem::File(path) => path.display().to_string(),
+                Pem::Text(_) => "env".to_owned(),
+            };
+            let same = labels.iter().filter(|other| **other == label).count();
+            labels.push(if same == 0 { label } else { format!("{label} #{}", same + 1) });
+        }
+        let certificates = front.tls.as_deref().map(ServerTls::certificates).unwrap_or_default();
+        labels.into_iter().zip(certificates).collect()
     }
 
     /// The servers of every pool, in file order.

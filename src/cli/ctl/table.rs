@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::observe::status::{ServerStatus, Status};
+use crate::observe::status::{ListenerStatus, Quantiles, ServerStatus, Status};
+
+/// Days before its end that a certificate is spoken of: renewal was due a week before that.
+const DAYS_NEAR: i64 = 21;
 
 /// Renders the whole page. `colour`: states are coloured.
 pub(super) fn render(status: &Status, colour: bool) -> String {
@@ -32,14 +35,17 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         let _ = writeln!(page, "access log {stalled}{} lines lost", status.log.dropped);
     }
     page.push('\n');
-    let mut listeners = Table::new(&["LISTENER", "ADDRESS", "POOL", "ACTIVE", "TOTAL", "REFUSED"]);
+    let mut listeners =
+        Table::new(&["LISTENER", "ADDRESS", "MODE", "POOL", "ACTIVE", "TOTAL", "REFUSED"]);
     for (name, listener) in &status.listeners {
         let (bind, numbers) = (listener.bind.join(", "), [listener.total, listener.refused]);
         let [total, refused] = numbers.map(|number| number.to_string());
         let active = listener.active.to_string();
-        listeners.row([name.clone(), bind, listener.pool.clone(), active, total, refused]);
+        let pool = listener.pool.clone().unwrap_or_else(|| "-".into());
+        listeners.row([name.clone(), bind, mode(listener), pool, active, total, refused]);
     }
     listeners.write(&mut page, false);
+    certificates(status, &mut page);
     for (name, pool) in &status.pools {
         let held =
             if pool.held > 0 { format!(", {} clients wait", pool.held) } else { String::new() };
@@ -53,6 +59,7 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
             "TOTAL",
             "ERRORS",
             "CONNECT p50/p99",
+            "REQUEST p50/p99",
             "CHECK",
         ]);
         for (name, server) in &pool.servers {
@@ -66,9 +73,31 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
     page
 }
 
-fn server_row(name: String, server: &ServerStatus) -> [String; 9] {
-    let connect = server.latency_ms.connect.as_ref();
-    let connect = connect.map_or("-".into(), |ms| format!("{:.1}/{:.1} ms", ms.p50, ms.p99));
+/// `tcp`, `http`, `tcp, tls`.
+fn mode(listener: &ListenerStatus) -> String {
+    if listener.tls { format!("{}, tls", listener.mode) } else { listener.mode.clone() }
+}
+
+/// What needs somebody to look at it: files that cannot be used, dates that come near.
+fn certificates(status: &Status, page: &mut String) {
+    for (name, listener) in &status.listeners {
+        if let Some(error) = &listener.tls_error {
+            let _ = writeln!(page, "listener {name}: changed certificate not in use: {error}");
+        }
+        for certificate in listener.certificates.iter().filter(|one| one.days_left < DAYS_NEAR) {
+            let (cert, until) = (&certificate.cert, &certificate.not_after);
+            let word = if certificate.days_left < 0 { "expired" } else { "expires" };
+            let _ = writeln!(page, "listener {name}: certificate {cert} {word} {until}");
+        }
+    }
+}
+
+fn server_row(name: String, server: &ServerStatus) -> [String; 10] {
+    let span = |quantiles: &Option<Quantiles>| {
+        let quantiles = quantiles.as_ref();
+        quantiles.map_or("-".into(), |ms| format!("{:.1}/{:.1} ms", ms.p50, ms.p99))
+    };
+    let (connect, request) = (span(&server.latency_ms.connect), span(&server.latency_ms.request));
     let backup = if server.backup { " backup" } else { "" };
     let weight =
         if server.members.is_some() { "-".into() } else { format!("{}{backup}", server.weight) };
@@ -81,6 +110,7 @@ fn server_row(name: String, server: &ServerStatus) -> [String; 9] {
         server.total.to_string(),
         server.errors.to_string(),
         connect,
+        request,
         server.health.detail.clone(),
     ]
 }

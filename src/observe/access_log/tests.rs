@@ -1,4 +1,4 @@
-//! Lines as the interface has them, and a log that nobody takes.
+//! What becomes of records when the log is written, and when nobody takes it.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -8,13 +8,14 @@ use crate::control::fixture;
 use crate::control::membership::Membership;
 use crate::net::Peer;
 use crate::observe::reason::Reason;
-use crate::registry::{ListenerId, ServerId};
+use crate::registry::{ListenerId, PoolId, ServerId};
 use crate::runtime::time::Time;
 
 fn record() -> SessionRecord {
     SessionRecord {
         listener: ListenerId(0),
         peer: Peer::from(SocketAddr::from(([192, 0, 2, 7], 4711))),
+        pool: Some(PoolId(0)),
         server: Some(ServerId(0)),
         reason: Reason::Ok,
         accepted_at: Time(5_000_000_000),
@@ -23,6 +24,7 @@ fn record() -> SessionRecord {
         bytes_in: 10,
         bytes_out: 20,
         retries: 1,
+        names: None,
     }
 }
 
@@ -37,36 +39,6 @@ fn shared(records: usize) -> Arc<Shared> {
         shared.records[0].push(record()).unwrap();
     }
     Arc::new(shared)
-}
-
-#[test]
-fn a_line_has_every_field_of_the_interface_in_order() {
-    let mut format = LineFormat::default();
-    format.update(&snapshot());
-    let mut out = String::new();
-    assert!(format.write(&record(), WallClock::read(), &mut out));
-    let line: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&out).unwrap();
-    let keys: Vec<_> = line.keys().map(String::as_str).collect();
-    let wanted = "ts listener client sni pool server reason connect_ms duration_ms bytes_in \
-                  bytes_out tls retries";
-    assert_eq!(keys.join(" "), wanted);
-    assert_eq!(line["client"], "192.0.2.7:4711");
-    assert_eq!((line["pool"].as_str(), line["server"].as_str()), (Some("back"), Some("s0")));
-    assert_eq!(line["duration_ms"], 12.345);
-    assert_eq!(line["connect_ms"], 0.25);
-}
-
-#[test]
-fn what_is_unknown_is_null() {
-    let mut format = LineFormat::default();
-    format.update(&snapshot());
-    let mut out = String::new();
-    let unknown = SessionRecord { server: None, connect: None, peer: Peer::UNIX, ..record() };
-    format.write(&unknown, WallClock::read(), &mut out);
-    let line: serde_json::Value = serde_json::from_str(&out).unwrap();
-    for field in ["client", "server", "connect_ms", "sni", "tls"] {
-        assert!(line[field].is_null(), "{field}: {out}");
-    }
 }
 
 /// Runs a writer over `file` with `records` in the queue until `done`, then stops it.
@@ -102,14 +74,19 @@ fn write(
 }
 
 #[test]
-fn every_record_becomes_a_line_in_the_file() {
+fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
-    let (state, _, clean) = write(file, &shared(1_000), |_| true);
+    let shared = shared(1_000);
+    for _ in 0..100 {
+        shared.requests[0].push(crate::observe::lines::tests::request()).unwrap();
+    }
+    let (state, _, clean) = write(file, &shared, |_| true);
     assert!(clean);
     let text = std::fs::read_to_string(path).unwrap();
-    assert_eq!(text.lines().count(), 1_000);
+    assert_eq!(text.lines().count(), 1_100);
+    assert_eq!(text.lines().filter(|line| line.contains("\"request_id\"")).count(), 100);
     for line in text.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }

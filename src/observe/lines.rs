@@ -1,0 +1,199 @@
+//! Lines of the access log: one JSON object for each ended session of a TCP listener, and for
+//! each request of an HTTP listener.
+//!
+//! Every field is always there, `null` if unknown. Texts that a client chose are escaped, so a
+//! line stays one line. Owns no file: `access_log` writes what is made here.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::clock::WallClock;
+use super::record::SessionRecord;
+use super::requests::{RequestRecord, RequestText};
+use crate::config::plan::Listener;
+use crate::registry::Snapshot;
+use crate::tls::info::TlsInfo;
+
+/// Names as JSON strings, made once, and the lines made of them.
+#[derive(Clone, Debug, Default)]
+pub struct LineFormat {
+    listeners: Vec<ListenerNames>,
+    pools: Vec<String>,
+    servers: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct ListenerNames {
+    name: String,
+    /// By index; the fallback pool stands behind them, as "".
+    routes: Vec<String>,
+    /// Sessions get lines; whether requests do is the worker's to say, route by route.
+    logged: bool,
+}
+
+impl ListenerNames {
+    fn of(listener: &Listener) -> Self {
+        let routes = listener.http.as_ref().map(|http| http.routes.as_slice()).unwrap_or_default();
+        let names = routes.iter().map(|route| route.name.as_str()).chain([""]);
+        Self {
+            name: json_string(&listener.name),
+            routes: names.map(json_string).collect(),
+            logged: listener.access_log,
+        }
+    }
+}
+
+impl LineFormat {
+    /// Takes over names that are new in `snapshot`.
+    pub fn update(&mut self, snapshot: &Snapshot) {
+        let plan = &snapshot.plan;
+        for listener in plan.listeners.iter().skip(self.listeners.len()) {
+            self.listeners.push(ListenerNames::of(listener));
+        }
+        for pool in plan.pools.iter().skip(self.pools.len()) {
+            self.pools.push(json_string(&pool.name));
+        }
+        for server in snapshot.servers.iter().skip(self.servers.len()) {
+            self.servers.push(json_string(&server.name));
+        }
+    }
+
+    /// Appends the line of one session, if its listener logs.
+    pub fn write(&self, record: &SessionRecord, clock: WallClock, out: &mut String) -> bool {
+        let Some(listener) = self.listeners.get(usize::from(record.listener.0)) else {
+            return false;
+        };
+        if !listener.logged {
+            return false;
+        }
+        out.push_str("{\"ts\":\"");
+        clock.write(record.ended_at, out);
+        let _ = write!(out, "\",\"listener\":{},\"client\":", listener.name);
+        match record.peer.address() {
+            Some(address) => drop(write!(out, "\"{address}\"")),
+            None => out.push_str("null"),
+        }
+        out.push_str(",\"sni\":");
+        let names = record.names.as_deref();
+        text_or_null(names.and_then(|names| names.sni.as_deref()), out);
+        out.push_str(",\"pool\":");
+        name_or_null(record.pool.and_then(|id| self.pools.get(usize::from(id.0))), out);
+        out.push_str(",\"server\":");
+        name_or_null(record.server.and_then(|id| self.servers.get(id.0 as usize)), out);
+        let _ = write!(out, ",\"reason\":\"{}\",\"connect_ms\":", record.reason.as_str());
+        ms_or_null(record.connect, out);
+        out.push_str(",\"duration_ms\":");
+        write_ms(record.ended_at.since(record.accepted_at), out);
+        let _ = write!(
+            out,
+            ",\"bytes_in\":{},\"bytes_out\":{},\"tls\":",
+            record.bytes_in, record.bytes_out
+        );
+        tls_or_null(names.and_then(|names| names.tls.as_ref()), out);
+        let _ = writeln!(out, ",\"retries\":{}}}", record.retries);
+        true
+    }
+
+    /// Appends the line of one request.
+    pub fn write_request(&self, record: &RequestRecord, clock: WallClock, out: &mut String) {
+        let listener = self.listeners.get(usize::from(record.listener.0));
+        let route = record.route.map(|route| route as usize);
+        let route = listener.zip(route).and_then(|(listener, at)| listener.routes.get(at));
+        out.push_str("{\"ts\":\"");
+        clock.write(record.ended_at, out);
+        out.push_str("\",\"listener\":");
+        name_or_null(listener.map(|listener| &listener.name), out);
+        // No route is "", as in the metrics: it is known that there was none.
+        let _ = write!(out, ",\"route\":{},\"client\":", route.map_or("\"\"", String::as_str));
+        match record.client {
+            Some(address) => drop(write!(out, "\"{address}\"")),
+            None => out.push_str("null"),
+        }
+        let text = record.text.as_deref();
+        let of = |field: fn(&RequestText) -> &String| {
+            text.map(field).map(String::as_str).filter(|text| !text.is_empty())
+        };
+        out.push_str(",\"method\":");
+        text_or_null(of(|text| &text.method), out);
+        out.push_str(",\"host\":");
+        text_or_null(of(|text| &text.host), out);
+        out.push_str(",\"path\":");
+        text_or_null(of(|text| &text.path), out);
+        out.push_str(",\"status\":");
+        match record.status {
+            // The client had gone before there was an answer.
+            0 => out.push_str("null"),
+            status => drop(write!(out, "{status}")),
+        }
+        let _ =
+            write!(out, ",\"reason\":\"{}\",\"consumer\":null,\"pool\":", record.reason.as_str());
+        name_or_null(record.pool.and_then(|id| self.pools.get(usize::from(id.0))), out);
+        out.push_str(",\"server\":");
+        name_or_null(record.server.and_then(|id| self.servers.get(id.0 as usize)), out);
+        let _ = write!(out, ",\"attempts\":{},\"duration_ms\":", record.attempts);
+        write_ms(record.ended_at.since(record.started_at), out);
+        out.push_str(",\"upstream_ms\":");
+        ms_or_null(record.upstream, out);
+        let _ = write!(
+            out,
+            ",\"policy_us\":null,\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
+            record.bytes_in, record.bytes_out
+        );
+        text_or_null(of(|text| &text.request_id), out);
+        let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
+        tls_or_null(text.and_then(|text| text.tls.as_ref()), out);
+        out.push_str("}\n");
+    }
+}
+
+fn name_or_null(name: Option<&String>, out: &mut String) {
+    out.push_str(name.map_or("null", String::as_str));
+}
+
+fn text_or_null(text: Option<&str>, out: &mut String) {
+    match text {
+        Some(text) => write_json(text, out),
+        None => out.push_str("null"),
+    }
+}
+
+fn tls_or_null(tls: Option<&TlsInfo>, out: &mut String) {
+    let Some(tls) = tls else { return out.push_str("null") };
+    let _ =
+        write!(out, "{{\"version\":\"{}\",\"cipher\":\"{}\",\"alpn\":", tls.version, tls.cipher);
+    text_or_null(tls.alpn.as_deref(), out);
+    out.push_str(",\"client\":");
+    text_or_null(tls.client.as_ref().map(|client| client.name.as_str()), out);
+    out.push('}');
+}
+
+fn ms_or_null(span: Option<Duration>, out: &mut String) {
+    match span {
+        Some(span) => write_ms(span, out),
+        None => out.push_str("null"),
+    }
+}
+
+fn json_string(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// A JSON string. Almost all texts have nothing to escape.
+fn write_json(text: &str, out: &mut String) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&json_string(text));
+    }
+}
+
+/// Milliseconds with three decimals, without going through a float.
+fn write_ms(span: Duration, out: &mut String) {
+    let us = span.as_micros();
+    let _ = write!(out, "{}.{:03}", us / 1_000, us % 1_000);
+}
+
+#[cfg(test)]
+pub(super) mod tests;

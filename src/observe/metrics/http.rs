@@ -1,0 +1,136 @@
+//! Metrics of TLS and HTTP listeners, and of the servers behind them.
+//!
+//! Routes are told apart by name: those that share one are one series, and requests of no route
+//! are counted with the listener's own `pool` under the name "". A code is the status that the
+//! client got; 499 stands for a client that had gone before there was one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluicegate_l7::route::spec::ActionSpec;
+
+use super::{Kind, Text};
+use crate::config::plan::{HttpListener, Listener};
+use crate::observe::counters::HandshakeResult;
+use crate::observe::histograms::{RouteTotals, sum_of};
+use crate::observe::view::View;
+use crate::registry::ListenerId;
+
+/// One listener's requests by the name of their route.
+type Routes<'a> = BTreeMap<&'a str, RouteTotals>;
+
+pub(super) fn tls(view: &View<'_>, text: &mut Text) {
+    let with_tls = || {
+        let all = view.snapshot.plan.listeners.iter().enumerate();
+        all.filter(|(_, listener)| listener.tls.is_some())
+            .map(|(id, listener)| (ListenerId(id as u16), listener.name.as_str()))
+    };
+    if with_tls().next().is_none() {
+        return;
+    }
+    text.family("tls_handshakes_total", Kind::Counter, "TLS handshakes of clients, by result.");
+    for (id, listener) in with_tls() {
+        let sums = view.listener(id);
+        for result in HandshakeResult::ALL {
+            let labels = [("listener", listener), ("result", result.as_str())];
+            text.sample("tls_handshakes_total", &labels, sums.handshakes[result as usize]);
+        }
+    }
+    let help = "When the certificate in use expires, in seconds since 1970.";
+    text.family("cert_not_after_seconds", Kind::Gauge, help);
+    for (id, listener) in with_tls() {
+        for (label, certificate) in view.certificates(id) {
+            let labels = [("listener", listener), ("cert", label.as_str())];
+            text.sample("cert_not_after_seconds", &labels, certificate.not_after);
+        }
+    }
+    let help = "1 if the certificate files, as they are now, are in use.";
+    text.family("cert_last_reload_successful", Kind::Gauge, help);
+    for (id, listener) in with_tls() {
+        let kept = view.tls_kept.listeners.contains_key(&id);
+        text.sample("cert_last_reload_successful", &[("listener", listener)], u8::from(!kept));
+    }
+}
+
+pub(super) fn requests(view: &View<'_>, text: &mut Text) {
+    let listeners = view.snapshot.plan.listeners.iter().enumerate();
+    let rows: Vec<(&str, Routes<'_>)> = listeners
+        .filter_map(|(id, listener)| {
+            let http = listener.http.as_ref()?;
+            Some((listener.name.as_str(), routes(view, ListenerId(id as u16), http)))
+        })
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    text.family("http_requests_total", Kind::Counter, "Requests, by route and status.");
+    for (listener, routes) in &rows {
+        for (route, totals) in routes {
+            for (code, count) in &totals.codes {
+                let code = code.to_string();
+                let labels = [("listener", *listener), ("route", *route), ("code", code.as_str())];
+                text.sample("http_requests_total", &labels, count);
+            }
+        }
+    }
+    text.family(
+        "http_request_seconds",
+        Kind::Histogram,
+        "From a request's head to its answer's end.",
+    );
+    for (listener, routes) in &rows {
+        for (route, totals) in routes {
+            let labels = [("listener", *listener), ("route", *route)];
+            text.series("http_request_seconds", &labels, &totals.seconds);
+        }
+    }
+    servers(view, text);
+}
+
+/// All routes of the listener, also those that nobody has asked for yet.
+fn routes<'a>(view: &View<'a>, id: ListenerId, http: &'a HttpListener) -> Routes<'a> {
+    let mut routes: Routes<'a> =
+        http.routes.iter().map(|route| (route.name.as_str(), RouteTotals::default())).collect();
+    routes.insert("", RouteTotals::default());
+    let range = (id, None)..=(id, Some(u32::MAX));
+    for ((_, route), totals) in view.totals.routes.range(range) {
+        // The listener's own pool stands behind the last route.
+        let spec = route.and_then(|route| http.routes.get(route as usize));
+        let name = spec.map_or("", |route| route.name.as_str());
+        routes.entry(name).or_default().add(totals);
+    }
+    routes
+}
+
+/// The servers of all pools that requests may go to.
+fn servers(view: &View<'_>, text: &mut Text) {
+    let plan = &view.snapshot.plan;
+    let pools: BTreeSet<usize> = plan.listeners.iter().flat_map(pools_of).collect();
+    text.family(
+        "upstream_request_seconds",
+        Kind::Histogram,
+        "From sending a request to the head of its answer.",
+    );
+    for (at, groups) in view.groups().iter().enumerate().filter(|(at, _)| pools.contains(at)) {
+        for group in groups {
+            let ids = group.states.iter().map(|state| state.id);
+            let series = sum_of(&view.totals.upstream, ids).unwrap_or_default();
+            let labels = [("pool", plan.pools[at].name.as_str()), ("server", &group.plan.name)];
+            text.series("upstream_request_seconds", &labels, &series);
+        }
+    }
+}
+
+/// The pools that an HTTP listener sends requests to.
+fn pools_of(listener: &Listener) -> Vec<usize> {
+    let Some(http) = &listener.http else { return Vec::new() };
+    let mut pools: Vec<usize> = listener.pool.into_iter().collect();
+    for route in &http.routes {
+        match &route.action {
+            ActionSpec::Pool(pool) => pools.push(*pool),
+            ActionSpec::Split { pools: split, .. } => pools.extend(split.iter().map(|one| one.0)),
+            ActionSpec::Redirect(_) | ActionSpec::Respond(_) => {}
+        }
+        pools.extend(route.mirror.as_ref().map(|mirror| mirror.pool));
+    }
+    pools
+}
