@@ -63,7 +63,11 @@ impl Fronts {
             fronts.listeners.push(Front { tls, site: site.map(Arc::new) });
         }
         for pool in &plan.pools {
-            let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, &[])).transpose()?;
+            let alpn: &[&[u8]] = match pool.protocol {
+                plan::Protocol::H2 => &[b"h2"],
+                plan::Protocol::Http1 | plan::Protocol::H2c => &[],
+            };
+            let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, alpn)).transpose()?;
             fronts.pools.push(Back { tls: tls.map(Arc::new) });
         }
         Ok(fronts)

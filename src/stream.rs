@@ -33,6 +33,8 @@ pub enum StreamError {
     Tls,
     /// More than an inbox may hold.
     TooLarge,
+    /// The peer has not looked at this message, and says so: it may be sent again.
+    Refused,
 }
 
 impl From<Errno> for StreamError {
@@ -112,10 +114,53 @@ impl Tls {
     }
 }
 
-/// A connection with or without TLS.
+/// One message of a connection that carries many (HTTP/2), seen as an HTTP/1 connection of its
+/// own: its request and its answer are read and written in HTTP/1's form.
+pub trait Message: std::fmt::Debug {
+    /// See [`Stream::poll_recv`].
+    ///
+    /// # Errors
+    /// See [`StreamError`].
+    fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        inbox: &mut Inbox,
+    ) -> Poll<Result<usize, StreamError>>;
+
+    /// See [`Stream::poll_send`].
+    ///
+    /// # Errors
+    /// See [`StreamError`].
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8])
+    -> Poll<Result<usize, StreamError>>;
+
+    /// See [`Stream::poll_gone`].
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// See [`Stream::abort`].
+    fn abort(&mut self);
+}
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Line<D: Driver> {
+    Socket(Socket<D>),
+    Message(Box<dyn Message>),
+}
+
+impl<D: Driver> Line<D> {
+    const fn socket(&self) -> &Socket<D> {
+        match self {
+            Self::Socket(socket) => socket,
+            Self::Message(_) => panic!("messages are neither tunnelled nor kept nor secured"),
+        }
+    }
+}
+
+/// A connection with or without TLS, or a message that is like one.
 #[derive(Debug)]
 pub struct Stream<D: Driver> {
-    socket: Socket<D>,
+    line: Line<D>,
     tls: Option<Box<Tls>>,
 }
 
@@ -139,21 +184,40 @@ impl<D: Driver> Write for Sink<'_, D> {
 impl<D: Driver> Stream<D> {
     #[must_use]
     pub const fn plain(socket: Socket<D>) -> Self {
-        Self { socket, tls: None }
+        Self { line: Line::Socket(socket), tls: None }
     }
 
     #[must_use]
     pub const fn new(socket: Socket<D>, tls: Option<Box<Tls>>) -> Self {
-        Self { socket, tls }
+        Self { line: Line::Socket(socket), tls }
     }
 
     #[must_use]
-    pub const fn socket(&self) -> &Socket<D> {
-        &self.socket
+    pub const fn of_message(message: Box<dyn Message>) -> Self {
+        Self { line: Line::Message(message), tls: None }
     }
 
-    pub const fn socket_mut(&mut self) -> &mut Socket<D> {
-        &mut self.socket
+    /// The connection's socket.
+    ///
+    /// # Panics
+    /// When this is a message: see [`Stream::is_message`].
+    #[must_use]
+    pub const fn socket(&self) -> &Socket<D> {
+        self.line.socket()
+    }
+
+    /// It has no socket of its own.
+    #[must_use]
+    pub const fn is_message(&self) -> bool {
+        matches!(self.line, Line::Message(_))
+    }
+
+    /// Ready when the peer has given this message up. A connection never tells: its end is read.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.line {
+            Line::Socket(_) => Poll::Pending,
+            Line::Message(message) => message.poll_gone(cx),
+        }
     }
 
     #[must_use]
@@ -192,10 +256,19 @@ impl<D: Driver> Stream<D> {
                 return Ok(());
             }
             let Some(tls) = &mut self.tls else { return Ok(()) };
-            let got = poll_fn(|cx| self.socket.poll_recv(cx, &mut tls.wire)).await?;
+            let socket = self.line.socket();
+            let got = poll_fn(|cx| socket.poll_recv(cx, &mut tls.wire)).await?;
             if got == 0 {
                 return Err(StreamError::Truncated);
             }
+        }
+    }
+
+    /// Tells the peer of a message that the rest is not coming; a connection is reset by whoever
+    /// owns it.
+    pub fn abort(&mut self) {
+        if let Line::Message(message) = &mut self.line {
+            message.abort();
         }
     }
 
@@ -213,10 +286,14 @@ impl<D: Driver> Stream<D> {
         cx: &mut Context<'_>,
         inbox: &mut Inbox,
     ) -> Poll<Result<usize, StreamError>> {
-        let Some(tls) = &mut self.tls else {
-            return self.socket.poll_recv(cx, inbox).map_err(StreamError::from);
+        let socket = match &mut self.line {
+            Line::Message(message) => return message.poll_recv(cx, inbox),
+            Line::Socket(socket) => socket,
         };
-        let shell = self.socket.shell();
+        let Some(tls) = &mut self.tls else {
+            return socket.poll_recv(cx, inbox).map_err(StreamError::from);
+        };
+        let shell = socket.shell();
         let mut total = 0;
         loop {
             if !shell.reserve(inbox, PLAIN_ROOM) {
@@ -238,7 +315,7 @@ impl<D: Driver> Stream<D> {
             let before = tls.wire.len();
             if let Err(error) = tls.decrypt() {
                 // The alert goes out if the socket takes it now; there is no more to say.
-                let _ = tls.connection.write_tls(&mut Sink(&self.socket));
+                let _ = tls.connection.write_tls(&mut Sink(socket));
                 return Poll::Ready(if total > 0 { Ok(total) } else { Err(error) });
             }
             if tls.wire.len() < before {
@@ -252,10 +329,10 @@ impl<D: Driver> Stream<D> {
             }
             // A key update, or tickets: answers that nobody else would send.
             if tls.connection.wants_write() {
-                let _ = tls.connection.write_tls(&mut Sink(&self.socket));
+                let _ = tls.connection.write_tls(&mut Sink(socket));
             }
             shell.rest(inbox); // K3: nothing is held while waiting
-            let got = ready!(self.socket.poll_recv(cx, &mut tls.wire));
+            let got = ready!(socket.poll_recv(cx, &mut tls.wire));
             if got? == 0 {
                 tls.fin_seen = true;
                 // Tells the reader that no close_notify will come.
@@ -287,11 +364,15 @@ impl<D: Driver> Stream<D> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, StreamError>> {
+        let socket = match &mut self.line {
+            Line::Message(message) => return message.poll_send(cx, bytes),
+            Line::Socket(socket) => socket,
+        };
         let Some(tls) = &mut self.tls else {
             loop {
-                match self.socket.send_now(bytes) {
+                match socket.send_now(bytes) {
                     Ok(n) => return Poll::Ready(Ok(n)),
-                    Err(Errno::EAGAIN) => ready!(self.socket.poll_writable(cx))?,
+                    Err(Errno::EAGAIN) => ready!(socket.poll_writable(cx))?,
                     Err(errno) => return Poll::Ready(Err(errno.into())),
                 }
             }
@@ -311,11 +392,12 @@ impl<D: Driver> Stream<D> {
     /// Sends the ciphertext that is still here.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let Some(tls) = &mut self.tls else { return Poll::Ready(Ok(())) };
+        let socket = self.line.socket();
         while tls.connection.wants_write() {
-            match tls.connection.write_tls(&mut Sink(&self.socket)) {
+            match tls.connection.write_tls(&mut Sink(socket)) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_writable(cx))?;
+                    ready!(socket.poll_writable(cx))?;
                 }
                 Err(_) => return Poll::Ready(Err(StreamError::Reset)),
             }
@@ -337,7 +419,9 @@ impl<D: Driver> Stream<D> {
             tls.connection.send_close_notify();
             ready!(self.poll_flush(cx))?;
         }
-        self.socket.finish();
+        if let Line::Socket(socket) = &self.line {
+            socket.finish();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -84,6 +84,8 @@ pub struct Bench<'a> {
     pub random: [u64; 3],
     pub has_servers: &'a dyn Fn(usize) -> bool,
     pub logged: bool,
+    /// The head came in HTTP/2's form.
+    pub is_http2: bool,
 }
 
 /// A request as it is being judged.
@@ -297,6 +299,7 @@ fn write_head(
         port: bench.peers.local_port,
         request_id: case.id.as_bytes(),
         version: match case.head.version {
+            _ if bench.is_http2 => "2.0",
             Version::Http10 => "1.0",
             Version::Http11 => "1.1",
         },

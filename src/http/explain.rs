@@ -80,6 +80,7 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
     let head = request::parse(bytes, &site.limits, &mut fields)?.ok_or(Reject::RequestLine)?;
     let peers = Peers { peer, local_port: 0, tls: None };
     let bench = Bench {
+        is_http2: false,
         site,
         peers: &peers,
         // The same question gets the same answer.

@@ -253,6 +253,9 @@ impl<D: Driver> Session<D> {
         loop {
             let mut moved = false;
             let work = poll_fn(|cx| {
+                if client.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Attempt::Failed(Reason::ClientReset)));
+                }
                 if !flow.is_through() {
                     let sending =
                         flow.poll(cx, client, client_inbox, &mut upstream.stream, &mut moved);
@@ -378,6 +381,9 @@ impl<D: Driver> Session<D> {
         loop {
             let mut moved = false;
             let work = poll_fn(|cx| {
+                if self.stream.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Reason::ClientReset));
+                }
                 if sends {
                     match flow.poll(
                         cx,

@@ -19,12 +19,14 @@
 //! - `upstream` connections to servers, kept alive and watched
 //! - `reply` the head that the client gets
 //! - `explain` what would become of a request, without one
+//! - `h2` HTTP/2: its connections, and its streams as sessions
 
 mod errand;
 mod exchange;
 pub mod explain;
 mod fields;
 mod forward;
+mod h2;
 mod office;
 mod reply;
 mod session;

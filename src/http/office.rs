@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::h2::{Bells, Lines};
 use super::upstream::{Kept, Place};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng};
@@ -39,6 +40,9 @@ pub struct Office<D: Driver> {
     pools: RefCell<Vec<PoolRun>>,
     rng: RefCell<Rng>,
     kept: RefCell<Kept<D>>,
+    lines: RefCell<Lines>,
+    /// Connections that want to know when the worker drains.
+    bells: Bells,
     counts: Arc<WorkerCounts>,
     shared: Arc<Shared>,
     requests: RefCell<RequestCounts>,
@@ -76,6 +80,8 @@ impl<D: Driver> Office<D> {
             pools: RefCell::new(pools),
             rng: RefCell::new(Rng::new(seed)),
             kept: RefCell::default(),
+            lines: RefCell::default(),
+            bells: Bells::default(),
             counts,
             shared,
             requests: RefCell::default(),
@@ -114,6 +120,7 @@ impl<D: Driver> Office<D> {
     pub fn drain(&self) {
         self.draining.set(true);
         self.kept().prune(|_| Time::NEVER);
+        self.bells.ring();
     }
 
     /// When [`Office::prune`] wants to be called.
@@ -145,6 +152,14 @@ impl<D: Driver> Office<D> {
             self.prune_at.set(self.now() + PRUNE_EVERY);
         }
         self.kept.borrow_mut()
+    }
+
+    pub(super) fn lines(&self) -> RefMut<'_, Lines> {
+        self.lines.borrow_mut()
+    }
+
+    pub(super) const fn bells(&self) -> &Bells {
+        &self.bells
     }
 
     pub(super) fn pool_plan(&self, pool: PoolId) -> Ref<'_, plan::Pool> {

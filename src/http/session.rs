@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
-use sluicegate_l7::http1::{Body, Fields, Reject, Version};
+use sluicegate_l7::http1::{Body, Fields, Known, Reject, Version};
 use sluicegate_l7::route::spec::ActionSpec;
 
 use super::errand::{self, Bench, Errand, Verdict};
+use super::h2::{self, Preface};
 use super::office::Office;
 use super::site::Site;
 use crate::l4::{How, Outcome};
@@ -56,7 +57,11 @@ pub(super) struct Session<D: Driver> {
     pub stream: Stream<D>,
     pub inbox: Inbox,
     pub fields: Fields,
-    pub peers: Peers,
+    pub peers: Rc<Peers>,
+    /// The stream is one of an HTTP/2 connection.
+    pub is_http2: bool,
+    /// The request at hand is one of gRPC, whose clients understand its answers only.
+    pub is_grpc: bool,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -72,6 +77,8 @@ pub(super) enum Then {
     Abort(Reason),
     /// It became something else, which is over.
     Over(How, Reason),
+    /// It is one of HTTP/2.
+    Http2,
 }
 
 /// A request as far as the log wants to know it.
@@ -117,6 +124,10 @@ pub async fn serve<D: Driver>(
     peers: Peers,
     idle: Rc<std::cell::Cell<bool>>,
 ) -> Outcome {
+    let peers = Rc::new(peers);
+    if peers.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
+        return h2::serve(office, site, stream, inbox, peers).await;
+    }
     let mut session = Session {
         office,
         site,
@@ -124,6 +135,8 @@ pub async fn serve<D: Driver>(
         inbox,
         fields: Fields::new(),
         peers,
+        is_http2: false,
+        is_grpc: false,
         bytes_in: 0,
         bytes_out: 0,
     };
@@ -137,6 +150,10 @@ pub async fn serve<D: Driver>(
             }
             Then::Abort(reason) => break (How::Reset, reason),
             Then::Over(how, reason) => break (how, reason),
+            Then::Http2 => {
+                let Session { office, site, stream, inbox, peers, .. } = session;
+                return h2::serve(office, site, stream, inbox, peers).await;
+            }
         }
     };
     Outcome::Ended { how, reason, bytes_in: session.bytes_in, bytes_out: session.bytes_out }
@@ -144,11 +161,12 @@ pub async fn serve<D: Driver>(
 
 impl<D: Driver> Session<D> {
     /// Reads one request and sees it answered.
-    async fn request(&mut self, first: bool, idle: &std::cell::Cell<bool>) -> Then {
+    pub(super) async fn request(&mut self, first: bool, idle: &std::cell::Cell<bool>) -> Then {
         let (head, started_at) = match self.read_head(first, idle).await {
             Ok(found) => found,
             Err(then) => return then,
         };
+        self.is_grpc = self.is_http2 && self.asks_grpc();
         let mut draft = self.office.draft();
         let verdict = self.judge(&head, &mut draft);
         let mut account = Account::new(started_at);
@@ -182,6 +200,7 @@ impl<D: Driver> Session<D> {
             random: [office.random(), office.random(), office.random()],
             has_servers: &|pool| office.has_servers(pool),
             logged: self.site.logs,
+            is_http2: self.is_http2,
         };
         errand::judge(&bench, self.inbox.bytes(), head, &self.fields, draft)
     }
@@ -197,11 +216,16 @@ impl<D: Driver> Session<D> {
         let waits = if first { timeouts.header } else { timeouts.keepalive };
         let mut until = shell.now() + waits;
         let mut began = (!self.inbox.is_empty()).then(|| shell.now());
+        let http2 = first && !self.is_http2 && !self.site.secure && self.site.plan.limits.h2c;
         if began.is_some() {
             until = shell.now() + timeouts.header;
         }
         loop {
-            if !self.inbox.is_empty() {
+            let preface = if http2 { Preface::of(self.inbox.bytes()) } else { Preface::Not };
+            if preface == Preface::Here {
+                return Err(Then::Http2);
+            }
+            if !self.inbox.is_empty() && preface == Preface::Not {
                 match request::parse(self.inbox.bytes(), &self.site.limits, &mut self.fields) {
                     Ok(Some(head)) => return Ok((head, began.unwrap_or_else(|| shell.now()))),
                     Ok(None) => {}
@@ -221,7 +245,8 @@ impl<D: Driver> Session<D> {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) if began.is_none() => return Err(Then::Close),
                 // A head that ends in the middle has nobody who waits for an answer.
-                Ok(Ok(0)) | Ok(Err(StreamError::Reset | StreamError::Truncated)) => {
+                Ok(Ok(0))
+                | Ok(Err(StreamError::Reset | StreamError::Truncated | StreamError::Refused)) => {
                     return Err(match began {
                         None if !first => Then::Close,
                         _ => Then::Abort(Reason::ClientReset),
@@ -284,6 +309,11 @@ impl<D: Driver> Session<D> {
         })
     }
 
+    fn asks_grpc(&self) -> bool {
+        let kind = self.fields.first(self.inbox.bytes(), Known::ContentType);
+        kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+    }
+
     /// Sends an answer of our own.
     pub(super) async fn answer(
         &mut self,
@@ -291,6 +321,9 @@ impl<D: Driver> Session<D> {
         manner: Manner<'_>,
         account: &mut Account,
     ) {
+        if self.is_grpc {
+            return self.answer_grpc(answer, manner, account).await;
+        }
         let mut out = self.office.draft();
         let site = Arc::clone(&self.site);
         let page = site.plan.errors.iter().find(|page| page.status == answer.status);
@@ -300,6 +333,21 @@ impl<D: Driver> Session<D> {
         account.status = answer.status;
         self.say(&out, account).await;
         self.office.put_away(out);
+    }
+
+    /// The same for a client of gRPC: 200, and the status of gRPC in the head, which ends the
+    /// stream ("Trailers-Only").
+    async fn answer_grpc(&mut self, answer: &Answer, manner: Manner<'_>, account: &mut Account) {
+        let mut lines = self.office.draft();
+        lines.extend_from_slice(manner.lines);
+        lines.extend_from_slice(b"Content-Type: application/grpc\r\ngrpc-status: ");
+        lines.extend_from_slice(answer.grpc_status().to_string().as_bytes());
+        lines.extend_from_slice(b"\r\ngrpc-message: ");
+        lines.extend_from_slice(answer.detail.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+        let nothing = Content { content_type: "", body: b"" };
+        self.made(200, nothing, manner.is_head, manner.closes, &lines, account).await;
+        self.office.put_away(lines);
     }
 
     /// Sends bytes to the client, who has `body_timeout` to take them.
@@ -397,6 +445,7 @@ impl<D: Driver> Session<D> {
         self.bytes_in += account.bytes_in;
         self.bytes_out += account.bytes_out;
         let proto = match version {
+            _ if self.is_http2 => Proto::Http2,
             Version::Http10 => Proto::Http10,
             Version::Http11 => Proto::Http11,
         };

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 
 use super::office::Office;
+use crate::config::plan::Protocol;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId, ServerState};
 use crate::runtime::driver::Driver;
@@ -144,6 +145,9 @@ impl<D: Driver> Office<D> {
         fresh: bool,
         until: Time,
     ) -> Result<Upstream<D>, Failed> {
+        if self.pool_plan(pool).protocol != Protocol::Http1 {
+            return self.share(pool, place, fresh, until).await;
+        }
         let server = place.state.id;
         let keepalive = self.pool_plan(pool).keepalive;
         let oldest = Time(self.now().0.saturating_sub(keepalive.timeout.as_nanos() as u64));
@@ -163,7 +167,7 @@ impl<D: Driver> Office<D> {
         Ok(Upstream { stream: result?, place, reused: false })
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         self: &Rc<Self>,
         pool: PoolId,
         server: &ServerState,
@@ -185,6 +189,9 @@ impl<D: Driver> Office<D> {
     pub fn keep(&self, pool: PoolId, upstream: Upstream<D>) {
         let keepalive = self.pool_plan(pool).keepalive;
         let server = upstream.place.state.id;
+        if upstream.stream.is_message() {
+            return; // its line is shared anyway
+        }
         if !self.is_draining() && !upstream.place.state.removed.load(Ordering::Relaxed) {
             self.kept().put(server, upstream.stream, self.now(), keepalive.idle_max);
         }

@@ -207,7 +207,7 @@ async fn accept_tls<D: Driver>(
         Ok(connection) => {
             stream.secure(Tls::new(connection.into()));
             stream.handshake().await.map_err(|error| match error {
-                StreamError::Reset => Reason::ClientReset,
+                StreamError::Reset | StreamError::Refused => Reason::ClientReset,
                 _ => Reason::TlsFailed,
             })
         }
@@ -297,7 +297,7 @@ pub async fn connect_tls<D: Driver>(
     let connection = tls.connect(name).map_err(|_| Reason::TlsFailed)?;
     upstream.secure(Tls::new(connection.into()));
     upstream.handshake().await.map_err(|error| match error {
-        StreamError::Reset => Reason::ServerReset,
+        StreamError::Reset | StreamError::Refused => Reason::ServerReset,
         _ => Reason::TlsFailed,
     })
 }

@@ -97,8 +97,12 @@ const fn reason(dead: Side, error: StreamError) -> Reason {
     match (error, dead) {
         (StreamError::Truncated, _) => Reason::TlsTruncated,
         (StreamError::Tls, _) => Reason::TlsFailed,
-        (StreamError::Reset | StreamError::TooLarge, Side::Client) => Reason::ClientReset,
-        (StreamError::Reset | StreamError::TooLarge, Side::Upstream) => Reason::ServerReset,
+        (StreamError::Reset | StreamError::TooLarge | StreamError::Refused, Side::Client) => {
+            Reason::ClientReset
+        }
+        (StreamError::Reset | StreamError::TooLarge | StreamError::Refused, Side::Upstream) => {
+            Reason::ServerReset
+        }
     }
 }
 

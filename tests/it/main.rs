@@ -38,3 +38,4 @@ mod pressure;
 mod real_servers;
 mod relay;
 mod stream;
+mod tls;

@@ -173,7 +173,7 @@ impl Pair {
             server.check_bytes();
             self.over &= still(server);
         }
-        let timed_out = self.record.is_some_and(|record| ends_by_fin(record.reason));
+        let timed_out = self.record.as_ref().is_some_and(|record| ends_by_fin(record.reason));
         let lingers = self.record.is_none();
         if timed_out || lingers && !self.fins_are_meant() {
             return; // judged when the reason is known
@@ -209,7 +209,7 @@ impl Pair {
 
     /// How the session ended explains what each end saw.
     fn check_end(&self) {
-        let Some(record) = self.record else {
+        let Some(record) = &self.record else {
             let seen = self.client.far.sent_reset() || self.client.far.faulted();
             let cut = self.client.far.got() == 0;
             assert!(seen || cut, "no session and no reason\n{}", self.describe());

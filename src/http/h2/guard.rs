@@ -1,0 +1,325 @@
+//! What a client of HTTP/2 may make us do for nothing: pure counts over the frames that pass.
+//!
+//! The `h2` crate bounds some floods itself: resets of streams before we have looked at them,
+//! CONTINUATION frames without end, DATA frames that are mostly framing, and it answers no
+//! second PING or SETTINGS before the first answer is sent. This guard sees the frame headers of
+//! both directions and bounds the rest by rate:
+//!
+//! - *cheap* frames: those that cost us work and the client nothing (SETTINGS, PING, PRIORITY,
+//!   WINDOW_UPDATE, CONTINUATION, unknown ones, DATA without payload). Requests and data earn
+//!   more of them, since an honest client sends them along with those;
+//! - *resets*: RST_STREAM by the client (rapid reset, CVE-2023-44487), and those that it makes
+//!   us send by what it does wrong (MadeYouReset, CVE-2025-8671).
+//!
+//! It also knows since when a frame or a header block is incomplete. It decides nothing: whoever
+//! owns the connection asks, and says GOAWAY.
+
+use std::time::Duration;
+
+use crate::runtime::time::Time;
+
+/// The client's preface (RFC 9113 §3.4).
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const FRAME_HEADER: usize = 9;
+
+/// Cheap frames at once, and a second: a browser sends some dozen on a new connection.
+const CHEAP: (u32, u32) = (1000, 200);
+
+/// Cheap frames that a request earns: a window update or two, a priority, a ping.
+const CHEAP_PER_HEADERS: u32 = 8;
+
+/// Cheap frames that a frame of data earns, sent or received: a window update for the stream
+/// and one for the connection; pings of those who measure bandwidth.
+const CHEAP_PER_DATA: u32 = 4;
+
+/// Resets at once, and a second. A browser that leaves a page resets what is open, which is no
+/// more than `max_streams`.
+const RESETS: (u32, u32) = (200, 30);
+
+/// Types of frames, RFC 9113 §6.
+mod kind {
+    pub const DATA: u8 = 0;
+    pub const HEADERS: u8 = 1;
+    pub const RST_STREAM: u8 = 3;
+    pub const CONTINUATION: u8 = 9;
+}
+
+const END_HEADERS: u8 = 4;
+
+/// Codes of resets that tell of a server's failure or of ours, not of what the client did:
+/// NO_ERROR, INTERNAL_ERROR, CANCEL (RFC 9113 §7).
+const OURS: [&[u8]; 3] = [&[0, 0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 8]];
+
+/// So many at once, refilled so many a second.
+#[derive(Debug)]
+struct Budget {
+    left: u32,
+    max: u32,
+    per_second: u32,
+    filled_at: Time,
+}
+
+impl Budget {
+    const fn new((max, per_second): (u32, u32), now: Time) -> Self {
+        Self { left: max, max, per_second, filled_at: now }
+    }
+
+    fn earn(&mut self, count: u32) {
+        self.left = self.left.saturating_add(count).min(self.max);
+    }
+
+    /// False if there is none left.
+    fn spend(&mut self, now: Time) -> bool {
+        if self.left == 0 {
+            let one = Duration::from_secs(1) / self.per_second;
+            let earned = now.since(self.filled_at).as_nanos() / one.as_nanos();
+            self.earn(u32::try_from(earned).unwrap_or(u32::MAX));
+            self.filled_at = now;
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
+}
+
+/// Finds the headers of frames in a stream of bytes.
+#[derive(Debug, Default)]
+struct Scanner {
+    header: [u8; FRAME_HEADER],
+    have: usize,
+    /// Bytes until the next header.
+    skip: usize,
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    len: usize,
+    kind: u8,
+    flags: u8,
+}
+
+impl Scanner {
+    /// Takes bytes up to the end of the next header; how many those were, and the header.
+    fn next(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let rest = &bytes[skipped..];
+        let n = (FRAME_HEADER - self.have).min(rest.len());
+        self.header[self.have..self.have + n].copy_from_slice(&rest[..n]);
+        self.have += n;
+        if self.have < FRAME_HEADER {
+            return (skipped + n, None);
+        }
+        let [a, b, c, kind, flags, ..] = self.header;
+        let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        (self.have, self.skip) = (0, len);
+        (skipped + n, Some(Frame { len, kind, flags }))
+    }
+
+    const fn is_between_frames(&self) -> bool {
+        self.have == 0 && self.skip == 0
+    }
+}
+
+/// Watches one connection of a client.
+#[derive(Debug)]
+pub struct Guard {
+    received: Scanner,
+    sent: Scanner,
+    cheap: Budget,
+    resets: Budget,
+    /// The last frame received is the beginning or middle of a header block.
+    in_block: bool,
+    in_data: bool,
+    stalled_since: Option<Time>,
+    over: bool,
+}
+
+impl Guard {
+    #[must_use]
+    pub fn new(now: Time) -> Self {
+        Self {
+            received: Scanner { skip: PREFACE.len(), ..Scanner::default() },
+            sent: Scanner::default(),
+            cheap: Budget::new(CHEAP, now),
+            resets: Budget::new(RESETS, now),
+            in_block: false,
+            in_data: false,
+            stalled_since: None,
+            over: false,
+        }
+    }
+
+    /// The client has had its share; nothing more of what it sends is to be looked at.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Since when a frame other than DATA, or a header block, has been incomplete.
+    #[must_use]
+    pub const fn stalled_since(&self) -> Option<Time> {
+        self.stalled_since
+    }
+
+    /// Looks at received bytes; how many of them may be used.
+    pub fn receive(&mut self, bytes: &[u8], now: Time) -> usize {
+        let mut used = 0;
+        while used < bytes.len() && !self.over {
+            let (n, frame) = self.received.next(&bytes[used..]);
+            used += n;
+            if let Some(frame) = frame {
+                self.on_received(frame, now);
+            }
+        }
+        let whole = self.received.is_between_frames() || self.in_data;
+        if whole && !self.in_block {
+            self.stalled_since = None;
+        } else if self.stalled_since.is_none() {
+            self.stalled_since = Some(now);
+        }
+        used
+    }
+
+    fn on_received(&mut self, frame: Frame, now: Time) {
+        let ends_block = frame.flags & END_HEADERS != 0;
+        match frame.kind {
+            kind::HEADERS => self.in_block = !ends_block,
+            kind::CONTINUATION if ends_block => self.in_block = false,
+            _ => {}
+        }
+        self.in_data = frame.kind == kind::DATA;
+        let fine = match frame.kind {
+            kind::HEADERS => {
+                self.cheap.earn(CHEAP_PER_HEADERS);
+                true
+            }
+            kind::DATA if frame.len > 0 => {
+                self.cheap.earn(CHEAP_PER_DATA);
+                true
+            }
+            kind::RST_STREAM => self.resets.spend(now),
+            _ => self.cheap.spend(now),
+        };
+        self.over |= !fine;
+    }
+
+    /// Looks at bytes that are sent.
+    pub fn send(&mut self, bytes: &[u8], now: Time) {
+        let mut used = 0;
+        while used < bytes.len() {
+            let (n, frame) = self.sent.next(&bytes[used..]);
+            used += n;
+            match frame {
+                Some(frame) if frame.kind == kind::DATA && frame.len > 0 => {
+                    self.cheap.earn(CHEAP_PER_DATA);
+                }
+                // A code that is cut off counts as well; `h2` writes such a frame at once.
+                Some(frame) if frame.kind == kind::RST_STREAM => {
+                    let ours = bytes.get(used..used + 4).is_some_and(|code| OURS.contains(&code));
+                    self.over |= !ours && !self.resets.spend(now);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut bytes = vec![0, (payload >> 8) as u8, payload as u8, kind, flags, 0, 0, 0, 1];
+        bytes.resize(FRAME_HEADER + payload, 0);
+        bytes
+    }
+
+    fn guard() -> Guard {
+        let mut guard = Guard::new(Time::ZERO);
+        assert_eq!(guard.receive(PREFACE, Time::ZERO), PREFACE.len());
+        guard
+    }
+
+    /// Frames of one kind that are let through at once.
+    fn passes(bytes: &[u8], step: usize) -> usize {
+        let mut guard = guard();
+        let mut count = 0;
+        while !guard.is_over() && count < 100_000 {
+            for piece in bytes.chunks(step) {
+                guard.receive(piece, Time::ZERO);
+            }
+            count += 1;
+        }
+        count - 1
+    }
+
+    #[test]
+    fn each_kind_of_flood_ends_in_any_fragmentation() {
+        for step in [1, 7, 64] {
+            for kind in [2, 4, 6, 8, 9, 0xFE] {
+                assert_eq!(passes(&frame(kind, 0, 8), step), CHEAP.0 as usize, "{kind}");
+            }
+            assert_eq!(passes(&frame(kind::DATA, 0, 0), step), CHEAP.0 as usize);
+            assert_eq!(passes(&frame(kind::RST_STREAM, 0, 4), step), RESETS.0 as usize);
+        }
+    }
+
+    #[test]
+    fn window_updates_that_go_with_data_never_end() {
+        let mut guard = guard();
+        for _ in 0..10_000 {
+            guard.send(&frame(kind::DATA, 0, 100), Time::ZERO);
+            guard.receive(&frame(8, 0, 4), Time::ZERO);
+            guard.receive(&frame(8, 0, 4), Time::ZERO);
+        }
+        assert!(!guard.is_over());
+    }
+
+    #[test]
+    fn resets_a_second_are_refilled() {
+        let mut guard = guard();
+        for at in 0..10_000_u64 {
+            guard.receive(&frame(kind::RST_STREAM, 0, 4), Time(at * 50_000_000));
+        }
+        assert!(!guard.is_over());
+    }
+
+    #[test]
+    fn resets_that_the_client_makes_us_send_count_and_those_for_a_server_do_not() {
+        for (code, counts) in [(1, true), (3, true), (7, true), (2, false), (8, false)] {
+            let mut reset = frame(kind::RST_STREAM, 0, 4);
+            reset[FRAME_HEADER + 3] = code;
+            let mut guard = guard();
+            guard.send(&reset.repeat(RESETS.0 as usize), Time::ZERO);
+            assert!(!guard.is_over());
+            guard.send(&reset, Time::ZERO);
+            assert_eq!(guard.is_over(), counts, "{code}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_used_behind_the_frame_that_was_too_much() {
+        let mut guard = guard();
+        let flood = frame(6, 0, 8).repeat(CHEAP.0 as usize * 2);
+        let used = guard.receive(&flood, Time::ZERO);
+        assert!(guard.is_over() && used <= (CHEAP.0 as usize + 1) * 17, "{used}");
+        assert_eq!(guard.receive(&flood, Time::ZERO), 0);
+    }
+
+    #[test]
+    fn a_header_block_stalls_until_its_end_and_data_never_does() {
+        let mut guard = guard();
+        guard.receive(&frame(kind::DATA, 0, 100)[..50], Time(1));
+        assert_eq!(guard.stalled_since(), None);
+        guard.receive(&frame(kind::DATA, 0, 100)[50..], Time(2));
+        guard.receive(&frame(kind::HEADERS, 0, 5), Time(3));
+        assert_eq!(guard.stalled_since(), Some(Time(3)));
+        guard.receive(&frame(kind::CONTINUATION, END_HEADERS, 5)[..9], Time(4));
+        assert_eq!(guard.stalled_since(), Some(Time(3)));
+        guard.receive(&[0; 5], Time(5));
+        assert_eq!(guard.stalled_since(), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! A connection as the `h2` crate wants to read and write it.
+//!
+//! Received bytes pass the guard first. What is written is gathered, so that frames of many
+//! streams go in one call of the kernel, and one TLS record; it goes when `h2` flushes, or when
+//! [`GATHERED_MAX`] is reached.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::guard::Guard;
+use crate::runtime::driver::Driver;
+use crate::runtime::tasks::{Inbox, Shell};
+use crate::stream::{Stream, StreamError};
+
+/// Written bytes that wait for a flush.
+const GATHERED_MAX: usize = 64 << 10;
+
+/// The connection, and what has come and not been read, or been written and not gone.
+#[derive(Debug)]
+pub struct Wire<D: Driver> {
+    pub stream: Stream<D>,
+    pub inbox: Inbox,
+    shell: Rc<Shell<D>>,
+    /// Bytes at the front of `inbox` that have passed the guard.
+    passed: usize,
+    out: Vec<u8>,
+    sent: usize,
+    /// `None`: a server's connection.
+    pub guard: Option<Guard>,
+}
+
+impl<D: Driver> Wire<D> {
+    pub const fn new(
+        stream: Stream<D>,
+        inbox: Inbox,
+        shell: Rc<Shell<D>>,
+        guard: Option<Guard>,
+    ) -> Self {
+        Self { stream, inbox, shell, passed: 0, out: Vec::new(), sent: 0, guard }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.inbox.is_empty() {
+            let got = ready!(self.stream.poll_recv(cx, &mut self.inbox)).map_err(io_error)?;
+            if got == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if self.passed == 0 {
+            self.passed = match &mut self.guard {
+                Some(guard) => guard.receive(self.inbox.bytes(), self.shell.now()),
+                None => self.inbox.len(),
+            };
+        }
+        if self.passed == 0 {
+            // The guard's word is heard when the connection is polled again.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let n = self.passed.min(into.remaining());
+        into.put_slice(&self.inbox.bytes()[..n]);
+        self.inbox.consume(n);
+        self.passed -= n;
+        if self.inbox.is_empty() {
+            self.shell.rest(&mut self.inbox);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.out.len() >= GATHERED_MAX {
+            ready!(self.poll_out(cx))?;
+        }
+        let n = bytes.len().min(GATHERED_MAX);
+        if let Some(guard) = &mut self.guard {
+            guard.send(&bytes[..n], self.shell.now());
+        }
+        self.out.extend_from_slice(&bytes[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.out.len() {
+            self.sent +=
+                ready!(self.stream.poll_send(cx, &self.out[self.sent..])).map_err(io_error)?;
+        }
+        self.out.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        ready!(self.stream.poll_flush(cx)).map_err(io_error)?;
+        if self.out.capacity() > GATHERED_MAX / 4 {
+            // An idle connection holds no buffer.
+            self.out = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<D: Driver> Wire<D> {
+    /// Sends what is left, and our end.
+    pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        self.stream.poll_finish(cx).map_err(io_error)
+    }
+
+    /// Receives for nobody; 0 is the end.
+    pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.inbox.consume(self.inbox.len());
+        self.stream.poll_recv(cx, &mut self.inbox).map_err(io_error)
+    }
+}
+
+fn io_error(error: StreamError) -> io::Error {
+    io::Error::from(match error {
+        StreamError::Reset | StreamError::Refused => io::ErrorKind::ConnectionReset,
+        StreamError::Truncated => io::ErrorKind::UnexpectedEof,
+        StreamError::Tls | StreamError::TooLarge => io::ErrorKind::InvalidData,
+    })
+}
+
+/// The `h2` crate's hold on the wire; its owner has another.
+#[derive(Debug)]
+pub struct Hold<D: Driver>(pub Rc<RefCell<Wire<D>>>);
+
+impl<D: Driver> AsyncRead for Hold<D> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_read(cx, into)
+    }
+}
+
+impl<D: Driver> AsyncWrite for Hold<D> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.borrow_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_goodbye(cx)
+    }
+}
