@@ -226,13 +226,13 @@ fn push_payload(
     encoder: Option<&mut Encoder>,
     out: &mut Vec<u8>,
 ) {
-    let mut encoded = Vec::new();
+    let mut squeezed = Vec::new();
     let payload = match encoder {
         Some(encoder) => {
-            encoder.push(payload, &mut encoded);
+            encoder.push(payload, &mut squeezed);
             // A client that waits for a line of a stream gets it now.
-            encoder.flush(&mut encoded);
-            &encoded
+            encoder.flush(&mut squeezed);
+            &squeezed
         }
         None => payload,
     };

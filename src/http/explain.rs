@@ -178,7 +178,7 @@ pub fn head_of(request: &str, headers: &[String]) -> Result<Vec<u8>, String> {
     let slash = if path.is_empty() || path.starts_with('?') { "/" } else { "" };
     let mut head = format!("{method} {slash}{path} HTTP/1.1\r\n");
     if let Some(host) = host {
-        head.push_str(&format!("Host: {host}\r\n"));
+        head.extend(["Host: ", host, "\r\n"]);
     }
     for header in headers {
         if !header.contains(':') || header.contains(['\r', '\n']) {

@@ -12,6 +12,7 @@ use sluicegate_l7::http1::{Body, Fields, Framing, Reject, Version};
 
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
+use super::office::Office;
 use super::reply::{self, Passage};
 use super::session::{Account, Session, Then};
 use super::upstream::{Failed, Place, Upstream};
@@ -228,7 +229,7 @@ impl<D: Driver> Session<D> {
         if head.status >= 500 {
             self.office.suspect(&upstream.place.state);
         } else {
-            self.office.trust(&upstream.place.state);
+            Office::<D>::trust(&upstream.place.state);
         }
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
         (Attempt::Answered(then), reused)
@@ -327,7 +328,7 @@ impl<D: Driver> Session<D> {
             || (!flow.has_all() && head.status != 101);
         let terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         let mut out = self.office.draft();
-        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, &terms, &mut out);
+        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
             account.bytes_out += out.len() as u64;

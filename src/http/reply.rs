@@ -93,7 +93,7 @@ pub fn write_head(
     bytes: &[u8],
     head: &ResponseHead,
     fields: &Fields,
-    terms: &Terms,
+    terms: Terms,
     out: &mut Vec<u8>,
 ) {
     let spec = &site.table.spec(errand.route).response_headers;
@@ -145,7 +145,7 @@ pub fn write_head(
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_framing(head: &ResponseHead, terms: &Terms, out: &mut Vec<u8>) {
+fn write_framing(head: &ResponseHead, terms: Terms, out: &mut Vec<u8>) {
     match (terms.compress, head.framing) {
         (Some(Algorithm::Gzip), _) => out.extend_from_slice(b"Content-Encoding: gzip\r\n"),
         (Some(Algorithm::Brotli), _) => out.extend_from_slice(b"Content-Encoding: br\r\n"),

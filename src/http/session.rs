@@ -245,8 +245,9 @@ impl<D: Driver> Session<D> {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) if began.is_none() => return Err(Then::Close),
                 // A head that ends in the middle has nobody who waits for an answer.
-                Ok(Ok(0))
-                | Ok(Err(StreamError::Reset | StreamError::Truncated | StreamError::Refused)) => {
+                Ok(
+                    Ok(0) | Err(StreamError::Reset | StreamError::Truncated | StreamError::Refused),
+                ) => {
                     return Err(match began {
                         None if !first => Then::Close,
                         _ => Then::Abort(Reason::ClientReset),
@@ -441,6 +442,7 @@ impl<D: Driver> Session<D> {
     }
 
     /// Counts and logs a request.
+    #[allow(clippy::needless_pass_by_value)] // it is over with it
     fn account(&mut self, account: Account, version: Version, text: Option<Box<RequestText>>) {
         self.bytes_in += account.bytes_in;
         self.bytes_out += account.bytes_out;

@@ -138,6 +138,9 @@ pub fn connect_result(errno: Errno) -> ConnectResult {
 
 impl<D: Driver> Office<D> {
     /// A connection to the server of `place`: a kept one, or a new one before `until`.
+    ///
+    /// # Errors
+    /// Why the server could not be reached.
     pub async fn reach(
         self: &Rc<Self>,
         pool: PoolId,

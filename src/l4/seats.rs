@@ -180,9 +180,9 @@ impl<D: Driver> Gate<D> {
     /// HTTP connections that wait for a request end now; others after their answer.
     pub(super) fn drain_http(&mut self) {
         self.office.drain();
-        let idle = |seat: &&Seat| seat.idle.as_ref().is_some_and(|idle| idle.get());
+        let idle = |seat: &Seat| seat.idle.as_ref().is_some_and(|idle| idle.get());
         let slots: Vec<u32> = (0..self.seats.len() as u32)
-            .filter(|&slot| self.seats[slot as usize].as_deref().filter(idle).is_some())
+            .filter(|&slot| self.seats[slot as usize].as_deref().is_some_and(idle))
             .collect();
         for slot in slots {
             if !self.sessions[slot].is_closing() {
@@ -220,7 +220,7 @@ impl<D: Driver> Gate<D> {
             match outcome {
                 Some(Outcome::Ready(welcome)) => self.on_ready(slot, *welcome),
                 Some(Outcome::Refused { reason, at, sni }) => {
-                    self.on_refused(slot, reason, at, sni)
+                    self.on_refused(slot, reason, at, sni);
                 }
                 Some(Outcome::Ended { how, reason, bytes_in, bytes_out }) => {
                     self.sessions[slot].half_mut(Side::Client).total += bytes_in;

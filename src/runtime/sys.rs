@@ -136,6 +136,7 @@ pub(super) fn disconnect(fd: c_int) {
 }
 
 /// Bytes sent and not yet acknowledged.
+#[must_use]
 pub fn unsent(fd: c_int) -> u32 {
     let mut bytes: c_int = 0;
     // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int.

@@ -120,8 +120,10 @@ fn pipelined_requests_are_answered_in_order_on_one_connection_each_way() {
     let backend = Backend::start(|seen| Reply::ok(seen.path()));
     let gate = gate(&backend, "", "", "");
     let mut stream = gate.connect("web");
-    let requests: String =
-        (0..50).map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a.test\r\n\r\n")).collect();
+    let requests: String = (0..50)
+        .map(|at| format!("GET /{at} HTTP/1.1\r\nHost: a.test\r\n\r\n"))
+        .collect::<Vec<_>>()
+        .concat();
     stream.write_all(requests.as_bytes()).expect("they are sent");
     for at in 0..50 {
         let (head, body) = read_answer(&mut stream);
@@ -341,9 +343,12 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
 
 #[test]
 fn every_bad_request_is_refused_before_a_server_sees_it() {
-    let backend = Backend::start(|seen| match seen.line().starts_with("HEAD ") {
-        true => Reply { bytes: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), closes: false },
-        false => Reply::ok("<seen>"),
+    let backend = Backend::start(|seen| {
+        if seen.line().starts_with("HEAD ") {
+            Reply { bytes: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), closes: false }
+        } else {
+            Reply::ok("<seen>")
+        }
     });
     let gate = gate(&backend, "", "", "");
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/http1.jsonl");
@@ -402,11 +407,8 @@ fn send_case(gate: &Gate, bytes: &[u8], answers_max: usize) -> String {
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
-    loop {
-        match stream.read(&mut chunk) {
-            Ok(n @ 1..) => answer.extend_from_slice(&chunk[..n]),
-            _ => break,
-        }
+    while let Ok(n @ 1..) = stream.read(&mut chunk) {
+        answer.extend_from_slice(&chunk[..n]);
         if String::from_utf8_lossy(&answer).matches("<seen>").count() >= answers_max {
             break;
         }

@@ -84,6 +84,7 @@ enum Leaving {
 }
 
 /// What woke the connection.
+#[allow(clippy::large_enum_variant)] // one at a time, and gone at once
 enum Event {
     Stream(Request<RecvStream>, SendResponse<Bytes>),
     Over(Reason),

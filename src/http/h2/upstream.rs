@@ -185,15 +185,15 @@ impl<D: Driver> Office<D> {
             let opener = Opener(Rc::default());
             self.lines().host(server).opening = Some(Rc::clone(&opener.0));
             let started = self.now();
-            let opened = self.shell().timeout(until, self.open(pool, &place)).await;
-            let opened = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
-            let word = match &opened {
+            let line = self.shell().timeout(until, self.open(pool, &place)).await;
+            let line = line.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
+            let word = match &line {
                 Ok(_) => ConnectResult::Ok,
                 Err(Failed::Connect(result)) => *result,
                 Err(Failed::Tls) => ConnectResult::Reset,
             };
             self.count_connect(&place.state, word, started);
-            match opened {
+            match line {
                 Ok(line) => {
                     self.lines().host(server).lines.push(line);
                     opener.0.finish(None);
