@@ -301,7 +301,7 @@ impl Snapshot {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PoolSnapshot {
     pub state: Arc<PoolState>,
     pub members: Vec<Member>,

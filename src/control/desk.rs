@@ -140,7 +140,8 @@ impl Desk {
         }
     }
 
-    fn tell_membership(&self, snapshot: &Arc<Snapshot>) {
+    /// Gives every worker the snapshot, if it has an older one.
+    pub fn tell_membership(&self, snapshot: &Arc<Snapshot>) {
         let workers = &self.instance.shared.workers;
         for (worker, told) in workers.iter().zip(self.told.borrow_mut().iter_mut()) {
             let behind = *told < snapshot.version;

@@ -22,8 +22,8 @@ use super::instance::Phase;
 use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
-use super::{Command, ServeError, ServeOptions, admin, dns, notify};
-use crate::config::plan::{BindAddr, Listener, Plan};
+use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify};
+use crate::config::plan::{BindAddr, HttpListener, Listener, Plan};
 use crate::observe::events::EventKind;
 use crate::observe::status::mode_word;
 use crate::observe::view::bind_text;
@@ -56,6 +56,7 @@ pub(super) async fn live(
     if let (Some(socket), Some(plan)) = (admin, &instance.plan.admin) {
         tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone()));
     }
+    tokio::task::spawn_local(certificates::watch(desk.clone()));
     resolve_names(&desk, &checks);
     let early = tokio::select! {
         () = first_round(&desk, &checks) => None,
@@ -184,7 +185,9 @@ fn destination(plan: &Plan, listener: &Listener) -> String {
         let servers = counted(pool.servers.len(), "server");
         format!("pool {}, {servers}", pool.name)
     });
-    let routes = listener.http.as_ref().map_or(0, |http| http.routes.len());
+    // The listener's own pool is the last route, and has no name.
+    let named = |http: &HttpListener| http.routes.iter().filter(|one| !one.name.is_empty()).count();
+    let routes = listener.http.as_ref().map_or(0, named);
     let names = listener.sni.as_ref().map_or(0, |sni| sni.exact.len() + sni.wildcard.len());
     match (pool, listener.sni.is_some(), routes) {
         (_, true, _) => counted(names, "name"),

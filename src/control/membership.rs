@@ -119,6 +119,22 @@ impl Membership {
         self.lock().snapshot.clone()
     }
 
+    /// Replaces TLS and HTTP of listeners and pools; the members stay.
+    pub fn refront(&self, renew: impl FnOnce(&Fronts) -> Fronts) -> Arc<Snapshot> {
+        let mut book = self.lock();
+        let old = book.snapshot.clone();
+        let snapshot = Arc::new(Snapshot {
+            plan: old.plan.clone(),
+            listeners: old.listeners.clone(),
+            pools: old.pools.clone(),
+            servers: old.servers.clone(),
+            fronts: Arc::new(renew(&old.fronts)),
+            version: old.version + 1,
+        });
+        book.snapshot = snapshot.clone();
+        snapshot
+    }
+
     /// Where each name of the plan stands.
     #[must_use]
     pub fn resolutions(&self) -> BTreeMap<NameId, Resolution> {

@@ -8,6 +8,7 @@
 //! what does goes to `spawn_blocking` or, as the access log, to a thread of its own.
 
 mod admin;
+mod certificates;
 mod checks;
 mod desk;
 pub mod dns;

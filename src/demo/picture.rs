@@ -105,7 +105,9 @@ impl<'a> Watcher<'a> {
             self.seen = event.number;
             let tone = match event.kind {
                 EventKind::ServerUp | EventKind::Ready => Tone::Good,
-                EventKind::Draining | EventKind::MemberAdded => Tone::Plain,
+                EventKind::Draining | EventKind::MemberAdded | EventKind::CertificatesRenewed => {
+                    Tone::Plain
+                }
                 _ => Tone::Bad,
             };
             let text = format!("gateway: {}", event.text);

@@ -25,7 +25,7 @@ pub struct LineFormat {
 #[derive(Clone, Debug)]
 struct ListenerNames {
     name: String,
-    /// By index; the fallback pool stands behind them, as "".
+    /// By index; the listener's own pool is the last one, and named "".
     routes: Vec<String>,
     /// Sessions get lines; whether requests do is the worker's to say, route by route.
     logged: bool,
@@ -34,7 +34,7 @@ struct ListenerNames {
 impl ListenerNames {
     fn of(listener: &Listener) -> Self {
         let routes = listener.http.as_ref().map(|http| http.routes.as_slice()).unwrap_or_default();
-        let names = routes.iter().map(|route| route.name.as_str()).chain([""]);
+        let names = routes.iter().map(|route| route.name.as_str());
         Self {
             name: json_string(&listener.name),
             routes: names.map(json_string).collect(),

@@ -82,7 +82,10 @@ fn format() -> LineFormat {
     let mut plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
     plan.listeners[0].mode = Mode::Http;
     plan.listeners[0].http = Some(HttpListener {
-        routes: vec![RouteSpec { name: "users".into(), ..RouteSpec::default() }],
+        routes: vec![
+            RouteSpec { name: "users".into(), ..RouteSpec::default() },
+            RouteSpec::default(),
+        ],
         trusted_proxies: vec![],
         limits: crate::config::plan::HttpLimits::default(),
         compression: None,

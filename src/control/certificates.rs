@@ -1,0 +1,160 @@
+//! Certificates, keys and authorities that change under the running process.
+//!
+//! Once a second, on a blocking thread: the files of every listener and pool with TLS are looked
+//! at. A good new set is published in the next snapshot, for connections made from then on. A
+//! bad one is said once, in the log and as an event, and shown in status and metrics until the
+//! files are good again; what was there before goes on to serve.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::desk::Desk;
+use crate::fronts::Fronts;
+use crate::observe::events::EventKind;
+use crate::registry::{ListenerId, PoolId};
+use crate::tls::certificates::LoadError;
+use crate::tls::reload::{Found, Reloadable, Watched};
+use crate::tls::server::ServerTls;
+use crate::tls::upstream::ClientTls;
+
+/// Between two looks: a new certificate is in use within a second of its being there.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// What is looked at.
+#[derive(Debug, Default)]
+struct Watch {
+    listeners: Vec<(ListenerId, Watched<ServerTls>)>,
+    pools: Vec<(PoolId, Watched<ClientTls>)>,
+}
+
+/// What one look found to be different.
+#[derive(Debug, Default)]
+struct News {
+    listeners: Vec<(ListenerId, Result<Arc<ServerTls>, LoadError>)>,
+    pools: Vec<(PoolId, Result<Arc<ClientTls>, LoadError>)>,
+}
+
+impl Watch {
+    /// Reads the files.
+    fn new(fronts: &Fronts) -> Self {
+        let listeners = fronts.listeners.iter().enumerate().filter_map(|(id, front)| {
+            Some((ListenerId(id as u16), Watched::new(Arc::clone(front.tls.as_ref()?))))
+        });
+        let pools = fronts.pools.iter().enumerate().filter_map(|(id, back)| {
+            Some((PoolId(id as u16), Watched::new(Arc::clone(back.tls.as_ref()?))))
+        });
+        Self { listeners: listeners.collect(), pools: pools.collect() }
+    }
+
+    /// Looks once. Reads files.
+    fn poll(&mut self) -> News {
+        News { listeners: changed(&mut self.listeners), pools: changed(&mut self.pools) }
+    }
+}
+
+fn changed<Id: Copy, T: Reloadable>(
+    watched: &mut [(Id, Watched<T>)],
+) -> Vec<(Id, Result<Arc<T>, LoadError>)> {
+    let news = watched.iter_mut().filter_map(|(id, watched)| match watched.poll() {
+        Found::Unchanged => None,
+        Found::Fresh(fresh) => Some((*id, Ok(fresh))),
+        Found::Kept(error) => Some((*id, Err(error))),
+    });
+    news.collect()
+}
+
+/// Watches for ever; returns at once when nothing has TLS.
+pub(super) async fn watch(desk: Rc<Desk>) {
+    let fronts = desk.instance.snapshot().fronts.clone();
+    let has_tls = fronts.listeners.iter().any(|front| front.tls.is_some())
+        || fronts.pools.iter().any(|back| back.tls.is_some());
+    if !has_tls {
+        return;
+    }
+    let mut watch = tokio::task::spawn_blocking(move || Watch::new(&fronts)).await;
+    loop {
+        // It panicked: a defect, which has been printed. Serving goes on with what there is.
+        let Ok(mut watched) = watch else { return };
+        sleep(PERIOD).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            let news = watched.poll();
+            (watched, news)
+        });
+        watch = looked.await.map(|(watched, news)| {
+            take(&desk, &news);
+            watched
+        });
+    }
+}
+
+/// Publishes what can be used, and says what cannot.
+fn take(desk: &Desk, news: &News) {
+    let plan = &desk.instance.plan;
+    for (id, found) in &news.listeners {
+        let what = format!("listener {}", plan.listeners[usize::from(id.0)].name);
+        tell(desk, &what, found.as_ref().err());
+    }
+    for (id, found) in &news.pools {
+        let what = format!("pool {}", plan.pools[usize::from(id.0)].name);
+        tell(desk, &what, found.as_ref().err());
+    }
+    desk.instance.note_tls(|kept| {
+        for (id, found) in &news.listeners {
+            match found {
+                Ok(_) => drop(kept.listeners.remove(id)),
+                Err(error) => drop(kept.listeners.insert(*id, error.to_string())),
+            }
+        }
+        for (id, found) in &news.pools {
+            match found {
+                Ok(_) => drop(kept.pools.remove(id)),
+                Err(error) => drop(kept.pools.insert(*id, error.to_string())),
+            }
+        }
+    });
+    let fresh = news.listeners.iter().any(|(_, found)| found.is_ok())
+        || news.pools.iter().any(|(_, found)| found.is_ok());
+    if fresh {
+        let snapshot = desk.instance.membership.refront(|fronts| renewed(fronts, news));
+        desk.tell_membership(&snapshot);
+    }
+}
+
+fn tell(desk: &Desk, what: &str, error: Option<&LoadError>) {
+    let (kind, text) = match error {
+        None => (
+            EventKind::CertificatesRenewed,
+            format!("the certificates of {what} were renewed; new connections get them"),
+        ),
+        Some(error) => (
+            EventKind::CertificatesKept,
+            format!(
+                "the certificate files of {what} changed and cannot be used: {error}; it goes on \
+                 with those it has"
+            ),
+        ),
+    };
+    match error {
+        None => desk.log.info(&text),
+        Some(_) => desk.log.error(&text),
+    }
+    desk.instance.events.push(kind, text);
+}
+
+fn renewed(fronts: &Fronts, news: &News) -> Fronts {
+    let (mut listeners, mut pools) = (fronts.listeners.clone(), fronts.pools.clone());
+    for (id, found) in &news.listeners {
+        if let Ok(tls) = found {
+            listeners[usize::from(id.0)].tls = Some(Arc::clone(tls));
+        }
+    }
+    for (id, found) in &news.pools {
+        if let Ok(tls) = found {
+            pools[usize::from(id.0)].tls = Some(Arc::clone(tls));
+        }
+    }
+    Fronts { listeners, pools }
+}
