@@ -1,6 +1,7 @@
 //! A request on its way to a server, attempt by attempt, until its answer is through.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -24,7 +25,7 @@ use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
 use crate::runtime::time::Time;
-use crate::stream::StreamError;
+use crate::stream::{Stream, StreamError};
 
 /// Interim answers (1xx) before an answer: no server needs more.
 const INTERIM_MAX: u32 = 16;
@@ -35,6 +36,8 @@ enum Attempt {
     Answered(Then),
     /// Nothing of an answer has come, and nothing that cannot be sent again has gone.
     Again(Reason),
+    /// As `Again`, and the server says that it has not looked at the request.
+    Unseen(Reason),
     /// There will be no answer from a server.
     Failed(Reason),
     /// What the client sends is no request any more.
@@ -96,7 +99,7 @@ impl<D: Driver> Session<D> {
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
-            Attempt::Failed(reason) | Attempt::Again(reason) => {
+            Attempt::Failed(reason) | Attempt::Again(reason) | Attempt::Unseen(reason) => {
                 self.fail(reason, errand, flow.has_all(), account).await
             }
         };
@@ -160,7 +163,10 @@ impl<D: Driver> Session<D> {
                 Ok(place) => Ok(place),
                 Err(_) => Err(Reason::NoServer),
             },
-            Err(_) => self.office.wait_for_place(pool, errand.client, until).await,
+            Err(_) => {
+                let waiting = self.office.wait_for_place(pool, errand.client, until);
+                unless_gone(&mut self.stream, waiting).await.unwrap_or(Err(Reason::ClientReset))
+            }
         }
     }
 
@@ -179,10 +185,12 @@ impl<D: Driver> Session<D> {
         let now = self.office.now();
         let timeouts = self.office.timeouts(self.site.listener, pool);
         let connect_until = until.min(now + timeouts.connect);
-        let mut upstream = match self.office.reach(pool, place, fresh, connect_until).await {
-            Ok(upstream) => upstream,
-            Err(Failed::Tls) => return (Attempt::Again(Reason::TlsFailed), false),
-            Err(Failed::Connect(result)) => return (Attempt::Again(failure(result)), false),
+        let reaching = self.office.reach(pool, place, fresh, connect_until);
+        let mut upstream = match unless_gone(&mut self.stream, reaching).await {
+            Some(Ok(upstream)) => upstream,
+            Some(Err(Failed::Tls)) => return (Attempt::Again(Reason::TlsFailed), false),
+            Some(Err(Failed::Connect(result))) => return (Attempt::Again(failure(result)), false),
+            None => return (Attempt::Failed(Reason::ClientReset), false),
         };
         let reused = upstream.reused;
         let sent_at = self.office.now();
@@ -220,6 +228,10 @@ impl<D: Driver> Session<D> {
                         return (Attempt::Again(reason), reused);
                     }
                     return (Attempt::Failed(reason), reused);
+                }
+                Err(Attempt::Unseen(reason)) if !answered && flow.is_repeatable() => {
+                    flow.rewind();
+                    return (Attempt::Again(reason), reused);
                 }
                 Err(other) => return (other, reused),
             }
@@ -285,6 +297,9 @@ impl<D: Driver> Session<D> {
                         }
                         Poll::Ready(Err(StreamError::TooLarge)) => {
                             return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
+                        }
+                        Poll::Ready(Err(StreamError::Refused)) => {
+                            return Poll::Ready(Err(Attempt::Unseen(Reason::ServerReset)));
                         }
                         Poll::Ready(_) => {
                             return Poll::Ready(Err(Attempt::Again(Reason::ServerReset)));
@@ -458,6 +473,18 @@ impl<D: Driver> Session<D> {
             Outcome::Ready(_) | Outcome::Refused { .. } => Then::Abort(Reason::Internal),
         }
     }
+}
+
+/// What `work` gives, unless the client gives its message up first.
+async fn unless_gone<D: Driver, F: Future>(client: &mut Stream<D>, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if client.poll_gone(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 /// Kept connections that turn out to be dead, in a row, before a new one is made.

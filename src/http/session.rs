@@ -115,6 +115,14 @@ impl Account {
     }
 }
 
+/// Whether this first line could be of no HTTP request, there being no path in it. Where HTTP/2
+/// is spoken too, such a client gets no answer in HTTP/1 (RFC 9113 §3.4: the connection is
+/// closed).
+fn is_no_request(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    line.starts_with(b"PRI ") || !line.contains(&b'/')
+}
+
 /// Serves a connection to its end.
 pub async fn serve<D: Driver>(
     office: Rc<Office<D>>,
@@ -229,6 +237,9 @@ impl<D: Driver> Session<D> {
                 match request::parse(self.inbox.bytes(), &self.site.limits, &mut self.fields) {
                     Ok(Some(head)) => return Ok((head, began.unwrap_or_else(|| shell.now()))),
                     Ok(None) => {}
+                    Err(_) if http2 && is_no_request(self.inbox.bytes()) => {
+                        return Err(Then::Close);
+                    }
                     Err(reject) => {
                         let mut account = Account::new(began.unwrap_or_else(|| shell.now()));
                         return Err(self.refuse(reject, None, &mut account).await);

@@ -123,6 +123,8 @@ pub struct ClientMessage<D: Driver> {
     _ticket: Ticket,
     request: Request,
     answer: Option<Reply>,
+    /// Why it could not be asked.
+    failed: Option<StreamError>,
     is_head: bool,
 }
 
@@ -140,7 +142,7 @@ impl<D: Driver> ClientMessage<D> {
     pub fn new(shell: Rc<Shell<D>>, line: Rc<Line>, sender: SendRequest<Bytes>) -> Self {
         let ticket = Ticket::new(&line);
         let request = Request::Head(sender);
-        Self { shell, line, _ticket: ticket, request, answer: None, is_head: false }
+        Self { shell, line, _ticket: ticket, request, answer: None, failed: None, is_head: false }
     }
 
     fn poll_head(
@@ -155,21 +157,23 @@ impl<D: Driver> ClientMessage<D> {
             debug_assert!(false, "our own head: {}", bytes.escape_ascii());
             return Poll::Ready(Err(StreamError::Reset));
         };
-        // An error before the request is on its way is none of the request's.
         if ready!(sender.poll_ready(cx)).is_err() {
-            self.line.close();
-            return Poll::Ready(Err(StreamError::Refused));
+            return Poll::Ready(Err(self.refuse()));
         }
         self.is_head = request.method() == http::Method::HEAD;
         let ends = matches!(framed, Framed::Not | Framed::Length(0));
-        let sent = sender.send_request(request, ends).map_err(|_| {
-            self.line.close();
-            StreamError::Refused
-        });
-        let (answer, body) = sent?;
+        let Ok((answer, body)) = sender.send_request(request, ends) else {
+            return Poll::Ready(Err(self.refuse()));
+        };
         self.answer = Some(Reply::Head(answer));
         self.request = Request::Body(Outgoing::new(body, if ends { Framed::Not } else { framed }));
         Poll::Ready(Ok(len))
+    }
+
+    /// An error before the request is on its way is none of the request's.
+    fn refuse(&mut self) -> StreamError {
+        self.line.close();
+        *self.failed.insert(StreamError::Refused)
     }
 
     /// The answer's head, or an interim one, into `inbox`.
@@ -226,8 +230,11 @@ impl<D: Driver> Message for ClientMessage<D> {
         inbox: &mut Inbox,
     ) -> Poll<Result<usize, StreamError>> {
         match &mut self.answer {
-            // Nothing is asked yet.
-            None => Poll::Pending,
+            None => match self.failed {
+                Some(failed) => Poll::Ready(Err(failed)),
+                // Nothing is asked yet.
+                None => Poll::Pending,
+            },
             Some(Reply::Head(_)) => self.poll_answer(cx, inbox),
             Some(Reply::Body(body)) => body.poll(cx, &self.shell, inbox),
         }

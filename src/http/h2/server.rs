@@ -43,6 +43,10 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are read meanwhile, at most.
 const GOODBYE_BYTES_MAX: usize = 4 << 20;
 
+/// After an answer that did not wait for the request's end, the client has so long to send it.
+/// Then the stream is reset; frames that come later are ignored, whatever they are.
+const LINGER: Duration = Duration::from_millis(250);
+
 /// Resets of streams that were not looked at yet, at once: what a client has open may all be
 /// given up.
 const PENDING_RESETS_MAX: usize = 100;
@@ -320,7 +324,14 @@ async fn serve_stream<D: Driver>(
     if matches!(then, Then::Abort(_)) {
         session.stream.abort();
     }
-    session.inbox.consume(session.inbox.len());
+    let until = shell.now() + LINGER;
+    loop {
+        session.inbox.consume(session.inbox.len());
+        let got = shell.timeout(until, session.stream.recv(&mut session.inbox)).await;
+        if !matches!(got, Ok(Ok(1..))) {
+            break;
+        }
+    }
     shell.rest(&mut session.inbox);
     ledger.bytes_in.set(ledger.bytes_in.get() + session.bytes_in);
     ledger.bytes_out.set(ledger.bytes_out.get() + session.bytes_out);
