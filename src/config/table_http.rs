@@ -201,7 +201,7 @@ pub(super) static ROUTE: Section = Section {
     doc: "Where requests that match go: exactly one of `pool`, `split`, `redirect` and `respond`.",
     tag: None,
     short: None,
-    later: &["policies"],
+    later: &["policies", "mirror"],
     keys: &[
         Key::new("name", Kind::Text(Text::Label), "Label in metrics, log and limits.")
             .or_described("host and path as written, ` #2` for a repeat"),
@@ -231,11 +231,6 @@ pub(super) static ROUTE: Section = Section {
             "response_headers",
             Kind::Table(&RESPONSE_HEADERS),
             "Changes to the header fields of the answer.",
-        ),
-        Key::new(
-            "mirror",
-            Kind::Table(&MIRROR),
-            "A pool that gets copies of the requests; its answers are dropped.",
         ),
         Key::new(
             "retries",
@@ -366,31 +361,6 @@ static RESPOND: Section = section(
             .or("text/plain; charset=utf-8"),
     ],
 );
-
-static MIRROR: Section = Section {
-    short: Some("pool"),
-    ..section(
-        "`mirror`",
-        "[listener.NAME.route.mirror]",
-        "Copies of requests go to a second pool. `mirror = \"shadow\"` is short for `mirror = { pool = \"shadow\" }`.",
-        &[
-            Key::new("pool", Kind::Text(Text::PoolName), "The pool that gets them.").required(),
-            Key::new("share", Kind::Share, "The share of requests that is copied.").or("100%"),
-            Key::new(
-                "max_body",
-                Kind::Size { min: 1, max: 16 << 20 },
-                "Requests with a larger body are not copied.",
-            )
-            .or("64KiB"),
-            Key::new(
-                "in_flight",
-                Kind::Integer { min: 1, max: 100_000 },
-                "Copies at once; more are left out.",
-            )
-            .or_integer(100),
-        ],
-    )
-};
 
 static RETRIES: Section = section(
     "`retries`",

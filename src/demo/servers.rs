@@ -127,6 +127,11 @@ async fn live(
                 shut(name, open, &orders).await;
                 continue;
             }
+            // Killed before it could begin: who is in the queue already is still served.
+            (Order::Die, Some(open)) => {
+                shut(name, open, &orders).await;
+                continue;
+            }
             (Order::Serve, None) => {
                 listener = bind(address).ok();
                 if listener.is_none() {
@@ -135,7 +140,7 @@ async fn live(
                 continue;
             }
             (Order::Quit, _) => return,
-            (Order::Die, _) => {}
+            (Order::Die, None) => {}
         }
         if orders.changed().await.is_err() {
             return;

@@ -10,11 +10,12 @@ use sluicegate_l7::path;
 use sluicegate_l7::route::spec::{ActionSpec, Algorithm, RouteSpec, SplitBy};
 use sluicegate_l7::route::template::{Variable, Variables};
 use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
-use sluicegate_l7::route::{redirect, rewrite, split};
+use sluicegate_l7::route::{redirect, rewrite, split, sticky};
 
 use super::fields::Head;
 use super::session::Peers;
 use super::site::Site;
+use crate::config::plan::ClientCertField;
 use crate::observe::requests::RequestText;
 
 /// A request's id: the client's if it is harmless, else made here.
@@ -54,6 +55,33 @@ pub struct Errand {
     /// What the answer may be compressed with.
     pub accepts: Option<Algorithm>,
     pub text: Option<Box<RequestText>>,
+    /// The server that the client's cookie names.
+    pub sticky: Option<u64>,
+}
+
+impl Errand {
+    /// Before it is known where it goes.
+    fn new(
+        head: &RequestHead,
+        client: Option<IpAddr>,
+        id: RequestId,
+        text: Option<Box<RequestText>>,
+    ) -> Self {
+        Self {
+            route: usize::MAX,
+            pool: usize::MAX,
+            method: head.method,
+            framing: head.framing,
+            version: head.version,
+            keep_alive: head.keep_alive,
+            upgrades: false,
+            client,
+            id,
+            accepts: None,
+            text,
+            sticky: None,
+        }
+    }
 }
 
 /// What is to be done about a request.
@@ -184,19 +212,7 @@ pub fn judge(
             tls: bench.peers.tls.clone(),
         })
     });
-    let mut errand = Box::new(Errand {
-        route: usize::MAX,
-        pool: usize::MAX,
-        method: head.method,
-        framing: head.framing,
-        version: head.version,
-        keep_alive: head.keep_alive,
-        upgrades: false,
-        client: client.ip,
-        id,
-        accepts: None,
-        text,
-    });
+    let mut errand = Box::new(Errand::new(head, client.ip, id, text));
     let route = match found {
         Found::Route { route, .. } => route,
         Found::NoRoute => return Ok(Verdict::NoRoute { errand }),
@@ -253,6 +269,7 @@ fn decide(
         ActionSpec::Respond(_) => return Ok(Verdict::Respond { errand }),
     };
     errand.pool = pool;
+    errand.sticky = spec.sticky.as_ref().and_then(|spec| sticky::find(spec, &case.lines));
     errand.upgrades = spec.websocket && case.head.upgrade.is_some();
     let compression = match &spec.compression {
         Some(own) => own.as_ref(),
@@ -307,6 +324,7 @@ fn write_head(
         fields: &case.lines,
     }
     .write_http1(out);
+    write_client_cert(bench, out);
     write_trace(case, bench, out);
     write_framing(case, errand, out);
     for (name, template) in spec.headers.set.iter().chain(&spec.headers.add) {
@@ -383,6 +401,21 @@ const fn is_written(known: Known) -> bool {
             | Known::Traceparent
             | Known::Tracestate
     )
+}
+
+/// What the servers are told of a client's certificate, which was verified.
+fn write_client_cert(bench: &Bench<'_>, out: &mut Vec<u8>) {
+    let Some(client) = bench.peers.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
+    for field in &bench.site.client_cert_headers {
+        let (name, value) = match field {
+            ClientCertField::Subject => ("X-Client-Cert-Subject: ", client.subject.as_str()),
+            ClientCertField::San => ("X-Client-Cert-San: ", &*client.san.join(",")),
+            ClientCertField::Fingerprint => ("X-Client-Cert-Fingerprint: ", &*client.fingerprint),
+        };
+        for part in [name, value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
 }
 
 fn write_trace(case: &Case<'_>, bench: &Bench<'_>, out: &mut Vec<u8>) {

@@ -3,18 +3,21 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::compress::Encoder;
 use sluicegate_l7::http1::request::Method;
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
-use sluicegate_l7::http1::{Body, Fields, Framing, Reject, Version};
+use sluicegate_l7::http1::{Body, Fields, Framing, Limits, Reject, Version};
+use sluicegate_l7::route::spec::RetrySpec;
 
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::office::Office;
 use super::reply::{self, Passage};
+use super::retry::{Attempt, Tries, is_connect, repeatable};
 use super::session::{Account, Session, Then};
 use super::upstream::{Failed, Place, Upstream};
 use crate::balance::{Nobody, TRIED_MAX};
@@ -30,20 +33,6 @@ use crate::stream::{Stream, StreamError};
 /// Interim answers (1xx) before an answer: no server needs more.
 const INTERIM_MAX: u32 = 16;
 
-/// How an attempt ended.
-enum Attempt {
-    /// The client has its answer, or as much of it as there was.
-    Answered(Then),
-    /// Nothing of an answer has come, and nothing that cannot be sent again has gone.
-    Again(Reason),
-    /// As `Again`, and the server says that it has not looked at the request.
-    Unseen(Reason),
-    /// There will be no answer from a server.
-    Failed(Reason),
-    /// What the client sends is no request any more.
-    Refused(Reject),
-}
-
 impl<D: Driver> Session<D> {
     /// Sends the request on, and its answer back.
     pub(super) async fn forward(
@@ -54,7 +43,8 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         let pool = PoolId(errand.pool as u16);
         account.pool = Some(pool);
-        let spec = self.site.table.spec(errand.route).retries.clone();
+        let site = Arc::clone(&self.site);
+        let spec = &site.table.spec(errand.route).retries;
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
@@ -62,40 +52,7 @@ impl<D: Driver> Session<D> {
         if let Err(reject) = flow.frame(&mut self.inbox) {
             return self.refuse_late(reject, errand, account).await;
         }
-        let until = self.office.now() + self.site.request_timeout(errand.route);
-        let mut tried: Vec<ServerId> = Vec::new();
-        let mut stale = 0;
-        let result = loop {
-            let place = match self.place(pool, errand, &tried, until).await {
-                Ok(place) => place,
-                Err(reason) => break Attempt::Failed(reason),
-            };
-            account.server = Some(place.state.id);
-            account.attempts = account.attempts.saturating_add(1);
-            let (attempt, reused) = self
-                .attempt(pool, errand, place, stale >= STALE_MAX, &mut flow, until, account)
-                .await;
-            match attempt {
-                Attempt::Again(_) if reused => {
-                    // The server had closed the connection: not the server's failure, nor an
-                    // attempt.
-                    stale += 1;
-                    account.attempts -= 1;
-                }
-                Attempt::Again(reason) => {
-                    if tried.len() < TRIED_MAX
-                        && let Some(server) = account.server
-                    {
-                        tried.push(server);
-                    }
-                    if u32::from(account.attempts) >= spec.attempts || self.office.now() >= until {
-                        break Attempt::Failed(reason);
-                    }
-                    self.office.count_retry(account.server, reason);
-                }
-                done => break done,
-            }
-        };
+        let result = self.attempts(pool, errand, &mut flow, spec, account).await;
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
@@ -106,6 +63,57 @@ impl<D: Driver> Session<D> {
         account.bytes_in += flow.total;
         *draft = flow.into_buffer();
         then
+    }
+
+    /// Attempt by attempt, as long as the route and the pool's budget allow.
+    async fn attempts(
+        &mut self,
+        pool: PoolId,
+        errand: &Errand,
+        flow: &mut Flow,
+        spec: &RetrySpec,
+        account: &mut Account,
+    ) -> Attempt {
+        let until = self.office.now() + self.site.request_timeout(errand.route);
+        let mut tried: Vec<ServerId> = Vec::new();
+        let mut stale = 0;
+        self.office.budget(pool).request(self.office.now());
+        loop {
+            let place = match self.place(pool, errand, &tried, until).await {
+                Ok(place) => place,
+                Err(reason) => return Attempt::Failed(reason),
+            };
+            account.server = Some(place.state.id);
+            account.attempts = account.attempts.saturating_add(1);
+            let more = u32::from(account.attempts) < spec.attempts;
+            let tries = Tries { spec, more };
+            let fresh = stale >= STALE_MAX;
+            let (attempt, reused) =
+                self.attempt(pool, errand, place, fresh, flow, until, tries, account).await;
+            let reason = match attempt {
+                Attempt::Again(_) if reused => {
+                    // The server had closed the connection: not the server's failure, nor an
+                    // attempt.
+                    stale += 1;
+                    account.attempts -= 1;
+                    continue;
+                }
+                Attempt::Again(reason) => reason,
+                done => return done,
+            };
+            let now = self.office.now();
+            let allowed = more && tries.wants(reason) && now + spec.backoff < until;
+            if !allowed || !self.office.budget(pool).retry(now, spec.budget_percent) {
+                return Attempt::Failed(reason);
+            }
+            if tried.len() < TRIED_MAX {
+                tried.extend(account.server);
+            }
+            self.office.count_retry(account.server, reason);
+            if !spec.backoff.is_zero() && !is_connect(reason) {
+                self.office.shell().sleep_until(now + spec.backoff).await;
+            }
+        }
     }
 
     /// A body that turned out malformed after its head was good.
@@ -156,6 +164,11 @@ impl<D: Driver> Session<D> {
         tried: &[ServerId],
         until: Time,
     ) -> Result<Place<D>, Reason> {
+        if let (Some(value), true) = (errand.sticky, tried.is_empty())
+            && let Some(place) = self.office.reserve_sticky(pool, value)
+        {
+            return Ok(place);
+        }
         match self.office.reserve(pool, errand.client, tried) {
             Ok(place) => Ok(place),
             Err(Nobody::AllTried) => match self.office.reserve(pool, errand.client, &[]) {
@@ -180,6 +193,7 @@ impl<D: Driver> Session<D> {
         fresh: bool,
         flow: &mut Flow,
         until: Time,
+        tries: Tries<'_>,
         account: &mut Account,
     ) -> (Attempt, bool) {
         let now = self.office.now();
@@ -194,46 +208,29 @@ impl<D: Driver> Session<D> {
         };
         let reused = upstream.reused;
         let sent_at = self.office.now();
+        let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
         let mut inbox = Inbox::default();
         let mut fields = Fields::new();
         let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
-        let (mut interim, mut answered) = (0, false);
+        let mut interim = 0;
         let head = loop {
             let got =
                 self.await_head(&mut upstream, &mut inbox, &mut fields, asked, flow, until).await;
             match got {
                 Ok(head) if head.is_interim() => {
-                    answered = true;
                     interim += 1;
-                    if interim > INTERIM_MAX {
-                        return (Attempt::Failed(Reason::BadUpstream), reused);
-                    }
-                    let bytes = inbox.bytes()[..head.len].to_vec();
-                    inbox.consume(head.len);
-                    // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
-                    if errand.version == Version::Http11 && self.stream.send(&bytes).await.is_err()
-                    {
-                        return (Attempt::Failed(Reason::ClientReset), reused);
+                    let passed = self.pass_interim(interim, errand, &mut inbox, head.len).await;
+                    if let Err(reason) = passed {
+                        return (Attempt::Failed(reason), reused);
                     }
                 }
                 Ok(head) => break head,
-                Err(Attempt::Again(reason)) => {
-                    let untouched = !answered && flow.is_repeatable();
-                    if !reused {
+                Err(attempt) => {
+                    if !reused && matches!(attempt, Attempt::Again(_)) {
                         self.office.suspect(&upstream.place.state);
                     }
-                    let idempotent = errand.method.is_idempotent();
-                    if untouched && (idempotent || flow.is_unsent()) {
-                        flow.rewind();
-                        return (Attempt::Again(reason), reused);
-                    }
-                    return (Attempt::Failed(reason), reused);
+                    return (repeatable(attempt, interim > 0, errand, flow, tries), reused);
                 }
-                Err(Attempt::Unseen(reason)) if !answered && flow.is_repeatable() => {
-                    flow.rewind();
-                    return (Attempt::Again(reason), reused);
-                }
-                Err(other) => return (other, reused),
             }
         };
         account.upstream = Some(self.office.now().since(sent_at));
@@ -243,8 +240,33 @@ impl<D: Driver> Session<D> {
         } else {
             Office::<D>::trust(&upstream.place.state);
         }
+        let again = tries.more && interim == 0 && tries.spec.on_status.contains(&head.status);
+        if again && flow.is_repeatable() && errand.method.is_idempotent() {
+            flow.rewind();
+            return (Attempt::Again(Reason::BadUpstream), false);
+        }
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
         (Attempt::Answered(then), reused)
+    }
+
+    /// Passes an interim answer (1xx) on.
+    async fn pass_interim(
+        &mut self,
+        count: u32,
+        errand: &Errand,
+        inbox: &mut Inbox,
+        len: usize,
+    ) -> Result<(), Reason> {
+        if count > INTERIM_MAX {
+            return Err(Reason::BadUpstream);
+        }
+        let bytes = inbox.bytes()[..len].to_vec();
+        inbox.consume(len);
+        // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
+        if errand.version == Version::Http11 && self.stream.send(&bytes).await.is_err() {
+            return Err(Reason::ClientReset);
+        }
+        Ok(())
     }
 
     /// Sends the request's body on until the head of an answer is there.
@@ -279,37 +301,12 @@ impl<D: Driver> Session<D> {
                         return Poll::Ready(Err(Attempt::Failed(Reason::ClientReset)));
                     }
                 }
-                loop {
-                    if !inbox.is_empty() {
-                        match response::parse(inbox.bytes(), &limits, asked, fields) {
-                            Ok(Some(head)) => return Poll::Ready(Ok(Some(head))),
-                            Ok(None) => {}
-                            Err(_) => {
-                                return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
-                            }
-                        }
-                    }
-                    match upstream.stream.poll_recv(cx, inbox) {
-                        Poll::Ready(Ok(1..)) => moved = true,
-                        // Of a head that is half there, nothing is left to hope for.
-                        Poll::Ready(_) if !inbox.is_empty() => {
-                            return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
-                        }
-                        Poll::Ready(Err(StreamError::TooLarge)) => {
-                            return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream)));
-                        }
-                        Poll::Ready(Err(StreamError::Refused)) => {
-                            return Poll::Ready(Err(Attempt::Unseen(Reason::ServerReset)));
-                        }
-                        Poll::Ready(_) => {
-                            return Poll::Ready(Err(Attempt::Again(Reason::ServerReset)));
-                        }
-                        // A body that is still coming keeps the clock of the request from running.
-                        Poll::Pending if moved && !flow.is_through() => {
-                            return Poll::Ready(Ok(None));
-                        }
-                        Poll::Pending => return Poll::Pending,
-                    }
+                let found =
+                    poll_head(cx, &mut upstream.stream, inbox, fields, asked, &limits, &mut moved);
+                match found {
+                    // A body that is still coming keeps the clock of the request from running.
+                    Poll::Pending if moved && !flow.is_through() => Poll::Ready(Ok(None)),
+                    found => found.map_ok(Some),
                 }
             });
             match shell.timeout(deadline, work).await {
@@ -341,9 +338,19 @@ impl<D: Driver> Session<D> {
         let closes = !errand.keep_alive
             || self.office.is_draining()
             || (!flow.has_all() && head.status != 101);
+        let sticky = self.sticky_for(errand, &upstream);
         let terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         let mut out = self.office.draft();
-        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
+        reply::write_head(
+            &self.site,
+            errand,
+            inbox.bytes(),
+            &head,
+            fields,
+            terms,
+            sticky,
+            &mut out,
+        );
         inbox.consume(head.len);
         if head.status == 101 {
             account.bytes_out += out.len() as u64;
@@ -380,6 +387,13 @@ impl<D: Driver> Session<D> {
                 Then::Abort(reason)
             }
         }
+    }
+
+    /// The cookie value that keeps the client at this server, unless it has that already.
+    fn sticky_for(&self, errand: &Errand, upstream: &Upstream<D>) -> Option<u64> {
+        self.site.table.spec(errand.route).sticky.as_ref()?;
+        let value = self.office.sticky_value(&upstream.place.state);
+        (errand.sticky != Some(value)).then_some(value)
     }
 
     /// Both bodies, until the answer's is through.
@@ -500,5 +514,39 @@ const fn failure(result: ConnectResult) -> Reason {
         ConnectResult::Timeout => Reason::ConnectTimeout,
         ConnectResult::Unreachable => Reason::ConnectUnreachable,
         ConnectResult::Local => Reason::PortsExhausted,
+    }
+}
+
+/// The head of an answer, as soon as all of it is there.
+#[allow(clippy::too_many_arguments)]
+fn poll_head<D: Driver>(
+    cx: &mut Context<'_>,
+    stream: &mut Stream<D>,
+    inbox: &mut Inbox,
+    fields: &mut Fields,
+    asked: Asked,
+    limits: &Limits,
+    moved: &mut bool,
+) -> Poll<Result<ResponseHead, Attempt>> {
+    loop {
+        if !inbox.is_empty() {
+            match response::parse(inbox.bytes(), limits, asked, fields) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(Err(Attempt::Failed(Reason::BadUpstream))),
+            }
+        }
+        return Poll::Ready(Err(match stream.poll_recv(cx, inbox) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(1..)) => {
+                *moved = true;
+                continue;
+            }
+            // Of a head that is half there, nothing is left to hope for.
+            Poll::Ready(_) if !inbox.is_empty() => Attempt::Failed(Reason::BadUpstream),
+            Poll::Ready(Err(StreamError::TooLarge)) => Attempt::Failed(Reason::BadUpstream),
+            Poll::Ready(Err(StreamError::Refused)) => Attempt::Unseen(Reason::ServerReset),
+            Poll::Ready(_) => Attempt::Again(Reason::ServerReset),
+        }));
     }
 }

@@ -29,6 +29,7 @@ mod forward;
 mod h2;
 mod office;
 mod reply;
+mod retry;
 mod session;
 mod site;
 mod upstream;

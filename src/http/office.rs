@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::h2::{Bells, Lines};
+use super::retry::Budget;
 use super::upstream::{Kept, Place};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng};
@@ -50,6 +51,8 @@ pub struct Office<D: Driver> {
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
     tickets: RefCell<Tickets>,
+    /// By pool: how much may be tried again.
+    budgets: RefCell<Vec<Budget>>,
     draining: Cell<bool>,
     prune_at: Cell<Time>,
     /// Heads under construction, kept for the next session that makes one.
@@ -88,6 +91,7 @@ impl<D: Driver> Office<D> {
             connects: RefCell::default(),
             room: RefCell::default(),
             tickets: RefCell::default(),
+            budgets: RefCell::default(),
             draining: Cell::new(false),
             prune_at: Cell::new(Time::NEVER),
             drafts: RefCell::default(),
@@ -192,6 +196,32 @@ impl<D: Driver> Office<D> {
         Ok(Place::new(Rc::clone(self), state))
     }
 
+    /// A place at the server that a sticky cookie names, if it can take the request.
+    pub(super) fn reserve_sticky(self: &Rc<Self>, pool: PoolId, value: u64) -> Option<Place<D>> {
+        let (snapshot, now) = (self.snapshot.borrow(), self.now());
+        let members = &snapshot.pools[usize::from(pool.0)].members;
+        let member = members.iter().find(|member| self.sticky_value(&member.state) == value)?;
+        let max = member.max_conns.unwrap_or(u32::MAX);
+        let more = |load: u32| (load < max).then(|| load + 1);
+        if !member.state.is_eligible(now) {
+            return None;
+        }
+        member.state.load.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(Place::new(Rc::clone(self), Arc::clone(&member.state)))
+    }
+
+    /// What a sticky cookie says for this server: the same in every instance.
+    pub(super) fn sticky_value(&self, server: &ServerState) -> u64 {
+        use std::hash::Hasher as _;
+        let snapshot = self.snapshot.borrow();
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(2, 2);
+        hasher.write(snapshot.plan.pools[usize::from(server.pool.0)].name.as_bytes());
+        hasher.write(b"/");
+        hasher.write(server.name.as_bytes());
+        hasher.write(server.address.to_string().as_bytes());
+        hasher.finish()
+    }
+
     /// Waits in the pool's queue, in order of arrival, for a place at a server: `hold` while
     /// none is up, `connect_timeout` while all are full.
     pub(super) async fn wait_for_place(
@@ -226,6 +256,16 @@ impl<D: Driver> Office<D> {
 
     pub(super) fn push_room(&self, pool: PoolId) {
         self.room.borrow_mut().push(pool);
+    }
+
+    pub(super) fn budget(&self, pool: PoolId) -> RefMut<'_, Budget> {
+        let at = usize::from(pool.0);
+        RefMut::map(self.budgets.borrow_mut(), |budgets| {
+            if at >= budgets.len() {
+                budgets.resize(at + 1, Budget::default());
+            }
+            &mut budgets[at]
+        })
     }
 
     pub(super) const fn worker(&self) -> u16 {

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use sluicegate_l7::compress::{self, Change};
 use sluicegate_l7::http1::{Fields, Framing, Known, ResponseHead, Version};
 use sluicegate_l7::route::spec::{Algorithm, HeaderSpec};
+use sluicegate_l7::route::sticky;
 
 use super::errand::{Errand, write_templated};
 use super::fields::Head;
@@ -94,9 +95,11 @@ pub fn write_head(
     head: &ResponseHead,
     fields: &Fields,
     terms: Terms,
+    sticky: Option<u64>,
     out: &mut Vec<u8>,
 ) {
-    let spec = &site.table.spec(errand.route).response_headers;
+    let route = site.table.spec(errand.route);
+    let spec = &route.response_headers;
     let _ = write!(out, "HTTP/1.1 {} ", head.status);
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
@@ -126,6 +129,11 @@ pub fn write_head(
     write_framing(head, terms, out);
     if terms.varies && compress::lacks_vary(&Head { bytes, fields }) {
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
+    }
+    if let (Some(spec), Some(value)) = (&route.sticky, sticky) {
+        out.extend_from_slice(b"Set-Cookie: ");
+        sticky::write_cookie(spec, value, site.secure, out);
+        out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"X-Request-Id: ");
     out.extend_from_slice(errand.id.as_bytes());

@@ -6,7 +6,7 @@ use sluicegate_l7::http1::Limits;
 use sluicegate_l7::identity::Sieve;
 use sluicegate_l7::route::{Table, TableError};
 
-use crate::config::plan::{HttpListener, Listener};
+use crate::config::plan::{ClientCertField, HttpListener, Listener};
 use crate::registry::ListenerId;
 
 /// Immutable, shared by all workers.
@@ -24,6 +24,7 @@ pub struct Site {
     pub logged: bool,
     /// Some route's requests are logged.
     pub logs: bool,
+    pub client_cert_headers: Vec<ClientCertField>,
     /// Our name in Via: another gateway's is another, so that a loop can be told.
     pub via: String,
 }
@@ -63,6 +64,11 @@ impl Site {
             secure: listener.tls.is_some(),
             logged: log_is_on && listener.access_log,
             logs,
+            client_cert_headers: listener
+                .tls
+                .as_ref()
+                .map(|tls| tls.client_cert_headers.clone())
+                .unwrap_or_default(),
             via: format!("sluicegate-{:08x}", secret[0] as u32),
         })
     }

@@ -40,7 +40,7 @@ fn tables_that_say_nothing_mean_their_defaults() {
     let plan = plan_of(
         "a.toml",
         &http(
-            "http = {}\ncompression = {}\n[[listener.a.route]]\npool = \"p\"\nretries = {}\nsticky = {}\nmirror = \"p\"\n",
+            "http = {}\ncompression = {}\n[[listener.a.route]]\npool = \"p\"\nretries = {}\nsticky = {}\n",
         ),
     );
     let http = plan.listeners[0].http.as_ref().unwrap();
@@ -49,8 +49,6 @@ fn tables_that_say_nothing_mean_their_defaults() {
     assert_eq!(format!("{:?}", route.retries), format!("{:?}", RetrySpec::default()));
     let sticky = route.sticky.as_ref().unwrap();
     assert_eq!((sticky.cookie.as_str(), sticky.ttl, sticky.keep_on_drain), ("sg", None, false));
-    let mirror = route.mirror.as_ref().unwrap();
-    assert_eq!((mirror.share_percent, mirror.body_max, mirror.in_flight_max), (100, 64 << 10, 100));
     let compression = http.compression.as_ref().unwrap();
     assert_eq!((compression.algorithms.len(), compression.size_min), (2, 1024));
     assert_eq!(compression.types, ["text/*", "application/json", "application/javascript"]);
