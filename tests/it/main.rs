@@ -32,6 +32,7 @@ mod http;
 mod limits;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
+mod observing;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
