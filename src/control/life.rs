@@ -188,9 +188,9 @@ fn destination(plan: &Plan, listener: &Listener) -> String {
     // The listener's own pool is the last route, and has no name.
     let named = |http: &HttpListener| http.routes.iter().filter(|one| !one.name.is_empty()).count();
     let routes = listener.http.as_ref().map_or(0, named);
-    let names = listener.sni.as_ref().map_or(0, |sni| sni.exact.len() + sni.wildcard.len());
+    let hosts = listener.sni.as_ref().map_or(0, |sni| sni.exact.len() + sni.wildcard.len());
     match (pool, listener.sni.is_some(), routes) {
-        (_, true, _) => counted(names, "name"),
+        (_, true, _) => counted(hosts, "name"),
         (Some(pool), _, 0) => pool,
         (Some(pool), _, routes) => format!("{}, else {pool}", counted(routes, "route")),
         (None, _, routes) => counted(routes, "route"),

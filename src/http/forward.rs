@@ -86,10 +86,10 @@ impl<D: Driver> Session<D> {
             account.server = Some(place.state.id);
             account.attempts = account.attempts.saturating_add(1);
             let more = u32::from(account.attempts) < spec.attempts;
-            let tries = Tries { spec, more };
+            let terms = Tries { spec, more };
             let fresh = stale >= STALE_MAX;
             let (attempt, reused) =
-                self.attempt(pool, errand, place, fresh, flow, until, tries, account).await;
+                self.attempt(pool, errand, place, fresh, flow, until, terms, account).await;
             let reason = match attempt {
                 Attempt::Again(_) if reused => {
                     // The server had closed the connection: not the server's failure, nor an
@@ -102,7 +102,7 @@ impl<D: Driver> Session<D> {
                 done => return done,
             };
             let now = self.office.now();
-            let allowed = more && tries.wants(reason) && now + spec.backoff < until;
+            let allowed = more && terms.wants(reason) && now + spec.backoff < until;
             if !allowed || !self.office.budget(pool).retry(now, spec.budget_percent) {
                 return Attempt::Failed(reason);
             }
@@ -338,8 +338,8 @@ impl<D: Driver> Session<D> {
         let closes = !errand.keep_alive
             || self.office.is_draining()
             || (!flow.has_all() && head.status != 101);
-        let sticky = self.sticky_for(errand, &upstream);
-        let terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
+        let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
+        terms.sticky = self.sticky_for(errand, &upstream);
         let mut out = self.office.draft();
         reply::write_head(
             &self.site,

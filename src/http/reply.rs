@@ -26,6 +26,8 @@ pub struct Terms {
     pub compress: Option<Algorithm>,
     /// Another client would get it compressed: caches have to know.
     pub varies: bool,
+    /// Of the cookie that keeps the client at this server.
+    pub sticky: Option<u64>,
     /// The connection ends with this answer.
     pub closes: bool,
 }
@@ -84,7 +86,7 @@ pub fn terms(
             Passage::Raw
         }
     };
-    Terms { passage, compress, varies, closes }
+    Terms { passage, compress, varies, sticky: None, closes }
 }
 
 /// Appends the head for the client.
@@ -95,7 +97,6 @@ pub fn write_head(
     head: &ResponseHead,
     fields: &Fields,
     terms: Terms,
-    sticky: Option<u64>,
     out: &mut Vec<u8>,
 ) {
     let route = site.table.spec(errand.route);
@@ -130,7 +131,7 @@ pub fn write_head(
     if terms.varies && compress::lacks_vary(&Head { bytes, fields }) {
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
     }
-    if let (Some(spec), Some(value)) = (&route.sticky, sticky) {
+    if let (Some(spec), Some(value)) = (&route.sticky, terms.sticky) {
         out.extend_from_slice(b"Set-Cookie: ");
         sticky::write_cookie(spec, value, site.secure, out);
         out.extend_from_slice(b"\r\n");

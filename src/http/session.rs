@@ -184,7 +184,7 @@ impl<D: Driver> Session<D> {
                 self.inbox.consume(head.len);
                 account.client = errand.client;
                 account.route = Some(errand.route as u32);
-                let then = self.forward(&errand, &mut draft, &mut account).await;
+                let then = self.forward_in_time(&errand, &mut draft, &mut account).await;
                 self.account(account, errand.version, errand.text.clone());
                 self.office.put_away(draft);
                 return then;
@@ -198,6 +198,26 @@ impl<D: Driver> Session<D> {
         };
         self.office.put_away(draft);
         then
+    }
+
+    /// A request and its answer within `total_timeout`, if there is one.
+    async fn forward_in_time(
+        &mut self,
+        errand: &Errand,
+        draft: &mut Vec<u8>,
+        account: &mut Account,
+    ) -> Then {
+        let Some(total) = self.site.plan.timeouts.total else {
+            return self.forward(errand, draft, account).await;
+        };
+        let shell = Rc::clone(self.office.shell());
+        let until = account.started_at + total;
+        let in_time = shell.timeout(until, self.forward(errand, draft, account)).await;
+        in_time.unwrap_or_else(|_| {
+            // How much of an answer is out is not known: only a broken connection is no lie.
+            account.reason = Reason::RequestTimeout;
+            Then::Abort(Reason::RequestTimeout)
+        })
     }
 
     fn judge(&self, head: &RequestHead, draft: &mut Vec<u8>) -> Result<Verdict, Reject> {

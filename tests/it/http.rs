@@ -429,3 +429,61 @@ fn a_client_that_closes_in_a_drain_has_its_answer_first() {
     assert!(rest.is_empty());
     assert!(gate.wait_exit().success());
 }
+
+#[test]
+fn a_failed_answer_is_asked_for_again_where_the_route_says_so_and_only_then() {
+    let asked = AtomicUsize::new(0);
+    let backend = Backend::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
+        0 => Reply {
+            bytes: b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            closes: false,
+        },
+        _ => Reply::ok("fine"),
+    });
+    let routes = "[[listener.web.route]]\nmatch = { path = \"/again\" }\npool = \"app\"\n\
+        retries = { attempts = 2, on = [\"503\"], backoff = \"1ms\" }\n";
+    let gate = gate(&backend, "", routes, "");
+    assert!(get(&gate, "/again").ends_with("fine"));
+    let post = "POST /again HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\
+                Connection: close\r\n\r\n";
+    assert!(ask(&gate, post).starts_with("HTTP/1.1 503 "), "a POST is not repeated");
+    assert_eq!(backend.seen().len(), 3);
+}
+
+#[test]
+fn a_cookie_keeps_a_client_at_its_server() {
+    let backends = [Backend::start(|_| Reply::ok("a")), Backend::start(|_| Reply::ok("b"))];
+    let routes = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
+    let other = format!("[pool.app.servers.b]\naddr = \"{}\"", backends[1].address);
+    let gate = gate(&backends[0], "", routes, &other);
+    let first = get(&gate, "/");
+    let cookie = first.lines().find_map(|line| line.strip_prefix("Set-Cookie: "));
+    let cookie = cookie.expect("a cookie").split(';').next().expect("a pair").to_owned();
+    for _ in 0..10 {
+        let again = ask(
+            &gate,
+            &format!(
+                "GET / HTTP/1.1\r\nHost: a.test\r\nCookie: x=1; {cookie}\r\n\
+                 Connection: close\r\n\r\n"
+            ),
+        );
+        assert_eq!(again.chars().last(), first.chars().last());
+        assert!(!again.contains("Set-Cookie"), "{again}");
+    }
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = silent.local_addr().expect("bound");
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\n[[listener.web.route]]\nmatch = {{ path = \"/slow\" }}\npool = \"app\"\n\
+         timeout = \"50ms\"\n[[listener.web.route]]\nrespond = {{ status = 200, body = \"ok\" }}\n\
+         [pool.app.servers]\na = \"{address}\"\n"
+    ));
+    let answer = get(&gate, "/slow");
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    assert!(answer.contains("\"request-timeout\""), "{answer}");
+    assert_eq!(gate.log(1)[0]["reason"], "request-timeout");
+}
