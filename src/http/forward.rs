@@ -341,16 +341,7 @@ impl<D: Driver> Session<D> {
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
         let mut out = self.office.draft();
-        reply::write_head(
-            &self.site,
-            errand,
-            inbox.bytes(),
-            &head,
-            fields,
-            terms,
-            sticky,
-            &mut out,
-        );
+        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
             account.bytes_out += out.len() as u64;
