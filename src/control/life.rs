@@ -23,7 +23,7 @@ use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
 use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify};
-use crate::config::plan::{BindAddr, HttpListener, Listener, Plan};
+use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes};
 use crate::observe::events::EventKind;
 use crate::observe::status::mode_word;
 use crate::observe::view::bind_text;
@@ -186,11 +186,13 @@ fn destination(plan: &Plan, listener: &Listener) -> String {
         format!("pool {}, {servers}", pool.name)
     });
     // The listener's own pool is the last route, and has no name.
-    let named = |http: &HttpListener| http.routes.iter().filter(|one| !one.name.is_empty()).count();
-    let routes = listener.http.as_ref().map_or(0, named);
-    let hosts = listener.sni.as_ref().map_or(0, |sni| sni.exact.len() + sni.wildcard.len());
-    match (pool, listener.sni.is_some(), routes) {
-        (_, true, _) => counted(hosts, "name"),
+    let of_http =
+        |http: &HttpListener| http.routes.iter().filter(|one| !one.name.is_empty()).count();
+    let routes = listener.http.as_ref().map_or(0, of_http);
+    let of_sni =
+        |sni: &SniRoutes| sni.exact.len() + sni.wildcard.len() + usize::from(sni.any.is_some());
+    match (pool, listener.sni.as_ref(), routes) {
+        (_, Some(sni), _) => counted(of_sni(sni), "name"),
         (Some(pool), _, 0) => pool,
         (Some(pool), _, routes) => format!("{}, else {pool}", counted(routes, "route")),
         (None, _, routes) => counted(routes, "route"),
