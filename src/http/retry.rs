@@ -17,8 +17,8 @@ use crate::runtime::time::Time;
 /// A budget counts requests over this time.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Requests that a budget reckons with at least: with few of them, a share would be none.
-const REQUESTS_MIN: u64 = 10;
+/// Retries that are always within the budget: of few requests, a share would be none.
+const RETRIES_MIN: u64 = 10;
 
 /// How an attempt ended.
 pub(super) enum Attempt {
@@ -128,7 +128,8 @@ impl Budget {
         self.turn(now);
         let requests: u64 = self.requests.iter().sum();
         let retries: u64 = self.retries.iter().sum();
-        let granted = (retries + 1) * 100 <= requests.max(REQUESTS_MIN) * u64::from(percent);
+        let share = requests * u64::from(percent) / 100;
+        let granted = retries < share.max(RETRIES_MIN);
         self.retries[0] += u64::from(granted);
         granted
     }
@@ -141,13 +142,10 @@ mod tests {
     #[test]
     fn a_budget_is_a_share_of_the_requests_of_its_window() {
         let (mut budget, now) = (Budget::default(), Time(1));
-        assert!(budget.retry(now, 20) && budget.retry(now, 20), "of ten at least");
-        assert!(!budget.retry(now, 20));
+        let granted = |budget: &mut Budget, now| (0..100).filter(|_| budget.retry(now, 20)).count();
+        assert_eq!(granted(&mut budget, now), 10, "of no requests");
         (0..100).for_each(|_| budget.request(now));
-        let granted = (0..100).filter(|_| budget.retry(now, 20)).count();
-        assert_eq!(granted, 18, "twenty of a hundred, and two are spent");
-        let later = now + 2 * WINDOW;
-        assert!(budget.retry(later, 20), "an old window is forgotten");
-        assert!(!budget.retry(later, 5), "of ten, five percent are none");
+        assert_eq!(granted(&mut budget, now), 10, "twenty of a hundred, and ten are spent");
+        assert_eq!(granted(&mut budget, now + 2 * WINDOW), 10, "an old window is forgotten");
     }
 }
