@@ -191,6 +191,9 @@ impl<D: Driver> Session<D> {
             }
             Ok(made) => {
                 self.inbox.consume(head.len);
+                if self.is_http2 && !head.expect_continue {
+                    h2::hear_out(self).await;
+                }
                 let then = self.make_answer(made, &draft, &mut account).await;
                 self.office.put_away(draft);
                 return then;

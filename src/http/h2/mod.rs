@@ -27,7 +27,7 @@ mod server;
 mod upstream;
 mod watch;
 
-pub(super) use server::serve;
+pub(super) use server::{hear_out, serve};
 pub(super) use upstream::Lines;
 pub(super) use watch::Bells;
 

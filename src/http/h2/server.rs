@@ -43,9 +43,11 @@ const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are read meanwhile, at most.
 const GOODBYE_BYTES_MAX: usize = 4 << 20;
 
-/// After an answer that did not wait for the request's end, the client has so long to send it.
-/// Then the stream is reset; frames that come later are ignored, whatever they are.
-const LINGER: Duration = Duration::from_millis(250);
+/// Around an answer that does not need the request's body, the client has so long to end it.
+const HEAR_OUT: Duration = Duration::from_millis(250);
+
+/// Bytes of a body that are heard out, at most: then the client had better hear the answer.
+const HEAR_OUT_BYTES_MAX: usize = 64 << 10;
 
 /// Resets of streams that were not looked at yet, at once: what a client has open may all be
 /// given up.
@@ -324,15 +326,25 @@ async fn serve_stream<D: Driver>(
     if matches!(then, Then::Abort(_)) {
         session.stream.abort();
     }
-    let until = shell.now() + LINGER;
-    loop {
-        session.inbox.consume(session.inbox.len());
-        let got = shell.timeout(until, session.stream.recv(&mut session.inbox)).await;
-        if !matches!(got, Ok(Ok(1..))) {
-            break;
-        }
-    }
+    hear_out(&mut session).await;
     shell.rest(&mut session.inbox);
     ledger.bytes_in.set(ledger.bytes_in.get() + session.bytes_in);
     ledger.bytes_out.set(ledger.bytes_out.get() + session.bytes_out);
+}
+
+/// Reads what is left of a request that nobody needs. Most bodies end at once; without this a
+/// stream would be reset behind its answer (RFC 9113 §8.1), and frames that come later ignored,
+/// whatever they are.
+pub async fn hear_out<D: Driver>(session: &mut Session<D>) {
+    let shell = Rc::clone(session.office.shell());
+    let until = shell.now() + HEAR_OUT;
+    let mut left = HEAR_OUT_BYTES_MAX;
+    while left > 0 {
+        session.inbox.consume(session.inbox.len());
+        match shell.timeout(until, session.stream.recv(&mut session.inbox)).await {
+            Ok(Ok(n @ 1..)) => left = left.saturating_sub(n),
+            _ => break,
+        }
+    }
+    session.inbox.consume(session.inbox.len());
 }
