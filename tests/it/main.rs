@@ -29,6 +29,7 @@ mod failover;
 mod gate;
 mod hold;
 mod http;
+mod http2;
 mod limits;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
