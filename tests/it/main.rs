@@ -30,6 +30,7 @@ mod gate;
 mod hold;
 mod http;
 mod http2;
+mod http2_frames;
 mod limits;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;

@@ -11,8 +11,9 @@
 //! - *resets*: RST_STREAM by the client (rapid reset, CVE-2023-44487), and those that it makes
 //!   us send by what it does wrong (MadeYouReset, CVE-2025-8671).
 //!
-//! It also knows since when a frame or a header block is incomplete. It decides nothing: whoever
-//! owns the connection asks, and says GOAWAY.
+//! It also knows since when a frame or a header block is incomplete, and judges what `h2` lets
+//! pass or calls by another name: a first frame that is not SETTINGS, and frames of fixed size
+//! that have another. It ends nothing: whoever owns the connection asks, and says GOAWAY.
 
 use std::time::Duration;
 
@@ -41,8 +42,23 @@ const RESETS: (u32, u32) = (200, 30);
 mod kind {
     pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
     pub const RST_STREAM: u8 = 3;
+    pub const SETTINGS: u8 = 4;
+    pub const PING: u8 = 6;
+    pub const WINDOW_UPDATE: u8 = 8;
     pub const CONTINUATION: u8 = 9;
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The client has had its share (RFC 9113 §10.5).
+    Flood,
+    /// The first frame is not SETTINGS (§3.4).
+    NoSettings,
+    /// A frame of fixed size has another (§4.2).
+    FrameSize,
 }
 
 const END_HEADERS: u8 = 4;
@@ -92,6 +108,16 @@ struct Scanner {
     skip: usize,
 }
 
+/// The size of those that have one only.
+const fn fixed_size(kind: u8) -> Option<usize> {
+    match kind {
+        kind::PRIORITY => Some(5),
+        kind::RST_STREAM | kind::WINDOW_UPDATE => Some(4),
+        kind::PING => Some(8),
+        _ => None,
+    }
+}
+
 /// The header of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
@@ -134,7 +160,9 @@ pub struct Guard {
     in_block: bool,
     in_data: bool,
     stalled_since: Option<Time>,
-    over: bool,
+    /// SETTINGS came first.
+    greeted: bool,
+    verdict: Option<Verdict>,
 }
 
 impl Guard {
@@ -148,14 +176,15 @@ impl Guard {
             in_block: false,
             in_data: false,
             stalled_since: None,
-            over: false,
+            greeted: false,
+            verdict: None,
         }
     }
 
-    /// The client has had its share; nothing more of what it sends is to be looked at.
+    /// Why nothing more of what the client sends is to be looked at.
     #[must_use]
-    pub const fn is_over(&self) -> bool {
-        self.over
+    pub const fn verdict(&self) -> Option<Verdict> {
+        self.verdict
     }
 
     /// Since when a frame other than DATA, or a header block, has been incomplete.
@@ -167,7 +196,7 @@ impl Guard {
     /// Looks at received bytes; how many of them may be used.
     pub fn receive(&mut self, bytes: &[u8], now: Time) -> usize {
         let mut used = 0;
-        while used < bytes.len() && !self.over {
+        while used < bytes.len() && self.verdict.is_none() {
             let (n, frame) = self.received.next(&bytes[used..]);
             used += n;
             if let Some(frame) = frame {
@@ -184,6 +213,11 @@ impl Guard {
     }
 
     fn on_received(&mut self, frame: Frame, now: Time) {
+        if !std::mem::replace(&mut self.greeted, true) && frame.kind != kind::SETTINGS {
+            self.verdict = Some(Verdict::NoSettings);
+        } else if fixed_size(frame.kind).is_some_and(|size| size != frame.len) {
+            self.verdict = Some(Verdict::FrameSize);
+        }
         let ends_block = frame.flags & END_HEADERS != 0;
         match frame.kind {
             kind::HEADERS => self.in_block = !ends_block,
@@ -203,7 +237,13 @@ impl Guard {
             kind::RST_STREAM => self.resets.spend(now),
             _ => self.cheap.spend(now),
         };
-        self.over |= !fine;
+        self.object(fine);
+    }
+
+    fn object(&mut self, fine: bool) {
+        if !fine && self.verdict.is_none() {
+            self.verdict = Some(Verdict::Flood);
+        }
     }
 
     /// Looks at bytes that are sent.
@@ -219,7 +259,8 @@ impl Guard {
                 // A code that is cut off counts as well; `h2` writes such a frame at once.
                 Some(frame) if frame.kind == kind::RST_STREAM => {
                     let ours = bytes.get(used..used + 4).is_some_and(|code| OURS.contains(&code));
-                    self.over |= !ours && !self.resets.spend(now);
+                    let fine = ours || self.resets.spend(now);
+                    self.object(fine);
                 }
                 _ => {}
             }
@@ -240,14 +281,19 @@ mod tests {
     fn guard() -> Guard {
         let mut guard = Guard::new(Time::ZERO);
         assert_eq!(guard.receive(PREFACE, Time::ZERO), PREFACE.len());
+        guard.receive(&frame(kind::SETTINGS, 0, 0), Time::ZERO);
         guard
+    }
+
+    fn is_over(guard: &Guard) -> bool {
+        guard.verdict() == Some(Verdict::Flood)
     }
 
     /// Frames of one kind that are let through at once.
     fn passes(bytes: &[u8], step: usize) -> usize {
         let mut guard = guard();
         let mut count = 0;
-        while !guard.is_over() && count < 100_000 {
+        while !is_over(&guard) && count < 100_000 {
             for piece in bytes.chunks(step) {
                 guard.receive(piece, Time::ZERO);
             }
@@ -259,10 +305,10 @@ mod tests {
     #[test]
     fn each_kind_of_flood_ends_in_any_fragmentation() {
         for step in [1, 7, 64] {
-            for kind in [2, 4, 6, 8, 9, 0xFE] {
-                assert_eq!(passes(&frame(kind, 0, 8), step), CHEAP.0 as usize, "{kind}");
+            for (kind, size) in [(2, 5), (4, 6), (6, 8), (8, 4), (9, 8), (0xFE, 0), (0, 0)] {
+                // The SETTINGS that came first are one of them.
+                assert_eq!(passes(&frame(kind, 0, size), step), CHEAP.0 as usize - 1, "{kind}");
             }
-            assert_eq!(passes(&frame(kind::DATA, 0, 0), step), CHEAP.0 as usize);
             assert_eq!(passes(&frame(kind::RST_STREAM, 0, 4), step), RESETS.0 as usize);
         }
     }
@@ -275,7 +321,7 @@ mod tests {
             guard.receive(&frame(8, 0, 4), Time::ZERO);
             guard.receive(&frame(8, 0, 4), Time::ZERO);
         }
-        assert!(!guard.is_over());
+        assert!(!is_over(&guard));
     }
 
     #[test]
@@ -284,7 +330,7 @@ mod tests {
         for at in 0..10_000_u64 {
             guard.receive(&frame(kind::RST_STREAM, 0, 4), Time(at * 50_000_000));
         }
-        assert!(!guard.is_over());
+        assert!(!is_over(&guard));
     }
 
     #[test]
@@ -294,9 +340,9 @@ mod tests {
             reset[FRAME_HEADER + 3] = code;
             let mut guard = guard();
             guard.send(&reset.repeat(RESETS.0 as usize), Time::ZERO);
-            assert!(!guard.is_over());
+            assert!(!is_over(&guard));
             guard.send(&reset, Time::ZERO);
-            assert_eq!(guard.is_over(), counts, "{code}");
+            assert_eq!(is_over(&guard), counts, "{code}");
         }
     }
 
@@ -305,8 +351,21 @@ mod tests {
         let mut guard = guard();
         let flood = frame(6, 0, 8).repeat(CHEAP.0 as usize * 2);
         let used = guard.receive(&flood, Time::ZERO);
-        assert!(guard.is_over() && used <= (CHEAP.0 as usize + 1) * 17, "{used}");
+        assert!(is_over(&guard) && used <= (CHEAP.0 as usize + 1) * 17, "{used}");
         assert_eq!(guard.receive(&flood, Time::ZERO), 0);
+    }
+
+    #[test]
+    fn settings_come_first_and_fixed_sizes_are_kept() {
+        let mut early = Guard::new(Time::ZERO);
+        early.receive(PREFACE, Time::ZERO);
+        early.receive(&frame(kind::PING, 0, 8), Time::ZERO);
+        assert_eq!(early.verdict(), Some(Verdict::NoSettings));
+        for (kind, size) in [(2, 4), (3, 5), (6, 7), (8, 0)] {
+            let mut guard = guard();
+            guard.receive(&frame(kind, 0, size), Time::ZERO);
+            assert_eq!(guard.verdict(), Some(Verdict::FrameSize), "{kind}");
+        }
     }
 
     #[test]

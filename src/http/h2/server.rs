@@ -21,7 +21,7 @@ use h2::{Reason as Code, RecvStream};
 use http::Request;
 use sluicegate_l7::http1::Fields;
 
-use super::guard::Guard;
+use super::guard::{Guard, Verdict};
 use super::head;
 use super::io::{Hold, Wire};
 use super::message::ServerMessage;
@@ -207,9 +207,16 @@ impl<D: Driver> Host<D> {
     }
 
     fn poll(&mut self, cx: &mut std::task::Context<'_>, until: Time) -> Poll<Event> {
-        let over = self.wire.borrow().guard.as_ref().is_some_and(Guard::is_over);
-        if over && !matches!(self.leaving, Some(Leaving::Now { .. })) {
-            self.leave(Code::ENHANCE_YOUR_CALM, Reason::BadRequest);
+        let verdict = self.wire.borrow().guard.as_ref().and_then(Guard::verdict);
+        if let Some(verdict) = verdict
+            && !matches!(self.leaving, Some(Leaving::Now { .. }))
+        {
+            let code = match verdict {
+                Verdict::Flood => Code::ENHANCE_YOUR_CALM,
+                Verdict::NoSettings => Code::PROTOCOL_ERROR,
+                Verdict::FrameSize => Code::FRAME_SIZE_ERROR,
+            };
+            self.leave(code, Reason::BadRequest);
             return Poll::Ready(Event::Changed);
         }
         if self.leaving.is_none() && self.house.office.is_draining() {
