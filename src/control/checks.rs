@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::desk::Desk;
-use super::probe::{self, Failure, Target};
+use super::probe::{self, Failure, Target, TargetTls};
 use crate::balance::Rng;
 use crate::config::plan::{Check, Init};
 use crate::health::{Change, Health, Limits, Outcome};
@@ -145,11 +145,17 @@ impl Checker {
         });
         let sources: Vec<_> = sources.collect();
         let source = sources.get(self.rng.below(sources.len() as u64) as usize).copied();
+        let snapshot = self.desk.instance.snapshot();
+        let tls = snapshot.fronts.pools[usize::from(self.state.pool.0)].tls.as_ref();
+        let name = snapshot.server_name(self.state.id);
+        let starttls = pool.tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
+        let tls = tls.filter(|_| self.check.tls);
         let target = Target {
             address: &self.state.address,
             check: &self.check,
             send_proxy: pool.send_proxy,
             source,
+            tls: tls.map(|tls| TargetTls { tls, name: &name, starttls }),
         };
         // The semaphore lives as long as this task and is never closed.
         let _permit = self.permits.acquire().await;

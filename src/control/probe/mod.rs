@@ -1,7 +1,7 @@
 //! Active health checks: what is asked of a server, and what its answer means.
 //!
-//! A probe connects the way the traffic does (source address, PROXY header) and then speaks a
-//! few words. It says nothing about up or down; that is `health::Health`. Each kind is one
+//! A probe connects the way the traffic does (source address, PROXY header, TLS) and then speaks
+//! a few words. It says nothing about up or down; that is `health::Health`. Each kind is one
 //! file with one function, and a row of [`PROBES`].
 //!
 //! To add one: write `probe/<name>.rs` with an `ask`, add the variant to
@@ -11,6 +11,7 @@ mod connect;
 mod http;
 mod postgres;
 mod redis;
+mod secure;
 mod tcp;
 
 use std::fmt::Display;
@@ -18,11 +19,13 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::config::plan::{Check, CheckKind, SendProxy};
 use crate::l4::proxy_protocol::Header;
 use crate::net::Endpoint;
+use crate::tls::upstream::ClientTls;
 
 /// One row of the table of probes.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +70,18 @@ pub struct Target<'a> {
     pub send_proxy: SendProxy,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
+    /// The server speaks TLS to whoever comes.
+    pub tls: Option<TargetTls<'a>>,
+}
+
+/// TLS towards the server.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetTls<'a> {
+    pub tls: &'a ClientTls,
+    /// The name its certificate has to have, unless the pool says another.
+    pub name: &'a ServerName<'static>,
+    /// PostgreSQL's question comes first.
+    pub starttls: bool,
 }
 
 /// A connection to a server, whatever it runs over.
@@ -110,6 +125,17 @@ async fn speak(
     if !header.as_bytes().is_empty() {
         stream.write_all(header.as_bytes()).await.map_err(broken)?;
     }
+    match target.tls {
+        Some(tls) => converse(secure::connect(stream, tls).await?, target, started).await,
+        None => converse(stream, target, started).await,
+    }
+}
+
+async fn converse(
+    stream: impl Stream + 'static,
+    target: Target<'_>,
+    started: Instant,
+) -> Result<String, Failure> {
     match &target.check.kind {
         CheckKind::Tcp => Ok(tcp::passed(started.elapsed())),
         CheckKind::Http(check) => http::ask(stream, check, target.address, started).await,

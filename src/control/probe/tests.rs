@@ -44,7 +44,7 @@ fn check_with(
             script(stream, steps).await
         });
         let check = Check { timeout: Duration::from_secs(10), ..fixture::check(kind) };
-        let target = Target { address: &address, check: &check, send_proxy, source: None };
+        let target = Target { address: &address, check: &check, send_proxy, source: None, tls: None };
         let result = run(target).await;
         (result, server.await.unwrap())
     })
@@ -85,7 +85,7 @@ fn a_closed_port_is_refused_and_an_absent_socket_is_named() {
     ] {
         let check = fixture::check(CheckKind::Tcp);
         let target =
-            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None };
+            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
         assert_eq!(runtime.block_on(run(target)), Err(Failure::server(words)));
     }
 }
@@ -97,7 +97,7 @@ fn silence_is_a_timeout_in_the_words_of_the_configuration() {
     let address = Endpoint::Ip(listener.local_addr().unwrap());
     let check = fixture::check(CheckKind::Redis { password: None });
     let target =
-        Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None };
+        Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
     assert_eq!(runtime.block_on(run(target)), Err(Failure::server("timeout after 500ms")));
 }
 
@@ -107,7 +107,7 @@ fn a_source_that_is_not_ours_does_not_count_against_the_server() {
     let address = Endpoint::Ip(SocketAddr::from(([127, 0, 0, 1], 9)));
     let check = fixture::check(CheckKind::Tcp);
     let source = Some(IpAddr::from([192, 0, 2, 1]));
-    let target = Target { address: &address, check: &check, send_proxy: SendProxy::Off, source };
+    let target = Target { address: &address, check: &check, send_proxy: SendProxy::Off, source, tls: None };
     assert!(matches!(runtime.block_on(run(target)), Err(Failure::Ours(_))));
 }
 
@@ -225,7 +225,7 @@ fn unix_sockets_are_checked_too() {
             ..fixture::check(CheckKind::Redis { password: None })
         };
         let target =
-            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None };
+            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
         assert!(run(target).await.is_ok());
         server.await.unwrap();
     });
