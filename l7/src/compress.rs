@@ -50,28 +50,36 @@ impl std::fmt::Debug for Response<'_> {
     }
 }
 
-/// What an answer to this request may be compressed with, if the answer can be.
-#[must_use]
-pub fn accepted(request: &dyn Fields, ours: &[Algorithm]) -> Option<Algorithm> {
-    if says_no_transform(request) { None } else { negotiate(request, ours) }
+/// What a request lets become of its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepts {
+    /// Of ours, what the client likes.
+    algorithm: Option<Algorithm>,
+    /// It asks for the body as it is.
+    no_transform: bool,
+}
+
+impl Accepts {
+    #[must_use]
+    pub fn of(request: &dyn Fields, ours: &[Algorithm]) -> Self {
+        Self { algorithm: negotiate(request, ours), no_transform: says_no_transform(request) }
+    }
 }
 
 /// Decides for one answer.
 #[must_use]
-pub fn decide(spec: &CompressionSpec, request: &dyn Fields, response: &Response<'_>) -> Outcome {
-    if !is_compressible(spec, response) || says_no_transform(request) {
+pub fn decide(spec: &CompressionSpec, accepts: Accepts, response: &Response<'_>) -> Outcome {
+    if !is_compressible(spec, response) || accepts.no_transform {
         return Outcome::Untouched;
     }
-    match negotiate(request, &spec.algorithms) {
+    match accepts.algorithm {
         // Without a body there is nothing to compress; the same GET would differ.
         Some(algorithm) if !response.is_head => Outcome::Compress(algorithm),
         _ => Outcome::Plain,
     }
 }
 
-/// An answer that some client would get compressed.
-#[must_use]
-pub fn is_compressible(spec: &CompressionSpec, response: &Response<'_>) -> bool {
+fn is_compressible(spec: &CompressionSpec, response: &Response<'_>) -> bool {
     // 206 is a part of the body as it is; pages of errors are compressed too.
     let has_body = !matches!(response.status, 100..=199 | 204..=206 | 304);
     let fields = response.fields;

@@ -10,7 +10,7 @@ use sluicegate_l7::route::spec::{MatchSpec, PathSpec, ValueSpec};
 use super::build::{Draft, ListenerDraft, PoolDraft};
 use super::code::{self, Code};
 use super::fields::{Fields, Item, Said};
-use super::plan::{Mode, Protocol};
+use super::plan::{Mode, Protocol, SendProxy};
 use super::report::{Finding, Findings};
 use super::text_http::capture_of;
 use super::value::{Scalar, clip};
@@ -444,36 +444,24 @@ fn normal_form(matches: &MatchSpec) -> String {
 
 fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     let fields = pool.fields;
-    match (pool.plan.protocol, fields.has("tls")) {
-        (Protocol::H2, false) => {
-            let message = format!(
-                "protocol = \"h2\" of {} is HTTP/2 over TLS, and there is no `tls`",
-                fields.title
-            );
-            add(
-                found,
-                code::CONFLICT,
-                fields,
-                "protocol",
-                message,
-                "add tls = {}, or write \"h2c\" for HTTP/2 without TLS",
-            );
-        }
-        (Protocol::H2c, true) => {
-            let message = format!(
-                "protocol = \"h2c\" of {} is HTTP/2 without TLS, and there is `tls`",
-                fields.title
-            );
-            add(
-                found,
-                code::CONFLICT,
-                fields,
-                "protocol",
-                message,
-                "write \"h2\", or leave `tls` out",
-            );
-        }
-        _ => {}
+    let contradiction = match (pool.plan.protocol, fields.has("tls")) {
+        (Protocol::H2, false) => Some((
+            "protocol = \"h2\" of {} is HTTP/2 over TLS, and there is no `tls`",
+            "add tls = {}, or write \"h2c\" for HTTP/2 without TLS",
+        )),
+        (Protocol::H2c, true) => Some((
+            "protocol = \"h2c\" of {} is HTTP/2 without TLS, and there is `tls`",
+            "write \"h2\", or leave `tls` out",
+        )),
+        (Protocol::H2 | Protocol::H2c, _) if pool.plan.send_proxy != SendProxy::Off => Some((
+            "HTTP/2 connections to {} are shared, and a PROXY header speaks for one client",
+            "leave `send_proxy` out, or write protocol = \"http/1.1\"",
+        )),
+        _ => None,
+    };
+    if let Some((what, advice)) = contradiction {
+        let message = what.replace("{}", &fields.title);
+        add(found, code::CONFLICT, fields, "protocol", message, advice);
     }
     if let Some(check) = fields.table("check")
         && matches!(check.scalar("tls"), Some(Scalar::Bool(true)))

@@ -285,12 +285,8 @@ static REWRITE: Section = section(
             "Segments that are cut from the beginning of the path.",
         ),
         Key::new("path", Kind::Text(Text::PathTemplate), "Another path: `/new`, `/items/{id}/*`."),
-        Key::new(
-            "host",
-            Kind::Text(Text::HostTemplate),
-            "Another Host; `{server}` is the server's name.",
-        )
-        .or_described("the client's"),
+        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host for the servers.")
+            .or_described("the client's"),
     ],
 );
 

@@ -143,7 +143,7 @@ const fn hint(form: Text) -> &'static str {
             "no line break or other control character may stand in it, nor a space at its edges"
         }
         Text::PathTemplate => "begin with `/`; the query goes on by itself",
-        Text::HostTemplate => "write \"app.internal\" or \"{server}\"",
+        Text::HostTemplate => "write \"app.internal\" or \"{header:X-Host}\"",
         Text::AddressTemplate => {
             "begin with `/`, `https://` or `{scheme}://`; spaces and other characters are written as %XX"
         }

@@ -2,20 +2,21 @@
 
 use std::net::IpAddr;
 
-use sluicegate_l7::http1::known::Class;
+use sluicegate_l7::compress::Accepts;
 use sluicegate_l7::http1::request::{Method, RequestHead};
-use sluicegate_l7::http1::{self, Fields, Framing, Known, Reject, Version, host_for_matching};
-use sluicegate_l7::identity::{self, Client, Connection, Decision, Identity};
+use sluicegate_l7::http1::{
+    self, Fields, Framing, Known, Lines, Reject, Version, host_for_matching,
+};
+use sluicegate_l7::identity::{self, Client, Identity};
 use sluicegate_l7::path;
-use sluicegate_l7::route::spec::{ActionSpec, Algorithm, RouteSpec, SplitBy};
+use sluicegate_l7::route::spec::{ActionSpec, RouteSpec, SplitBy};
 use sluicegate_l7::route::template::{Variable, Variables};
 use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
-use sluicegate_l7::route::{redirect, rewrite, split, sticky};
+use sluicegate_l7::route::{headers, redirect, rewrite, split, sticky};
 
-use super::fields::Head;
 use super::session::Peers;
 use super::site::Site;
-use crate::config::plan::ClientCertField;
+use crate::config::plan::{ClientCertField, HttpTimeouts};
 use crate::observe::requests::RequestText;
 
 /// A request's id: the client's if it is harmless, else made here.
@@ -26,7 +27,7 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    fn of(head: &Head<'_>, random: u128) -> Self {
+    fn of(head: &Lines<'_>, random: u128) -> Self {
         let made = identity::new_request_id(random.to_ne_bytes());
         let id = identity::kept_request_id(head).unwrap_or(&made);
         let mut bytes = [0; identity::lines::REQUEST_ID_LEN_MAX];
@@ -53,10 +54,14 @@ pub struct Errand {
     pub client: Option<IpAddr>,
     pub id: RequestId,
     /// What the answer may be compressed with.
-    pub accepts: Option<Algorithm>,
+    pub accepts: Accepts,
     pub text: Option<Box<RequestText>>,
     /// The server that the client's cookie names.
     pub sticky: Option<u64>,
+    /// What the route adds to the answer.
+    pub answer_lines: Vec<u8>,
+    /// Those of the pool under this listener.
+    pub timeouts: HttpTimeouts,
 }
 
 impl Errand {
@@ -77,10 +82,22 @@ impl Errand {
             upgrades: false,
             client,
             id,
-            accepts: None,
+            accepts: Accepts::default(),
             text,
             sticky: None,
+            answer_lines: Vec::new(),
+            timeouts: HttpTimeouts::default(),
         }
+    }
+}
+
+impl Errand {
+    /// Appends the lines of an answer that the gateway makes itself.
+    pub fn write_own_lines(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"X-Request-Id: ");
+        out.extend_from_slice(self.id.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&self.answer_lines);
     }
 }
 
@@ -119,7 +136,7 @@ pub struct Bench<'a> {
 /// A request as it is being judged.
 struct Case<'a> {
     head: &'a RequestHead,
-    lines: Head<'a>,
+    lines: Lines<'a>,
     host: &'a str,
     /// As it will be forwarded.
     path: &'a str,
@@ -141,8 +158,6 @@ impl Variables for Case<'_> {
             Variable::Path => self.path.as_bytes(),
             Variable::Scheme => self.scheme.as_bytes(),
             Variable::RequestId => self.id.as_bytes(),
-            // The server is not chosen yet, and there are no consumers.
-            Variable::Consumer | Variable::Server | Variable::Claim(_) => return false,
             Variable::Header(name) => match route::Fields::line(&self.lines, name, 0) {
                 Some(value) => value,
                 None => return false,
@@ -174,7 +189,7 @@ pub fn judge(
     draft: &mut Vec<u8>,
 ) -> Result<Verdict, Reject> {
     let site = bench.site;
-    let lines = Head { bytes, fields };
+    let lines = Lines { bytes, fields };
     let mut scratch = [0; http1::host::HOST_BYTES_MAX];
     let host_sent = head.host.map_or(&b""[..], |span| span.of(bytes));
     let host = host_for_matching(host_sent, &mut scratch);
@@ -190,7 +205,10 @@ pub fn judge(
     let forward = normal.as_ref().map_or("*", |normal| text(normal.forward(target, &rewritten)));
     let matching = normal.as_ref().map_or("*", |normal| text(normal.matching(target, &rewritten)));
     let query = normal.as_ref().and_then(|normal| normal.query(target)).map(text);
-    let client = Client::find(bench.peers.peer, &lines, &site.plan.trusted_proxies);
+    if identity::passed_here(&lines, &site.via) {
+        return Err(Reject::Loop);
+    }
+    let client = Client::find(bench.peers.ip(), &lines, &site.plan.trusted_proxies);
     let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
     let random = u128::from(bench.random[0]) << 64 | u128::from(bench.random[1]);
     let id = RequestId::of(&lines, random);
@@ -247,6 +265,7 @@ fn decide(
     draft: &mut Vec<u8>,
 ) -> Result<Verdict, Reject> {
     let spec = bench.site.table.spec(errand.route);
+    headers::write_http1(&spec.response_headers, case, &mut errand.answer_lines);
     let pool = match &spec.action {
         ActionSpec::Pool(pool) => *pool,
         ActionSpec::Split { pools, by } => {
@@ -275,8 +294,8 @@ fn decide(
         Some(own) => own.as_ref(),
         None => bench.site.plan.compression.as_ref(),
     };
-    errand.accepts = compression
-        .and_then(|spec| sluicegate_l7::compress::accepted(&case.lines, &spec.algorithms));
+    errand.accepts =
+        compression.map(|spec| Accepts::of(&case.lines, &spec.algorithms)).unwrap_or_default();
     write_head(bench, case, spec, &errand, draft)?;
     Ok(Verdict::Forward(errand))
 }
@@ -308,12 +327,12 @@ fn write_head(
     out.extend_from_slice(b"\r\n");
     write_fields(bench, case, spec, out);
     Identity {
-        peer: bench.peers.peer,
+        peer: bench.peers.ip(),
         peer_trusted: case.client.peer_trusted,
         client: case.client.ip,
         scheme: case.scheme,
         host: case.head.host.map_or(&b""[..], |span| span.of(bytes)),
-        port: bench.peers.local_port,
+        port: bench.peers.local.map_or(0, |local| local.port()),
         request_id: case.id.as_bytes(),
         version: match case.head.version {
             _ if bench.is_http2 => "2.0",
@@ -327,43 +346,16 @@ fn write_head(
     write_client_cert(bench, out);
     write_trace(case, bench, out);
     write_framing(case, errand, out);
-    for (name, template) in spec.headers.set.iter().chain(&spec.headers.add) {
-        write_templated(name, template, case, out);
-    }
+    headers::write_http1(&spec.headers, case, out);
     out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-pub(super) fn write_templated(
-    name: &str,
-    template: &route::template::Template,
-    variables: &dyn Variables,
-    out: &mut Vec<u8>,
-) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    template.render(variables, out);
-    out.extend_from_slice(b"\r\n");
-}
-
 fn write_fields(bench: &Bench<'_>, case: &Case<'_>, spec: &RouteSpec, out: &mut Vec<u8>) {
-    /// What `Connection` names ends here by `FieldSpan::hop`.
-    static NO_CONNECTION: std::sync::LazyLock<Connection<'static>> =
-        std::sync::LazyLock::new(|| {
-            Connection::parse(&route::NoFields).expect("no lines, no options")
-        });
     let bytes = case.lines.bytes;
     for field in case.lines.fields.end_to_end() {
         let name = field.name.of(bytes);
-        let passes = match field.known {
-            Some(known) if matches!(known.class(), Class::Head | Class::Any) => !is_written(known),
-            Some(known) if known.class() == Class::Override => {
-                bench.site.sieve.spared.iter().any(|spared| spared == known.name())
-            }
-            Some(_) => false,
-            None => bench.site.sieve.request_field(name, &NO_CONNECTION) == Decision::Keep,
-        };
-        if !passes || is_replaced(spec, name) {
+        if !bench.site.sieve.passes(field.known, name) || !headers::passes(&spec.headers, name) {
             continue;
         }
         out.extend_from_slice(name);
@@ -371,36 +363,6 @@ fn write_fields(bench: &Bench<'_>, case: &Case<'_>, spec: &RouteSpec, out: &mut 
         out.extend_from_slice(field.value.of(bytes));
         out.extend_from_slice(b"\r\n");
     }
-}
-
-/// The route removes the field, or sets another in its place.
-fn is_replaced(spec: &RouteSpec, name: &[u8]) -> bool {
-    let removed = spec.headers.remove.iter();
-    let replaced = removed.chain(spec.headers.set.iter().map(|(set, _)| set));
-    replaced.into_iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
-}
-
-/// Lines that this gateway writes itself.
-const fn is_written(known: Known) -> bool {
-    matches!(
-        known,
-        Known::Host
-            | Known::ContentLength
-            | Known::TransferEncoding
-            | Known::Te
-            | Known::Upgrade
-            | Known::Expect
-            | Known::XForwardedFor
-            | Known::XForwardedProto
-            | Known::XForwardedHost
-            | Known::XForwardedPort
-            | Known::XForwardedMethod
-            | Known::XForwardedUri
-            | Known::XRealIp
-            | Known::XRequestId
-            | Known::Traceparent
-            | Known::Tracestate
-    )
 }
 
 /// What the servers are told of a client's certificate, which was verified.

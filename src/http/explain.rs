@@ -3,17 +3,16 @@
 //! Nothing is sent, and servers count as there. The head is parsed, judged and rewritten as a
 //! session does it; what the table says of the other routes comes from the same conditions.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use sluicegate_l7::http1::request;
-use sluicegate_l7::http1::{self, Fields, Reject, host_for_matching};
+use sluicegate_l7::http1::{self, Fields, Lines, Reject, host_for_matching};
 use sluicegate_l7::identity::{self, Client};
 use sluicegate_l7::path;
 use sluicegate_l7::route::Query;
 use sluicegate_l7::route::spec::ActionSpec;
 
 use super::errand::{self, Bench, Verdict};
-use super::fields::Head;
 use super::session::{Peers, reason_of};
 use super::site::Site;
 use crate::observe::reason::Reason;
@@ -78,7 +77,9 @@ impl From<Reject> for Refused {
 pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explained, Refused> {
     let mut fields = Fields::new();
     let head = request::parse(bytes, &site.limits, &mut fields)?.ok_or(Reject::RequestLine)?;
-    let peers = Peers { peer, local_port: 0, tls: None };
+    // Ports are not asked about.
+    let source = peer.map(|ip| SocketAddr::new(ip, 0));
+    let peers = Peers { source, local: None, tls: None };
     let bench = Bench {
         is_http2: false,
         site,
@@ -91,7 +92,7 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
     let mut draft = Vec::new();
     let verdict = errand::judge(&bench, bytes, &head, &fields, &mut draft)?;
 
-    let lines = Head { bytes, fields: &fields };
+    let lines = Lines { bytes, fields: &fields };
     let mut scratch = [0; http1::host::HOST_BYTES_MAX];
     let host = host_for_matching(head.host.map_or(&b""[..], |span| span.of(bytes)), &mut scratch);
     let target = head.target.of(bytes);

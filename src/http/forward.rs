@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::compress::Encoder;
@@ -18,11 +19,10 @@ use super::exchange::{Broken, Flow};
 use super::office::Office;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
-use super::session::{Account, Session, Then};
+use super::session::{Account, Session, Then, reason_of};
 use super::upstream::{Failed, Place, Upstream};
 use crate::balance::{Nobody, TRIED_MAX};
 use crate::l4::Outcome;
-use crate::observe::counters::ConnectResult;
 use crate::observe::reason::Reason;
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
@@ -74,7 +74,8 @@ impl<D: Driver> Session<D> {
         spec: &RetrySpec,
         account: &mut Account,
     ) -> Attempt {
-        let until = self.office.now() + self.site.request_timeout(errand.route);
+        let route = self.site.table.spec(errand.route).timeout;
+        let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
         self.office.budget(pool).request(self.office.now());
@@ -123,9 +124,10 @@ impl<D: Driver> Session<D> {
         errand: &Errand,
         account: &mut Account,
     ) -> Then {
-        account.reason = Reason::BadRequest;
-        let answer =
-            Answer::of("bad-request").with_status(reject.status()).with_detail(reject.detail());
+        account.reason = reason_of(reject);
+        let answer = Answer::of(account.reason.as_str())
+            .with_status(reject.status())
+            .with_detail(reject.detail());
         let is_head = errand.method == Method::Head;
         self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
         Then::Close
@@ -146,9 +148,7 @@ impl<D: Driver> Session<D> {
         }
         let closes = !has_all || !errand.keep_alive || self.office.is_draining();
         let mut lines = self.office.draft();
-        lines.extend_from_slice(b"X-Request-Id: ");
-        lines.extend_from_slice(errand.id.as_bytes());
-        lines.extend_from_slice(b"\r\n");
+        errand.write_own_lines(&mut lines);
         let is_head = errand.method == Method::Head;
         let manner = Manner { is_head, closes, lines: &lines, own_body: None };
         self.answer(&Answer::of(reason.as_str()), manner, account).await;
@@ -199,27 +199,27 @@ impl<D: Driver> Session<D> {
         let now = self.office.now();
         let timeouts = self.office.timeouts(self.site.listener, pool);
         let connect_until = until.min(now + timeouts.connect);
-        let reaching = self.office.reach(pool, place, fresh, connect_until);
+        let reaching = self.office.reach(pool, place, fresh, &self.peers, connect_until);
         let mut upstream = match unless_gone(&mut self.stream, reaching).await {
             Some(Ok(upstream)) => upstream,
             Some(Err(Failed::Tls)) => return (Attempt::Again(Reason::TlsFailed), false),
-            Some(Err(Failed::Connect(result))) => return (Attempt::Again(failure(result)), false),
+            Some(Err(Failed::Connect(result))) => return (Attempt::Again(result.reason()), false),
             None => return (Attempt::Failed(Reason::ClientReset), false),
         };
         let reused = upstream.reused;
         let sent_at = self.office.now();
         let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
         let mut inbox = Inbox::default();
-        let mut fields = Fields::new();
-        let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
+        let mut fields = std::mem::take(&mut self.answer_fields);
         let mut interim = 0;
         let head = loop {
             let got =
-                self.await_head(&mut upstream, &mut inbox, &mut fields, asked, flow, until).await;
+                self.await_head(&mut upstream, &mut inbox, &mut fields, errand, flow, until).await;
             match got {
                 Ok(head) if head.is_interim() => {
                     interim += 1;
-                    let passed = self.pass_interim(interim, errand, &mut inbox, head.len).await;
+                    let passed =
+                        self.pass_interim(interim, errand, &mut inbox, &head, &fields).await;
                     if let Err(reason) = passed {
                         return (Attempt::Failed(reason), reused);
                     }
@@ -246,6 +246,7 @@ impl<D: Driver> Session<D> {
             return (Attempt::Again(Reason::BadUpstream), false);
         }
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
+        self.answer_fields = fields;
         (Attempt::Answered(then), reused)
     }
 
@@ -255,18 +256,20 @@ impl<D: Driver> Session<D> {
         count: u32,
         errand: &Errand,
         inbox: &mut Inbox,
-        len: usize,
+        head: &ResponseHead,
+        fields: &Fields,
     ) -> Result<(), Reason> {
         if count > INTERIM_MAX {
             return Err(Reason::BadUpstream);
         }
-        let bytes = inbox.bytes()[..len].to_vec();
-        inbox.consume(len);
+        let mut out = self.office.draft();
+        reply::write_interim(&self.site, errand, inbox.bytes(), head, fields, &mut out);
+        inbox.consume(head.len);
         // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
-        if errand.version == Version::Http11 && self.stream.send(&bytes).await.is_err() {
-            return Err(Reason::ClientReset);
-        }
-        Ok(())
+        let passes = errand.version == Version::Http11;
+        let sent = if passes { self.stream.send(&out).await } else { Ok(()) };
+        self.office.put_away(out);
+        sent.map_err(|_| Reason::ClientReset)
     }
 
     /// Sends the request's body on until the head of an answer is there.
@@ -275,14 +278,15 @@ impl<D: Driver> Session<D> {
         upstream: &mut Upstream<D>,
         inbox: &mut Inbox,
         fields: &mut Fields,
-        asked: Asked,
+        errand: &Errand,
         flow: &mut Flow,
         until: Time,
     ) -> Result<ResponseHead, Attempt> {
         let shell = Rc::clone(self.office.shell());
         let limits = self.site.limits.of_answers();
         let (client, client_inbox) = (&mut self.stream, &mut self.inbox);
-        let body_timeout = self.site.plan.timeouts.body;
+        let body_timeout = errand.timeouts.body;
+        let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
         let request_timeout = until.since(shell.now());
         let mut deadline = until;
         loop {
@@ -313,7 +317,7 @@ impl<D: Driver> Session<D> {
                 Ok(Ok(Some(head))) => return Ok(head),
                 Ok(Ok(None)) => {
                     let gap = if flow.has_all() { request_timeout } else { body_timeout };
-                    deadline = shell.now() + gap.max(std::time::Duration::from_millis(1));
+                    deadline = shell.now() + gap.max(Duration::from_millis(1));
                 }
                 Ok(Err(attempt)) => return Err(attempt),
                 Err(_) if flow.has_all() => return Err(Attempt::Failed(Reason::RequestTimeout)),
@@ -355,7 +359,8 @@ impl<D: Driver> Session<D> {
         let body = Body::new(head.framing, &self.site.limits.of_answers());
         let encoder = terms.compress.map(|algorithm| Box::new(Encoder::new(algorithm)));
         let mut answer = Flow::new(body, terms.passage, encoder, out);
-        let result = self.exchange(&mut upstream, &mut inbox, flow, &mut answer).await;
+        let result =
+            self.exchange(errand.timeouts.body, &mut upstream, &mut inbox, flow, &mut answer).await;
         account.bytes_out += answer.total;
         let whole = answer.is_through();
         let reusable = whole
@@ -390,13 +395,13 @@ impl<D: Driver> Session<D> {
     /// Both bodies, until the answer's is through.
     async fn exchange(
         &mut self,
+        gap: Duration,
         upstream: &mut Upstream<D>,
         inbox: &mut Inbox,
         flow: &mut Flow,
         answer: &mut Flow,
     ) -> Result<(), Reason> {
         let shell = Rc::clone(self.office.shell());
-        let gap = self.site.plan.timeouts.body;
         // A body that goes nowhere any more is not read on.
         let mut sends = !flow.is_through();
         loop {
@@ -497,15 +502,6 @@ const STALE_MAX: u32 = 2;
 
 fn request_passage(errand: &Errand) -> Passage {
     if errand.framing == Framing::Chunked { Passage::Chunked } else { Passage::Raw }
-}
-
-const fn failure(result: ConnectResult) -> Reason {
-    match result {
-        ConnectResult::Ok | ConnectResult::Refused | ConnectResult::Reset => Reason::ConnectRefused,
-        ConnectResult::Timeout => Reason::ConnectTimeout,
-        ConnectResult::Unreachable => Reason::ConnectUnreachable,
-        ConnectResult::Local => Reason::PortsExhausted,
-    }
 }
 
 /// The head of an answer, as soon as all of it is there.

@@ -24,7 +24,6 @@
 mod errand;
 mod exchange;
 pub mod explain;
-mod fields;
 mod forward;
 mod h2;
 mod office;

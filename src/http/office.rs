@@ -12,18 +12,19 @@ use rustls::pki_types::ServerName;
 
 use super::h2::{Bells, Lines};
 use super::retry::Budget;
+use super::site::Site;
 use super::upstream::{Kept, Place};
 use super::waiting::{Tickets, Wait};
-use crate::balance::{FlowKey, Nobody, Rng};
+use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan;
-use crate::control::notice::Notice;
+use crate::l4::gate::tcp_options;
 use crate::l4::measure;
 use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
-use crate::runtime::driver::Driver;
+use crate::runtime::driver::{Driver, TcpOptions};
 use crate::runtime::mail::Histograms;
 use crate::runtime::tasks::Shell;
 use crate::runtime::time::Time;
@@ -177,6 +178,17 @@ impl<D: Driver> Office<D> {
         plan.timeouts_with(&plan.listeners[usize::from(listener.0)], usize::from(pool.0))
     }
 
+    /// Options of connections to the servers of a pool.
+    pub(super) fn tcp_options(&self, pool: PoolId) -> TcpOptions {
+        let plan = self.pool_plan(pool);
+        tcp_options(&plan.timeouts.over(plan.defaults))
+    }
+
+    /// The HTTP timeouts of a pool under this listener.
+    pub(super) fn http_timeouts(&self, site: &Site, pool: usize) -> plan::HttpTimeouts {
+        self.snapshot.borrow().plan.http_timeouts(&site.plan, pool)
+    }
+
     /// Picks a server and reserves a place there.
     pub(super) fn reserve(
         self: &Rc<Self>,
@@ -215,10 +227,11 @@ impl<D: Driver> Office<D> {
         use std::hash::Hasher as _;
         let snapshot = self.snapshot.borrow();
         let mut hasher = siphasher::sip::SipHasher13::new_with_keys(2, 2);
-        hasher.write(snapshot.plan.pools[usize::from(server.pool.0)].name.as_bytes());
-        hasher.write(b"/");
-        hasher.write(server.name.as_bytes());
-        hasher.write(server.address.to_string().as_bytes());
+        for name in [&*snapshot.plan.pools[usize::from(server.pool.0)].name, &*server.name] {
+            hasher.write(name.as_bytes());
+            hasher.write_u8(0);
+        }
+        hasher.write_u64(server_key(&server.address));
         hasher.finish()
     }
 
@@ -321,21 +334,16 @@ impl<D: Driver> Office<D> {
             // Ours, not the server's.
             ConnectResult::Local => {}
             failed => {
-                self.shared
-                    .notices
-                    .post(Notice::ConnectFailed { server: server.id, result: failed });
-                self.suspect(server);
+                let outlier = self.pool_plan(server.pool).outlier;
+                self.shared.suspect(server, outlier, Some(failed));
             }
         }
     }
 
-    /// A request failed at this server: so many in a row may eject it.
+    /// A request failed at this server.
     pub(super) fn suspect(&self, server: &ServerState) {
-        let in_row = server.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
         let outlier = self.pool_plan(server.pool).outlier;
-        if outlier.is_some_and(|outlier| in_row >= outlier.errors.get()) {
-            self.shared.notices.post(Notice::Outlier { server: server.id });
-        }
+        self.shared.suspect(server, outlier, None);
     }
 
     /// A server answered.

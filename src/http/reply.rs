@@ -2,13 +2,12 @@
 
 use std::io::Write as _;
 
-use sluicegate_l7::compress::{self, Change};
-use sluicegate_l7::http1::{Fields, Framing, Known, ResponseHead, Version};
-use sluicegate_l7::route::spec::{Algorithm, HeaderSpec};
-use sluicegate_l7::route::sticky;
+use sluicegate_l7::compress::{self, Change, Outcome};
+use sluicegate_l7::http1::{Fields, Framing, Known, Lines, ResponseHead, Version};
+use sluicegate_l7::route::spec::Algorithm;
+use sluicegate_l7::route::{headers, sticky};
 
-use super::errand::{Errand, write_templated};
-use super::fields::Head;
+use super::errand::Errand;
 use super::site::Site;
 
 /// How the body goes to the client.
@@ -32,27 +31,6 @@ pub struct Terms {
     pub closes: bool,
 }
 
-/// No values: answers are rendered without the request's.
-struct NoValues<'a>(&'a Errand);
-
-impl sluicegate_l7::route::template::Variables for NoValues<'_> {
-    fn append(
-        &self,
-        variable: &sluicegate_l7::route::template::Variable,
-        out: &mut Vec<u8>,
-    ) -> bool {
-        use sluicegate_l7::route::template::Variable;
-        match variable {
-            Variable::RequestId => out.extend_from_slice(self.0.id.as_bytes()),
-            Variable::ClientIp => {
-                return self.0.client.is_some_and(|ip| write!(out, "{ip}").is_ok());
-            }
-            _ => return false,
-        }
-        true
-    }
-}
-
 /// Decides how an answer goes on.
 pub fn terms(
     site: &Site,
@@ -62,7 +40,7 @@ pub fn terms(
     fields: &Fields,
     mut closes: bool,
 ) -> Terms {
-    let lines = Head { bytes, fields };
+    let lines = Lines { bytes, fields };
     let spec = site.table.spec(errand.route);
     let compression = match &spec.compression {
         Some(own) => own.as_ref(),
@@ -74,9 +52,13 @@ pub fn terms(
     };
     let is_head = errand.method == sluicegate_l7::http1::Method::Head;
     let response = compress::Response { status: head.status, fields: &lines, length, is_head };
-    let varies = compression.is_some_and(|spec| compress::is_compressible(spec, &response));
-    let compress =
-        Some(()).filter(|()| varies).and(errand.accepts).filter(|_| head.framing != Framing::None);
+    let outcome = compression
+        .map_or(Outcome::Untouched, |spec| compress::decide(spec, errand.accepts, &response));
+    let compress = match outcome {
+        Outcome::Compress(algorithm) if head.framing != Framing::None => Some(algorithm),
+        _ => None,
+    };
+    let varies = outcome != Outcome::Untouched;
     let passage = match head.framing {
         Framing::None => Passage::Raw,
         Framing::Length(_) if compress.is_none() => Passage::Raw,
@@ -100,35 +82,9 @@ pub fn write_head(
     out: &mut Vec<u8>,
 ) {
     let route = site.table.spec(errand.route);
-    let spec = &route.response_headers;
-    let _ = write!(out, "HTTP/1.1 {} ", head.status);
-    out.extend_from_slice(head.reason.of(bytes));
-    out.extend_from_slice(b"\r\n");
-    let keeps_length = terms.compress.is_none() && head.framing == Framing::None;
-    for field in fields.end_to_end() {
-        let (name, value) = (field.name.of(bytes), field.value.of(bytes));
-        let dropped = match field.known {
-            Some(Known::Server | Known::XPoweredBy | Known::Via | Known::XRequestId) => true,
-            // To HEAD, and of 304, it tells of a body that does not come.
-            Some(Known::ContentLength) => !keeps_length,
-            _ => false,
-        };
-        if dropped || is_replaced(spec, name) {
-            continue;
-        }
-        let change =
-            if terms.compress.is_some() { compress::change(name, value) } else { Change::Keep };
-        let weak: &[u8] = match change {
-            Change::Drop => continue,
-            Change::Weaken => b"W/",
-            Change::Keep => b"",
-        };
-        for part in [name, b": ", weak, value, b"\r\n"] {
-            out.extend_from_slice(part);
-        }
-    }
+    write_lines(site, errand, bytes, head, fields, terms, out);
     write_framing(head, terms, out);
-    if terms.varies && compress::lacks_vary(&Head { bytes, fields }) {
+    if terms.varies && compress::lacks_vary(&Lines { bytes, fields }) {
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
     }
     if let (Some(spec), Some(value)) = (&route.sticky, terms.sticky) {
@@ -148,9 +104,7 @@ pub fn write_head(
     } else if errand.version == Version::Http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
-    for (name, template) in spec.set.iter().chain(&spec.add) {
-        write_templated(name, template, &NoValues(errand), out);
-    }
+    out.extend_from_slice(&errand.answer_lines);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -168,7 +122,56 @@ fn write_framing(head: &ResponseHead, terms: Terms, out: &mut Vec<u8>) {
     }
 }
 
-fn is_replaced(spec: &HeaderSpec, name: &[u8]) -> bool {
-    let removed = spec.remove.iter().chain(spec.set.iter().map(|(set, _)| set));
-    removed.into_iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+/// Appends an interim answer (1xx other than 101) for the client.
+pub fn write_interim(
+    site: &Site,
+    errand: &Errand,
+    bytes: &[u8],
+    head: &ResponseHead,
+    fields: &Fields,
+    out: &mut Vec<u8>,
+) {
+    let terms =
+        Terms { passage: Passage::Raw, compress: None, varies: false, sticky: None, closes: false };
+    write_lines(site, errand, bytes, head, fields, terms, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the status line, and the lines of the server that pass.
+fn write_lines(
+    site: &Site,
+    errand: &Errand,
+    bytes: &[u8],
+    head: &ResponseHead,
+    fields: &Fields,
+    terms: Terms,
+    out: &mut Vec<u8>,
+) {
+    let spec = &site.table.spec(errand.route).response_headers;
+    let _ = write!(out, "HTTP/1.1 {} ", head.status);
+    out.extend_from_slice(head.reason.of(bytes));
+    out.extend_from_slice(b"\r\n");
+    let keeps_length = terms.compress.is_none() && head.framing == Framing::None;
+    for field in fields.end_to_end() {
+        let (name, value) = (field.name.of(bytes), field.value.of(bytes));
+        let dropped = match field.known {
+            Some(Known::Server | Known::XPoweredBy | Known::Via | Known::XRequestId) => true,
+            // To HEAD, and of 304, it tells of a body that does not come.
+            Some(Known::ContentLength) => !keeps_length,
+            _ => false,
+        };
+        if dropped || !headers::passes(spec, name) {
+            continue;
+        }
+        let change =
+            if terms.compress.is_some() { compress::change(name, value) } else { Change::Keep };
+        let weak: &[u8] = match change {
+            Change::Drop => continue,
+            Change::Weaken => b"W/",
+            Change::Keep => b"",
+        };
+        for part in [name, b": ", weak, value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //! While it waits for a request it holds no buffer. After an answer that closes, what the client
 //! still sends is read for a while: an RST for it would take the answer away from the client.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,10 +44,18 @@ const LINGER_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// The TCP or PROXY source; `None` on a unix listener.
-    pub peer: Option<IpAddr>,
-    /// The port that the client reached.
-    pub local_port: u16,
-    pub tls: Option<TlsInfo>,
+    pub source: Option<SocketAddr>,
+    /// The address that the client reached.
+    pub local: Option<SocketAddr>,
+    pub tls: Option<Arc<TlsInfo>>,
+}
+
+impl Peers {
+    /// The peer's address without its port.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.source.map(|source| source.ip())
+    }
 }
 
 /// A connection between requests, or in one.
@@ -57,6 +65,8 @@ pub(super) struct Session<D: Driver> {
     pub stream: Stream<D>,
     pub inbox: Inbox,
     pub fields: Fields,
+    /// Of an answer's head, kept from one to the next.
+    pub answer_fields: Fields,
     pub peers: Rc<Peers>,
     /// The stream is one of an HTTP/2 connection.
     pub is_http2: bool,
@@ -142,6 +152,7 @@ pub async fn serve<D: Driver>(
         stream,
         inbox,
         fields: Fields::new(),
+        answer_fields: Fields::new(),
         peers,
         is_http2: false,
         is_grpc: false,
@@ -180,12 +191,13 @@ impl<D: Driver> Session<D> {
         let mut account = Account::new(started_at);
         let then = match verdict {
             Err(reject) => self.refuse(reject, Some(&head), &mut account).await,
-            Ok(Verdict::Forward(errand)) => {
+            Ok(Verdict::Forward(mut errand)) => {
                 self.inbox.consume(head.len);
+                errand.timeouts = self.office.http_timeouts(&self.site, errand.pool);
                 account.client = errand.client;
                 account.route = Some(errand.route as u32);
                 let then = self.forward_in_time(&errand, &mut draft, &mut account).await;
-                self.account(account, errand.version, errand.text.clone());
+                self.account(account, errand.version, errand.text);
                 self.office.put_away(draft);
                 return then;
             }
@@ -210,7 +222,7 @@ impl<D: Driver> Session<D> {
         draft: &mut Vec<u8>,
         account: &mut Account,
     ) -> Then {
-        let Some(total) = self.site.plan.timeouts.total else {
+        let Some(total) = errand.timeouts.total else {
             return self.forward(errand, draft, account).await;
         };
         let shell = Rc::clone(self.office.shell());
@@ -385,13 +397,14 @@ impl<D: Driver> Session<D> {
         self.office.put_away(lines);
     }
 
-    /// Sends bytes to the client, who has `body_timeout` to take them.
+    /// Sends an answer of our own to the client, who has `body_timeout` to take it.
     async fn say(&mut self, out: &[u8], account: &mut Account) {
         let shell = Rc::clone(self.office.shell());
         let until = shell.now() + self.site.plan.timeouts.body;
         // A client that does not take it has lost nothing but the answer.
         if matches!(shell.timeout(until, self.stream.send(out)).await, Ok(Ok(()))) {
-            account.bytes_out += out.len() as u64;
+            let head = out.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+            account.bytes_out += (out.len() - head) as u64;
         }
     }
 
@@ -410,9 +423,7 @@ impl<D: Driver> Session<D> {
         account.client = errand.client;
         let is_head = errand.method == Method::Head;
         let mut lines = self.office.draft();
-        lines.extend_from_slice(b"X-Request-Id: ");
-        lines.extend_from_slice(errand.id.as_bytes());
-        lines.extend_from_slice(b"\r\n");
+        errand.write_own_lines(&mut lines);
         let keeps = errand.keep_alive
             && errand.framing == sluicegate_l7::http1::Framing::None
             && !self.office.is_draining();
@@ -454,7 +465,13 @@ impl<D: Driver> Session<D> {
         }
         self.office.put_away(lines);
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
-        self.account(taken, errand.version, errand.text.clone());
+        let version = errand.version;
+        let (Verdict::Redirect { errand, .. }
+        | Verdict::Respond { errand }
+        | Verdict::NoRoute { errand }
+        | Verdict::Method { errand, .. }
+        | Verdict::Forward(errand)) = verdict;
+        self.account(taken, version, errand.text);
         if keeps { Then::Next } else { Then::Close }
     }
 
@@ -488,7 +505,7 @@ impl<D: Driver> Session<D> {
         let record = RequestRecord {
             listener: self.site.listener,
             route: account.route,
-            client: account.client.or(self.peers.peer),
+            client: account.client.or_else(|| self.peers.ip()),
             status: account.status,
             reason: account.reason,
             pool: account.pool,

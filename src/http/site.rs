@@ -1,8 +1,8 @@
 //! One HTTP listener, made ready from the plan: its routes, limits and rules for fields.
 
-use std::time::Duration;
+use std::sync::LazyLock;
 
-use sluicegate_l7::http1::Limits;
+use sluicegate_l7::http1::{Known, Limits};
 use sluicegate_l7::identity::Sieve;
 use sluicegate_l7::route::{Table, TableError};
 
@@ -48,13 +48,15 @@ impl Site {
             underscores_keep: http.limits.underscores_keep,
         };
         let sieve = Sieve {
-            spared: http.keep_headers.iter().map(|name| name.to_ascii_lowercase()).collect(),
-            owned: Vec::new(),
+            spared: http
+                .keep_headers
+                .iter()
+                .filter_map(|name| Known::of(name.as_bytes()))
+                .collect(),
             keep_underscores: http.limits.underscores_keep,
         };
         let logs = log_is_on
             && (listener.access_log || routes.iter().any(|route| route.access_log == Some(true)));
-        let secret = crate::runtime::sys::secret();
         Ok(Self {
             listener: id,
             table: Table::build(routes)?,
@@ -69,7 +71,7 @@ impl Site {
                 .as_ref()
                 .map(|tls| tls.client_cert_headers.clone())
                 .unwrap_or_default(),
-            via: format!("sluicegate-{:08x}", secret[0] as u32),
+            via: via(),
         })
     }
 
@@ -79,10 +81,10 @@ impl Site {
         let own = route.and_then(|route| self.table.spec(route as usize).access_log);
         self.logs && own.unwrap_or(self.logged)
     }
+}
 
-    /// From the request's last byte to the answer's head.
-    #[must_use]
-    pub fn request_timeout(&self, route: usize) -> Duration {
-        self.table.spec(route).timeout.unwrap_or(self.plan.timeouts.request)
-    }
+/// Our name in Via: one for each process, so that a loop is told from a chain of two.
+fn via() -> String {
+    static NAME: LazyLock<u32> = LazyLock::new(|| crate::runtime::sys::secret()[0] as u32);
+    format!("sluicegate-{:08x}", *NAME)
 }

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use nix::errno::Errno;
-
 use super::office::Office;
-use crate::config::plan::Protocol;
+use super::session::Peers;
+use crate::config::plan::{Protocol, SendProxy};
+use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId, ServerState};
-use crate::runtime::driver::Driver;
+use crate::runtime::driver::{Driver, StreamOptions};
 use crate::runtime::time::Time;
 use crate::stream::Stream;
 
@@ -119,23 +119,6 @@ pub enum Failed {
     Tls,
 }
 
-/// What an error of connect(2) means.
-pub fn connect_result(errno: Errno) -> ConnectResult {
-    match errno {
-        Errno::ETIMEDOUT => ConnectResult::Timeout,
-        Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN => ConnectResult::Refused,
-        Errno::ECONNRESET | Errno::EPIPE => ConnectResult::Reset,
-        Errno::EADDRNOTAVAIL
-        | Errno::EADDRINUSE
-        | Errno::EMFILE
-        | Errno::ENFILE
-        | Errno::ENOBUFS
-        | Errno::ENOMEM
-        | Errno::ECANCELED => ConnectResult::Local,
-        _ => ConnectResult::Unreachable,
-    }
-}
-
 impl<D: Driver> Office<D> {
     /// A connection to the server of `place`: a kept one, or a new one before `until`.
     ///
@@ -146,6 +129,7 @@ impl<D: Driver> Office<D> {
         pool: PoolId,
         place: Place<D>,
         fresh: bool,
+        peers: &Peers,
         until: Time,
     ) -> Result<Upstream<D>, Failed> {
         if self.pool_plan(pool).protocol != Protocol::Http1 {
@@ -154,12 +138,15 @@ impl<D: Driver> Office<D> {
         let server = place.state.id;
         let keepalive = self.pool_plan(pool).keepalive;
         let oldest = Time(self.now().0.saturating_sub(keepalive.timeout.as_nanos() as u64));
-        let kept = if fresh { None } else { self.kept().take(server, oldest) };
+        // A connection that speaks for one client carries no requests of others.
+        let proxy = Header::for_session(self.pool_plan(pool).send_proxy, peers.source, peers.local);
+        let own = fresh || !proxy.as_bytes().is_empty();
+        let kept = if own { None } else { self.kept().take(server, oldest) };
         if let Some(stream) = kept {
             return Ok(Upstream { stream, place, reused: true });
         }
         let started = self.now();
-        let opened = self.shell().timeout(until, self.connect(pool, &place.state)).await;
+        let opened = self.shell().timeout(until, self.connect(pool, &place.state, &proxy)).await;
         let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
         let word = match &result {
             Ok(_) => ConnectResult::Ok,
@@ -174,12 +161,14 @@ impl<D: Driver> Office<D> {
         self: &Rc<Self>,
         pool: PoolId,
         server: &ServerState,
+        proxy: &Header,
     ) -> Result<Stream<D>, Failed> {
-        let options = crate::runtime::driver::StreamOptions {
-            source: self.next_source(pool, server.address.is_unix()),
-        };
+        let options = StreamOptions { source: self.next_source(pool, server.address.is_unix()) };
         let socket = self.shell().connect(&server.address, &options).await;
-        let socket = socket.map_err(|errno| Failed::Connect(connect_result(errno)))?;
+        let socket = socket.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
+        socket.keep_alive(&self.tcp_options(pool));
+        let sent = socket.send(proxy.as_bytes()).await;
+        sent.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
         let mut stream = Stream::plain(socket);
         if let Some((tls, name)) = self.pool_tls(pool, server) {
             let connected = crate::l4::connect_tls(&mut stream, &tls, name, false).await;
@@ -192,8 +181,9 @@ impl<D: Driver> Office<D> {
     pub fn keep(&self, pool: PoolId, upstream: Upstream<D>) {
         let keepalive = self.pool_plan(pool).keepalive;
         let server = upstream.place.state.id;
-        if upstream.stream.is_message() {
-            return; // its line is shared anyway
+        // A line of HTTP/2 is shared anyway; a PROXY header speaks for one client.
+        if upstream.stream.is_message() || self.pool_plan(pool).send_proxy != SendProxy::Off {
+            return;
         }
         if !self.is_draining() && !upstream.place.state.removed.load(Ordering::Relaxed) {
             self.kept().put(server, upstream.stream, self.now(), keepalive.idle_max);

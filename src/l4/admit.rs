@@ -12,7 +12,6 @@ use super::proxy_protocol::Header;
 use super::session::{Flow, Op, Phase, Session, Side, Tried, WaitFor};
 use crate::balance::{FlowKey, Nobody, TRIED_MAX};
 use crate::config::plan::SendProxy;
-use crate::control::notice::Notice;
 use crate::http::TICKET;
 use crate::net::Peer;
 use crate::observe::counters::{ConnectResult, RetryCause};
@@ -322,7 +321,11 @@ impl<D: Driver> Gate<D> {
         let Phase::Connecting { started, timed_out } = session.phase else { return };
         let Some(server) = session.server else { return };
         if let Err(errno) = completion.result {
-            return self.attempt_failed(slot, connect_result(errno, timed_out));
+            let result = match errno {
+                Errno::ECANCELED if timed_out => ConnectResult::Timeout,
+                errno => ConnectResult::of(errno),
+            };
+            return self.attempt_failed(slot, result);
         }
         let took = now.since(started);
         session.connect_us = u32::try_from(took.as_micros()).ok();
@@ -369,13 +372,15 @@ impl<D: Driver> Gate<D> {
         // Nobody is told of the place: who waits would try the same server at once, in a loop.
         self.leave_server(slot);
         let session = &mut self.sessions[slot];
-        session.last_failure = failure(result);
+        session.last_failure = result.reason();
         let (Some(server), pool) = (session.server, session.pool) else { return };
         session.tried.push(server);
         let again = session.tried.len() < TRIED_MAX && now < session.connect_until;
         self.counts.server(server).connects[result as usize].add(1);
         if result != ConnectResult::Local {
-            self.suspect(server, pool, result);
+            let outlier = self.snapshot.plan.pools[usize::from(pool.0)].outlier;
+            let state = &self.snapshot.servers[server.0 as usize];
+            self.shared.suspect(state, outlier, Some(result));
         }
         if again {
             let before = self.sessions[slot].server;
@@ -390,17 +395,6 @@ impl<D: Driver> Gate<D> {
         }
     }
 
-    /// A server failed a connect: it is checked at once, and may be ejected.
-    fn suspect(&mut self, server: ServerId, pool: PoolId, result: ConnectResult) {
-        let state = &self.snapshot.servers[server.0 as usize];
-        let in_row = state.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
-        self.shared.notices.post(Notice::ConnectFailed { server, result });
-        let outlier = self.snapshot.plan.pools[usize::from(pool.0)].outlier;
-        if outlier.is_some_and(|outlier| in_row >= outlier.errors.get()) {
-            self.shared.notices.post(Notice::Outlier { server });
-        }
-    }
-
     /// Every attempt failed. With `hold` the client waits for a server to come back.
     fn give_up(&mut self, slot: u32) {
         let reason = self.sessions[slot].last_failure;
@@ -410,31 +404,5 @@ impl<D: Driver> Gate<D> {
         } else {
             self.reset_both(slot, reason);
         }
-    }
-}
-
-/// What an error of connect(2) means.
-fn connect_result(errno: Errno, timed_out: bool) -> ConnectResult {
-    match errno {
-        Errno::ECANCELED if timed_out => ConnectResult::Timeout,
-        Errno::ETIMEDOUT => ConnectResult::Timeout,
-        // ENOENT, EAGAIN: a unix socket that is not there, or whose backlog is full.
-        Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN => ConnectResult::Refused,
-        Errno::ECONNRESET | Errno::EPIPE => ConnectResult::Reset,
-        Errno::EADDRNOTAVAIL | Errno::EADDRINUSE | Errno::EMFILE | Errno::ENFILE => {
-            ConnectResult::Local
-        }
-        Errno::ENOBUFS | Errno::ENOMEM | Errno::ECANCELED => ConnectResult::Local,
-        _ => ConnectResult::Unreachable,
-    }
-}
-
-/// The reason of a session whose last attempt ended so.
-const fn failure(result: ConnectResult) -> Reason {
-    match result {
-        ConnectResult::Ok | ConnectResult::Refused | ConnectResult::Reset => Reason::ConnectRefused,
-        ConnectResult::Timeout => Reason::ConnectTimeout,
-        ConnectResult::Unreachable => Reason::ConnectUnreachable,
-        ConnectResult::Local => Reason::PortsExhausted,
     }
 }

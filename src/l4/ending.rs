@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::gate::{Gate, tcp_options};
 use super::measure;
-use super::session::{Flow, Op, Phase, SIDES, Sending, Side, Socket};
+use super::session::{Flow, Op, Phase, SIDES, Sending, Side};
 use crate::config::plan::Timeouts;
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
@@ -214,8 +214,7 @@ impl<D: Driver> Gate<D> {
                 self.sessions[slot].socket_mut(side).fin_sent = true;
             }
         }
-        let done = |socket: &Socket| socket.fin_seen && socket.fin_sent;
-        if SIDES.iter().all(|&side| done(self.sessions[slot].socket(side))) {
+        if SIDES.iter().all(|&side| self.sessions[slot].socket(side).has_ended()) {
             return self.close(slot, reason);
         }
         let until = self.driver.now() + LINGER;

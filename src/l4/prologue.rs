@@ -74,8 +74,27 @@ impl Prelude {
     }
 }
 
-/// Why there will be no session: counted and logged, after what is still to be said.
-type Refused = Reason;
+/// Why there will be no session, and what the client hears of it.
+struct Refused {
+    reason: Reason,
+    how: How,
+}
+
+impl From<Reason> for Refused {
+    /// There is nothing to say.
+    fn from(reason: Reason) -> Self {
+        Self { reason, how: How::Reset }
+    }
+}
+
+impl Refused {
+    /// Says why, and ends in order: an RST right behind it would take it away from the client.
+    async fn saying<D: Driver>(reason: Reason, bytes: &[u8], stream: &mut Stream<D>) -> Self {
+        let _ = stream.send(bytes).await;
+        let _ = stream.finish().await;
+        Self { reason, how: How::Linger }
+    }
+}
 
 /// Reads what the listener wants to know.
 pub(super) async fn prologue<D: Driver>(
@@ -91,7 +110,9 @@ pub(super) async fn prologue<D: Driver>(
             welcome.tls = stream.into_tls();
             Outcome::Ready(Box::new(welcome))
         }
-        Err(reason) => Outcome::Refused { reason, at: welcome.stage, sni: welcome.sni },
+        Err(Refused { reason, how }) => {
+            Outcome::Refused { reason, how, at: welcome.stage, sni: welcome.sni }
+        }
     }
 }
 
@@ -107,19 +128,21 @@ async fn read<D: Driver>(
         let until = shell.now() + timeouts.proxy;
         let header = read_proxy_header(stream, &mut welcome.inbox);
         let header = shell.timeout(until, header).await;
-        welcome.peer =
-            header.unwrap_or(Err(Reason::ProxyHeaderTimeout))?.addresses.map(|(from, _)| from);
+        welcome.peer = header
+            .unwrap_or(Err(Reason::ProxyHeaderTimeout.into()))?
+            .addresses
+            .map(|(from, _)| from);
     }
     let until = shell.now() + timeouts.handshake;
     if let Some(sni) = &prelude.sni {
         let chosen = shell.timeout(until, choose_by_name(stream, sni, welcome)).await;
-        welcome.pool = Some(chosen.unwrap_or(Err(Reason::TlsFailed))?);
+        welcome.pool = Some(chosen.unwrap_or(Err(Reason::TlsFailed.into()))?);
     }
     if let Some(tls) = &prelude.tls {
         welcome.stage = Stage::Handshake;
         let inbox = std::mem::take(&mut welcome.inbox);
         let accepted = accept_tls(stream, tls, prelude.starttls, inbox);
-        shell.timeout(until, accepted).await.unwrap_or(Err(Reason::TlsFailed))?;
+        shell.timeout(until, accepted).await.unwrap_or(Err(Reason::TlsFailed.into()))?;
     }
     Ok(())
 }
@@ -135,12 +158,12 @@ async fn read_proxy_header<D: Driver>(
                 inbox.consume(header.len);
                 return Ok(header);
             }
-            proxy_header::Verdict::Bad(_) => return Err(Reason::ProxyHeaderBad),
+            proxy_header::Verdict::Bad(_) => return Err(Reason::ProxyHeaderBad.into()),
         }
         match stream.recv(inbox).await {
-            Ok(0) | Err(StreamError::TooLarge) => return Err(Reason::ProxyHeaderBad),
+            Ok(0) | Err(StreamError::TooLarge) => return Err(Reason::ProxyHeaderBad.into()),
             Ok(_) => {}
-            Err(_) => return Err(Reason::ClientReset),
+            Err(_) => return Err(Reason::ClientReset.into()),
         }
     }
 }
@@ -154,8 +177,8 @@ async fn choose_by_name<D: Driver>(
     let hello = read_hello(stream, &mut welcome.inbox).await?;
     welcome.sni = hello.server_name;
     let Some(pool) = sni.choose(welcome.sni.as_deref()) else {
-        let _ = stream.send(&Alert::UnrecognizedName.record()).await;
-        return Err(Reason::SniUnknown);
+        let alert = Alert::UnrecognizedName.record();
+        return Err(Refused::saying(Reason::SniUnknown, &alert, stream).await);
     };
     Ok(PoolId(pool as u16))
 }
@@ -168,10 +191,11 @@ async fn read_hello<D: Driver>(
         match hello::read(inbox.bytes()) {
             hello::Verdict::More => {}
             hello::Verdict::Hello(hello) => return Ok(hello),
-            hello::Verdict::NotTls | hello::Verdict::TooLarge => return Err(Reason::TlsFailed),
+            hello::Verdict::NotTls | hello::Verdict::TooLarge => {
+                return Err(Reason::TlsFailed.into());
+            }
             hello::Verdict::Bad(alert) => {
-                let _ = stream.send(&alert.record()).await;
-                return Err(Reason::TlsFailed);
+                return Err(Refused::saying(Reason::TlsFailed, &alert.record(), stream).await);
             }
         }
         receive(stream, inbox).await?;
@@ -198,7 +222,9 @@ async fn accept_tls<D: Driver>(
         match opening {
             Opening::More => {}
             Opening::Ready(pending) => break pending,
-            Opening::Refused(refused) => return refuse(stream, &refused).await,
+            Opening::Refused(refused) => {
+                return Err(Refused::saying(Reason::TlsFailed, &refused.alert, stream).await);
+            }
         }
     };
     // A signature and a key exchange: a good part of a millisecond.
@@ -206,31 +232,22 @@ async fn accept_tls<D: Driver>(
     match pending.handshake() {
         Ok(connection) => {
             stream.secure(Tls::new(connection.into()));
-            stream.handshake().await.map_err(|error| match error {
-                StreamError::Reset | StreamError::Refused => Reason::ClientReset,
-                _ => Reason::TlsFailed,
-            })
+            match stream.handshake().await {
+                Ok(()) => Ok(()),
+                Err(StreamError::Reset | StreamError::Refused) => Err(Reason::ClientReset.into()),
+                // The alert is sent already.
+                Err(_) => Err(Refused::saying(Reason::TlsFailed, b"", stream).await),
+            }
         }
-        Err(refused) => refuse(stream, &refused).await,
+        Err(refused) => Err(Refused::saying(Reason::TlsFailed, &refused.alert, stream).await),
     }
-}
-
-/// Says why there will be no TLS.
-async fn refuse<D: Driver>(
-    stream: &mut Stream<D>,
-    refused: &crate::tls::server::Refused,
-) -> Result<(), Refused> {
-    let _ = stream.send(&refused.alert).await;
-    // An RST right behind it would take the alert away from the client.
-    let _ = stream.finish().await;
-    Err(Reason::TlsFailed)
 }
 
 async fn receive<D: Driver>(stream: &mut Stream<D>, inbox: &mut Inbox) -> Result<(), Refused> {
     match stream.recv(inbox).await {
-        Ok(0) | Err(StreamError::TooLarge) => Err(Reason::TlsFailed),
+        Ok(0) | Err(StreamError::TooLarge) => Err(Reason::TlsFailed.into()),
         Ok(_) => Ok(()),
-        Err(_) => Err(Reason::ClientReset),
+        Err(_) => Err(Reason::ClientReset.into()),
     }
 }
 
@@ -251,13 +268,12 @@ async fn accept_starttls<D: Driver>(
             Step::Tls(answer) => (answer, true),
         };
         inbox.consume(inbox.len());
+        if let Step::Refuse(answer) = step {
+            return Err(Refused::saying(Reason::TlsFailed, answer, stream).await);
+        }
         stream.send(answer).await.map_err(|_| Reason::ClientReset)?;
         if done {
             return Ok(());
-        }
-        if let Step::Refuse(_) = step {
-            let _ = stream.finish().await;
-            return Err(Reason::TlsFailed);
         }
     }
 }
@@ -290,7 +306,7 @@ pub async fn connect_tls<D: Driver>(
     tls: &ClientTls,
     name: ServerName<'static>,
     starttls: bool,
-) -> Result<(), Refused> {
+) -> Result<(), Reason> {
     if starttls {
         ask_starttls(upstream).await?;
     }
@@ -303,7 +319,7 @@ pub async fn connect_tls<D: Driver>(
 }
 
 /// PostgreSQL's question for TLS, as a client asks it.
-async fn ask_starttls<D: Driver>(upstream: &mut Stream<D>) -> Result<(), Refused> {
+async fn ask_starttls<D: Driver>(upstream: &mut Stream<D>) -> Result<(), Reason> {
     let mut inbox = Inbox::default();
     upstream.send(&starttls::SSL_REQUEST).await.map_err(|_| Reason::ServerReset)?;
     loop {

@@ -31,7 +31,7 @@ impl Header {
     ) -> Self {
         let pair = client.zip(local).map(|(client, local)| (canonical(client), canonical(local)));
         match version {
-            SendProxy::Off => Self::EMPTY,
+            SendProxy::Off => Self::NONE,
             SendProxy::V1 => Self::v1(pair),
             SendProxy::V2 => Self::v2(PROXY, pair),
         }
@@ -42,7 +42,7 @@ impl Header {
     #[must_use]
     pub fn for_check(version: SendProxy) -> Self {
         match version {
-            SendProxy::Off => Self::EMPTY,
+            SendProxy::Off => Self::NONE,
             SendProxy::V1 => Self::v1(None),
             SendProxy::V2 => Self::v2(LOCAL, None),
         }
@@ -53,10 +53,11 @@ impl Header {
         &self.bytes[..usize::from(self.len)]
     }
 
-    const EMPTY: Self = Self { bytes: [0; HEADER_MAX], len: 0 };
+    /// Nothing is sent.
+    pub const NONE: Self = Self { bytes: [0; HEADER_MAX], len: 0 };
 
     fn v1(pair: Option<(SocketAddr, SocketAddr)>) -> Self {
-        let mut header = Self::EMPTY;
+        let mut header = Self::NONE;
         let family = match pair {
             Some((SocketAddr::V4(_), SocketAddr::V4(_))) => "TCP4",
             Some((SocketAddr::V6(_), SocketAddr::V6(_))) => "TCP6",
@@ -77,7 +78,7 @@ impl Header {
     }
 
     fn v2(command: u8, pair: Option<(SocketAddr, SocketAddr)>) -> Self {
-        let mut header = Self::EMPTY;
+        let mut header = Self::NONE;
         header.push(&SIGNATURE);
         match pair.map(|(client, local)| (client.ip(), local.ip())) {
             Some((IpAddr::V4(client), IpAddr::V4(local))) => {

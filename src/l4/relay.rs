@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::ending::SETTLED_AFTER;
 use super::gate::Gate;
-use super::session::{Flow, Op, Phase, Sending, Side};
+use super::session::{Flow, Op, Phase, SIDES, Sending, Side};
 use crate::runtime::buffers::{ChunkId, Kind, Queue};
 use crate::runtime::driver::{Completion, Driver};
 
@@ -328,11 +328,10 @@ impl<D: Driver> Gate<D> {
         session.socket_mut(side).fin_seen = true;
         session.moved_at = now;
         match session.phase {
-            Phase::Lingering { reason } => {
-                let (one, other) = (session.socket(side), session.socket(side.other()));
-                if one.fin_sent && other.fin_seen && other.fin_sent {
-                    self.close(slot, reason);
-                }
+            Phase::Lingering { reason }
+                if SIDES.iter().all(|&side| session.socket(side).has_ended()) =>
+            {
+                self.close(slot, reason);
             }
             // A client may close its direction before there is a server to tell.
             Phase::Connecting { .. } | Phase::Waiting { .. } => self.watch(slot, side),

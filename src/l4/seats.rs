@@ -34,7 +34,7 @@ pub enum Outcome {
     /// The prologue is through: the session goes on.
     Ready(Box<Welcome>),
     /// The prologue ended badly: there will be no session.
-    Refused { reason: Reason, at: Stage, sni: Option<String> },
+    Refused { reason: Reason, how: How, at: Stage, sni: Option<String> },
     /// The session is over.
     Ended { how: How, reason: Reason, bytes_in: u64, bytes_out: u64 },
 }
@@ -163,9 +163,9 @@ impl<D: Driver> Gate<D> {
     ) {
         let Some(fd) = self.fd(slot, Side::Client) else { return };
         let peers = Peers {
-            peer: self.sessions[slot].peer.ip(),
-            local_port: self.driver.local_now(fd).map_or(0, |local| local.port()),
-            tls: tls.as_ref().and_then(|tls| tls.info()),
+            source: self.sessions[slot].peer.address(),
+            local: self.driver.local_now(fd),
+            tls: tls.as_ref().and_then(|tls| tls.info()).map(Arc::new),
         };
         let idle = Rc::new(Cell::new(false));
         self.seat(slot).idle = Some(Rc::clone(&idle));
@@ -219,8 +219,9 @@ impl<D: Driver> Gate<D> {
         if !self.sessions[slot].is_closing() {
             match outcome {
                 Some(Outcome::Ready(welcome)) => self.on_ready(slot, *welcome),
-                Some(Outcome::Refused { reason, at, sni }) => {
-                    self.on_refused(slot, reason, at, sni);
+                Some(Outcome::Refused { reason, how, at, sni }) => {
+                    self.note_refused(slot, reason, at, sni);
+                    self.on_task_ended(slot, how, reason);
                 }
                 Some(Outcome::Ended { how, reason, bytes_in, bytes_out }) => {
                     self.sessions[slot].half_mut(Side::Client).total += bytes_in;
@@ -250,7 +251,7 @@ impl<D: Driver> Gate<D> {
     }
 
     /// The prologue ended badly.
-    fn on_refused(&mut self, slot: u32, reason: Reason, at: Stage, sni: Option<String>) {
+    fn note_refused(&mut self, slot: u32, reason: Reason, at: Stage, sni: Option<String>) {
         if at == Stage::Handshake {
             let result = match reason {
                 Reason::ClientReset => HandshakeResult::Reset,
@@ -261,7 +262,6 @@ impl<D: Driver> Gate<D> {
         if sni.is_some() {
             self.seat(slot).names = Some(Box::new(SessionNames { sni, tls: None }));
         }
-        self.reset_both(slot, reason);
     }
 
     fn count_handshake(&self, slot: u32, result: HandshakeResult) {

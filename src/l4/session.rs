@@ -145,6 +145,12 @@ impl Socket {
         is_reset(mask, self.fin_sent || self.unix)
     }
 
+    /// Nothing more goes either way, or there is no connection.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        self.fd.is_none() || (self.fin_seen && self.fin_sent)
+    }
+
     pub const NONE: Self =
         Self { fd: None, unix: false, fin_seen: false, fin_sent: false, reset_seen: false };
 }

@@ -157,7 +157,7 @@ fn http_answers_are_checked() {
     clean(&measure(&job(http("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok"), get())).tally);
     for (answer, kind, why) in [
         ("HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n", Failure::Status, "status 503"),
-        ("hello\r\n\r\n", Failure::Protocol, "the status line is not HTTP/1.x"),
+        ("hello\r\n\r\n", Failure::Protocol, "The status line is malformed."),
         (
             "HTTP/1.1 200 close\r\nContent-Length: 9\r\n\r\nshort",
             Failure::Reset,

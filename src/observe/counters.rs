@@ -3,6 +3,7 @@
 //! A cell is written by its worker alone, so an increment is a load and a store without a
 //! locked instruction. Tables have a fixed length; pages nobody counts in are never touched.
 
+use nix::errno::Errno;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
@@ -45,6 +46,36 @@ pub enum ConnectResult {
 }
 
 impl ConnectResult {
+    /// What an error of connect(2) means.
+    #[must_use]
+    pub const fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::ETIMEDOUT => Self::Timeout,
+            // ENOENT, EAGAIN: a unix socket that is not there, or whose backlog is full.
+            Errno::ECONNREFUSED | Errno::ENOENT | Errno::EAGAIN => Self::Refused,
+            Errno::ECONNRESET | Errno::EPIPE => Self::Reset,
+            Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+            | Errno::ECANCELED => Self::Local,
+            _ => Self::Unreachable,
+        }
+    }
+
+    /// The reason of a session or request whose last attempt ended so.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Ok | Self::Refused | Self::Reset => Reason::ConnectRefused,
+            Self::Timeout => Reason::ConnectTimeout,
+            Self::Unreachable => Reason::ConnectUnreachable,
+            Self::Local => Reason::PortsExhausted,
+        }
+    }
+
     pub const ALL: [Self; 6] =
         [Self::Ok, Self::Refused, Self::Timeout, Self::Unreachable, Self::Reset, Self::Local];
 

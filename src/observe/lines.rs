@@ -141,7 +141,7 @@ impl LineFormat {
         );
         text_or_null(of(|text| &text.request_id), out);
         let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
-        tls_or_null(text.and_then(|text| text.tls.as_ref()), out);
+        tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
         out.push_str("}\n");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -11,6 +12,7 @@ use super::reason::Reason;
 use crate::l4::measure;
 use crate::registry::{ListenerId, PoolId, ServerId};
 use crate::runtime::time::Time;
+use crate::tls::info::TlsInfo;
 
 /// The version of HTTP that a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,7 @@ pub struct RequestText {
     pub path: String,
     pub request_id: String,
     /// Version, cipher and protocol of TLS, and the client's name.
-    pub tls: Option<crate::tls::info::TlsInfo>,
+    pub tls: Option<Arc<TlsInfo>>,
 }
 
 /// One route's requests.

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crossbeam::queue::ArrayQueue;
@@ -20,16 +21,16 @@ use super::time::Time;
 use super::token::{Tag, Token};
 use super::uring::{Uring, UringConfig};
 use super::{buffers, sys};
-use crate::config::plan::Plan;
+use crate::config::plan::{Outlier, Plan};
 use crate::control::notice::{Notice, Notices};
 use crate::l4::accept::Budget;
 use crate::l4::gate::Gate;
 use crate::limits::{ENTRIES_MAX, PerIp};
-use crate::observe::counters::WorkerCounts;
+use crate::observe::counters::{ConnectResult, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
 use crate::observe::requests::RequestRecord;
-use crate::registry::{ListenerId, Snapshot};
+use crate::registry::{ListenerId, ServerState, Snapshot};
 
 /// How the outside reaches a worker.
 #[derive(Clone, Debug)]
@@ -97,6 +98,25 @@ impl Shared {
             budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
             per_ip: plan.listeners.iter().map(table).collect(),
         })
+    }
+}
+
+impl Shared {
+    /// A server failed a client: so many times in a row may eject it. After a failed connect it
+    /// is checked at once.
+    pub fn suspect(
+        &self,
+        server: &ServerState,
+        outlier: Option<Outlier>,
+        connect: Option<ConnectResult>,
+    ) {
+        let in_row = server.errors_in_row.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(result) = connect {
+            self.notices.post(Notice::ConnectFailed { server: server.id, result });
+        }
+        if outlier.is_some_and(|outlier| in_row >= outlier.errors.get()) {
+            self.notices.post(Notice::Outlier { server: server.id });
+        }
     }
 }
 

@@ -82,7 +82,10 @@ impl ClientTls {
 impl ClientTls {
     /// What a check connects with: as traffic does, but it speaks no HTTP/2.
     #[must_use]
-    pub fn for_check(&self, server: ServerName<'static>) -> (Arc<ClientConfig>, ServerName<'static>) {
+    pub fn for_check(
+        &self,
+        server: ServerName<'static>,
+    ) -> (Arc<ClientConfig>, ServerName<'static>) {
         let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols.clear();
         (Arc::new(config), self.sni.clone().unwrap_or(server))

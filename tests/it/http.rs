@@ -32,15 +32,20 @@ fn get(gate: &Gate, path: &str) -> String {
     ask(gate, &format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"))
 }
 
-/// Reads one answer with a Content-Length, and leaves what follows.
-fn read_answer(stream: &mut TcpStream) -> (String, Vec<u8>) {
+/// Reads one head, and leaves what follows.
+fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).expect("a whole head");
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).expect("ASCII");
+    String::from_utf8(head).expect("ASCII")
+}
+
+/// Reads one answer with a Content-Length, and leaves what follows.
+fn read_answer(stream: &mut TcpStream) -> (String, Vec<u8>) {
+    let head = read_head(stream);
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
     stream.read_exact(&mut body).expect("a whole body");
@@ -204,17 +209,12 @@ fn an_expected_100_continue_comes_from_the_server_before_the_body_is_asked_for()
     let address = listener.local_addr().expect("bound");
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a head");
-            head.push(byte[0]);
-        }
+        let head = read_head(&mut stream);
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").expect("it is sent");
         let mut body = [0; 5];
         stream.read_exact(&mut body).expect("the body");
         stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").expect("it is sent");
-        (String::from_utf8_lossy(&head).into_owned(), body)
+        (head, body)
     });
     let gate = Gate::start(&format!(
         "version = 1\n[log]\naccess = \"off\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
@@ -311,12 +311,7 @@ fn an_upgraded_connection_carries_bytes_both_ways() {
     let address = listener.local_addr().expect("bound");
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).expect("a head");
-            head.push(byte[0]);
-        }
+        read_head(&mut stream);
         let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                       Upgrade: echo\r\n\r\nwelcome";
         stream.write_all(answer.as_bytes()).expect("it is sent");
@@ -488,4 +483,82 @@ fn a_request_that_takes_too_long_is_given_up() {
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
     assert!(answer.contains("\"request-timeout\""), "{answer}");
     assert_eq!(gate.log(1)[0]["reason"], "request-timeout");
+}
+
+#[test]
+fn an_interim_answer_passes_without_what_is_for_this_hop_or_tells_of_the_server() {
+    let backend = Backend::start(|_| {
+        Reply::raw(
+            "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nServer: secret/1\r\n\
+             Connection: X-Hop\r\nX-Hop: 1\r\n\r\n\
+             HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
+    });
+    let gate = gate(&backend, "", "", "");
+    let answer = get(&gate, "/");
+    assert!(answer.starts_with("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+}
+
+#[test]
+fn a_request_that_has_been_here_before_is_a_loop() {
+    let backend = Backend::start(|_| Reply::ok("fine"));
+    let gate = gate(&backend, "", "", "");
+    assert!(get(&gate, "/").ends_with("fine"));
+    let via = backend.seen()[0].field("Via").expect("a name").to_owned();
+    let again =
+        format!("GET / HTTP/1.1\r\nHost: a.test\r\nVia: 1.0 x, {via}\r\nConnection: close\r\n\r\n");
+    assert!(ask(&gate, &again).starts_with("HTTP/1.1 508 "));
+    assert_eq!(backend.seen().len(), 1);
+}
+
+#[test]
+fn a_pools_own_timeout_holds_before_the_listeners() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = silent.local_addr().expect("bound");
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"off\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\nrequest_timeout = \"1h\"\n\
+         [pool.app]\nrequest_timeout = \"50ms\"\n[pool.app.servers]\na = \"{address}\"\n"
+    ));
+    assert!(get(&gate, "/").starts_with("HTTP/1.1 504 "));
+}
+
+#[test]
+fn servers_get_a_proxy_header_of_each_client_on_a_connection_of_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let mut headers = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a connection for each request");
+            headers.push(read_head(&mut stream).lines().next().expect("a line").to_owned());
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            stream.write_all(answer.as_bytes()).expect("it is sent");
+        }
+        headers
+    });
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"off\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\n[pool.app]\nsend_proxy = \"v1\"\n\
+         [pool.app.servers]\na = \"{address}\"\n"
+    ));
+    let mut stream = gate.connect("web");
+    for _ in 0..2 {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").expect("it is sent");
+        assert!(read_answer(&mut stream).0.starts_with("HTTP/1.1 200 "));
+    }
+    let (from, to) = (stream.local_addr().expect("bound"), gate.address("web"));
+    let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}", from.port(), to.port());
+    assert_eq!(server.join().expect("the server is content"), [header.clone(), header]);
+}
+
+#[test]
+fn header_rules_know_the_request_in_answers_too() {
+    let backend = Backend::start(|_| Reply::ok("fine"));
+    let routes = "[[listener.web.route]]\nmatch = { path = \"/o/{id}\" }\npool = \"app\"\n\
+        response_headers = { set = { X-Order = \"{id} of {host}\" } }\n";
+    let gate = gate(&backend, "", routes, "");
+    let answer = get(&gate, "/o/7");
+    assert!(answer.contains("\r\nX-Order: 7 of a.test\r\n"), "{answer}");
 }

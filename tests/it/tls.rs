@@ -284,3 +284,41 @@ fn half_open_handshakes_do_not_keep_others_out() {
     }
     drop(begun);
 }
+
+#[test]
+fn an_alert_is_not_taken_away_by_a_reset_behind_it() {
+    let backend = Backend::start(|_| Reply::ok("<answer>"));
+    let gate = gate(&two_names(", strict_sni = true"), "", &backend.address.to_string());
+    let mut stream = gate.connect("secure");
+    // A hello of TLS 1.2 without any name.
+    let mut hello = vec![0x16, 3, 1, 0, 47, 1, 0, 0, 43, 3, 3];
+    hello.extend_from_slice(&[7; 32]);
+    hello.extend_from_slice(&[0, 0, 2, 0xc0, 0x2b, 1, 0, 0, 0]);
+    stream.write_all(&hello).expect("it is sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an end in order");
+    assert_eq!(answer.first(), Some(&21), "an alert: {answer:?}");
+    drop(stream);
+    assert_eq!(gate.log(1)[0]["reason"], "tls-failed");
+}
+
+#[test]
+fn a_server_that_speaks_tls_is_checked_over_tls() {
+    let backend = Backend::start(|_| Reply { closes: true, ..Reply::ok("<answer>") });
+    let authority = Authority::new();
+    let inner = gate(&authority.listener(), "", &backend.address.to_string());
+    let ca = authority.dir.path().join("ca.pem");
+    let pool = format!(
+        "tls = {{ verify = \"file:{}\", sni = \"inner.test\" }}\n\
+         check = {{ type = \"http\", path = \"/health\", every = \"50ms\" }}",
+        ca.display()
+    );
+    let outer = gate("", &pool, &inner.address("secure").to_string());
+    let server = &outer.status()["pools"]["app"]["servers"]["a"];
+    assert_eq!(
+        (&server["state"], &server["health"]["ok"]),
+        (&"up".into(), &true.into()),
+        "{server}"
+    );
+    assert_eq!(backend.seen()[0].path(), "/health");
+}

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::known::{Class, Known};
+use crate::route;
 
 /// A place in the parsed buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,6 +136,32 @@ impl Fields {
     pub(super) fn end_here(&mut self, buf: &[u8], name: &[u8]) {
         for field in &mut self.list {
             field.hop |= field.name.of(buf).eq_ignore_ascii_case(name);
+        }
+    }
+}
+
+/// The fields of a parsed head with its bytes, as the route table and the identity rules ask
+/// for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines<'h> {
+    pub bytes: &'h [u8],
+    pub fields: &'h Fields,
+}
+
+impl route::Fields for Lines<'_> {
+    fn line(&self, name: &str, nth: usize) -> Option<&[u8]> {
+        match Known::of(name.as_bytes()) {
+            // A family of names (`x-consumer-*`) has one entry.
+            Some(known) if known.name().len() == name.len() => {
+                self.fields.values(self.bytes, known).nth(nth)
+            }
+            _ => {
+                let mut lines = self
+                    .fields
+                    .iter(self.bytes)
+                    .filter(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()));
+                lines.nth(nth).map(|(_, value)| value)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use memchr::{memchr, memchr_iter};
 use super::Limits;
 use super::fields::{Fields, Span};
 use super::framing::is_token;
-use super::known::Known;
+use super::known::{Class, Known};
 use super::reject::Reject;
 
 /// Options of all `Connection` lines together. Each is compared with each field, so the product
@@ -114,8 +114,23 @@ pub(super) fn collect(
     seen
 }
 
+/// Who named fields in `Connection`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// May not take a field away that is meant for all recipients: a server must not judge
+    /// another request than the gateway did.
+    Client,
+    /// Is trusted.
+    Server,
+}
+
 /// Reads `Connection` and lets the fields that it names end here (RFC 9110 §7.6.1).
-pub(super) fn connection(buf: &[u8], seen: &Seen, fields: &mut Fields) -> Result<Options, Reject> {
+pub(super) fn connection(
+    buf: &[u8],
+    seen: &Seen,
+    fields: &mut Fields,
+    from: From,
+) -> Result<Options, Reject> {
     let mut options = Options::default();
     if seen.connection.count == 0 {
         return Ok(options);
@@ -140,6 +155,7 @@ pub(super) fn connection(buf: &[u8], seen: &Seen, fields: &mut Fields) -> Result
                     Some(Known::Host | Known::ContentLength) => {
                         return Err(Reject::ConnectionOptions);
                     }
+                    Some(known) if from == From::Client && known.class() != Class::Hop => {}
                     _ => fields.end_here(buf, option),
                 }
             }

@@ -27,7 +27,7 @@ pub mod request;
 pub mod response;
 
 pub use body::{Body, Piece};
-pub use fields::{FieldSpan, Fields, Span};
+pub use fields::{FieldSpan, Fields, Lines, Span};
 pub use framing::Framing;
 pub use host::host_for_matching;
 pub use known::{Class, Known};

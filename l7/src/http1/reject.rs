@@ -51,13 +51,14 @@ pub enum Reject {
     Switch,
     FramingOfBodiless,
     HeadTimeout,
+    Loop,
 }
 
 /// One row of [`TABLE`].
 type Row = (Reject, u16, &'static str);
 
 /// Status and sentence of each reject, in the order of the enum.
-const TABLE: [Row; 44] = {
+const TABLE: [Row; 45] = {
     use Reject as R;
     [
         (R::RequestLine, 400, "The request line is malformed."),
@@ -112,6 +113,7 @@ const TABLE: [Row; 44] = {
         (R::Switch, 502, "The server switched protocols without being asked, or not as asked."),
         (R::FramingOfBodiless, 502, "A message without a body declares one."),
         (R::HeadTimeout, 408, "The request head did not arrive in time."),
+        (R::Loop, 508, "The request has come through this gateway before."),
     ]
 };
 
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn every_reject_has_an_error_status_and_a_sentence() {
         for reject in Reject::all() {
-            assert!((400..=505).contains(&reject.status()), "{reject:?}");
+            assert!((400..=508).contains(&reject.status()), "{reject:?}");
             assert!(reject.detail().ends_with('.'), "{reject:?}");
         }
         assert_eq!(Reject::HeadTimeout.status(), 408);

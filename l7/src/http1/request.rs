@@ -144,7 +144,7 @@ fn understand(
     let framing = framing::declared(buf, seen, version)?.unwrap_or(Framing::None);
     let host_field = host_field(buf, seen, version)?;
     let target = Target::parse(buf, target, method, host_field)?;
-    let options = head::connection(buf, seen, fields)?;
+    let options = head::connection(buf, seen, fields, head::From::Client)?;
     Ok(RequestHead {
         len,
         method,

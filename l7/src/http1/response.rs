@@ -109,7 +109,7 @@ fn understand(
 ) -> Result<ResponseHead, Reject> {
     let Line { version, status, reason } = line;
     let declared = framing::declared(buf, seen, version)?;
-    let options = head::connection(buf, seen, fields)?;
+    let options = head::connection(buf, seen, fields, head::From::Server)?;
     let framing = body(declared, status, asked)?;
     let persistent = match version {
         Version::Http11 => !options.close,

@@ -1,7 +1,7 @@
 //! A route's or policy's operations on the fields of a head: remove, then set, then add.
 //!
 //! The session copies a head line by line, asks [`passes`] for each, and appends what
-//! [`write_http1`] or [`each`] give. So a set field takes the place of all received ones, and an
+//! [`write_http1`] gives. So a set field takes the place of all received ones, and an
 //! added one stands beside them. Framing is not the operator's to change: see [`is_framing`].
 
 use super::spec::HeaderSpec;
@@ -49,23 +49,6 @@ pub fn write_http1(spec: &HeaderSpec, variables: &(impl Variables + ?Sized), out
     }
 }
 
-/// Gives each name and value, for HTTP/2; `scratch` is room for values.
-pub fn each(
-    spec: &HeaderSpec,
-    variables: &(impl Variables + ?Sized),
-    scratch: &mut Vec<u8>,
-    emit: &mut dyn FnMut(&str, &[u8]),
-) {
-    for (name, template) in lines(spec) {
-        scratch.clear();
-        template.render(variables, scratch);
-        let value = scratch.trim_ascii();
-        if !value.is_empty() {
-            emit(name, value);
-        }
-    }
-}
-
 fn lines(spec: &HeaderSpec) -> impl Iterator<Item = (&str, &Template)> {
     spec.set.iter().chain(&spec.add).map(|(name, template)| (name.as_str(), template))
 }
@@ -75,9 +58,9 @@ mod tests {
     use super::super::template::Variable;
     use super::*;
 
-    struct Consumer(&'static str);
+    struct Host(&'static str);
 
-    impl Variables for Consumer {
+    impl Variables for Host {
         fn append(&self, _variable: &Variable, out: &mut Vec<u8>) -> bool {
             out.extend_from_slice(self.0.as_bytes());
             true
@@ -89,7 +72,7 @@ mod tests {
             |name: &str, text| (name.to_owned(), Template::parse(text, &[]).expect("template"));
         HeaderSpec {
             add: vec![line("X-Source", "gateway")],
-            set: vec![line("X-User", "{consumer}")],
+            set: vec![line("X-User", "{host}")],
             remove: vec!["X-Internal".into()],
         }
     }
@@ -104,16 +87,11 @@ mod tests {
     #[test]
     fn set_and_added_lines_are_written_and_empty_ones_are_not() {
         let mut out = Vec::new();
-        write_http1(&spec(), &Consumer("alice\r\nX-Evil: 1"), &mut out);
+        write_http1(&spec(), &Host("alice\r\nX-Evil: 1"), &mut out);
         assert_eq!(out, b"X-User: aliceX-Evil: 1\r\nX-Source: gateway\r\n");
         out.clear();
-        write_http1(&spec(), &Consumer(""), &mut out);
+        write_http1(&spec(), &Host(""), &mut out);
         assert_eq!(out, b"X-Source: gateway\r\n");
-        let mut names = Vec::new();
-        each(&spec(), &Consumer("bob"), &mut out, &mut |name, value| {
-            names.push(format!("{name}={}", String::from_utf8_lossy(value)));
-        });
-        assert_eq!(names, ["X-User=bob", "X-Source=gateway"]);
     }
 
     #[test]

@@ -27,10 +27,6 @@ pub enum Variable {
     Path,
     Scheme,
     RequestId,
-    Consumer,
-    /// The name of the chosen server: for `rewrite.host`.
-    Server,
-    Claim(String),
     Header(String),
     /// A capture of the path pattern, by name.
     Capture(String),
@@ -45,8 +41,6 @@ const PLAIN: &[(&str, Variable)] = &[
     ("path", Variable::Path),
     ("scheme", Variable::Scheme),
     ("request_id", Variable::RequestId),
-    ("consumer", Variable::Consumer),
-    ("server", Variable::Server),
 ];
 
 /// The values of one request.
@@ -191,7 +185,6 @@ impl Variable {
             return Ok(variable.clone());
         }
         match name.split_once(':') {
-            Some(("claim", part)) if !part.is_empty() => return Ok(Self::Claim(part.to_owned())),
             Some(("header", part)) if is_token(part) => return Ok(Self::Header(part.to_owned())),
             Some(("header", part)) => {
                 let why = format!("`{{{name}}}`: `{part}` is no header name");
@@ -214,7 +207,7 @@ fn unknown(name: &str, captures: &[&str]) -> String {
             let names: Vec<String> = PLAIN
                 .iter()
                 .map(|(own, _)| *own)
-                .chain(["claim:X", "header:X"])
+                .chain(["header:X"])
                 .chain(captures.iter().copied())
                 .map(|own| format!("{{{own}}}"))
                 .collect();
@@ -269,8 +262,6 @@ mod tests {
     fn variables_and_braces_are_put_in() {
         let id = (Variable::Capture("id".into()), "7");
         assert_eq!(render("/items/{id}/{{x}}", &["id"], &[id]), "/items/7/{x}");
-        let claim = (Variable::Claim("/a/b".into()), "c");
-        assert_eq!(render("{claim:/a/b}!", &[], &[claim]), "c!");
     }
 
     #[test]
@@ -299,9 +290,11 @@ mod tests {
     fn an_unknown_variable_is_an_error_that_names_the_nearest() {
         let error = |text| Template::parse(text, &["id", "*"]).expect_err("unknown").0;
         assert!(error("{client-ip}").contains("did you mean `{client_ip}`?"));
-        assert!(error("{zzzzzzzzz}").contains("{claim:X}"));
+        assert!(error("{zzzzzzzzz}").contains("{header:X}"));
         assert!(error("{header:a b}").contains("no header name"));
-        for text in ["{", "a}", "{host", "{}", "{claim:}", "a\r\nb", "a\0"] {
+        for text in
+            ["{", "a}", "{host", "{}", "{header:}", "{consumer}", "{server}", "a\r\nb", "a\0"]
+        {
             assert!(Template::parse(text, &[]).is_err(), "{text}");
         }
     }

@@ -44,7 +44,8 @@ fn check_with(
             script(stream, steps).await
         });
         let check = Check { timeout: Duration::from_secs(10), ..fixture::check(kind) };
-        let target = Target { address: &address, check: &check, send_proxy, source: None, tls: None };
+        let target =
+            Target { address: &address, check: &check, send_proxy, source: None, tls: None };
         let result = run(target).await;
         (result, server.await.unwrap())
     })
@@ -84,8 +85,13 @@ fn a_closed_port_is_refused_and_an_absent_socket_is_named() {
         (Endpoint::Unix(dir.path().join("no").as_path().into()), "no such socket"),
     ] {
         let check = fixture::check(CheckKind::Tcp);
-        let target =
-            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
+        let target = Target {
+            address: &address,
+            check: &check,
+            send_proxy: SendProxy::Off,
+            source: None,
+            tls: None,
+        };
         assert_eq!(runtime.block_on(run(target)), Err(Failure::server(words)));
     }
 }
@@ -96,8 +102,13 @@ fn silence_is_a_timeout_in_the_words_of_the_configuration() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = Endpoint::Ip(listener.local_addr().unwrap());
     let check = fixture::check(CheckKind::Redis { password: None });
-    let target =
-        Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
+    let target = Target {
+        address: &address,
+        check: &check,
+        send_proxy: SendProxy::Off,
+        source: None,
+        tls: None,
+    };
     assert_eq!(runtime.block_on(run(target)), Err(Failure::server("timeout after 500ms")));
 }
 
@@ -107,7 +118,8 @@ fn a_source_that_is_not_ours_does_not_count_against_the_server() {
     let address = Endpoint::Ip(SocketAddr::from(([127, 0, 0, 1], 9)));
     let check = fixture::check(CheckKind::Tcp);
     let source = Some(IpAddr::from([192, 0, 2, 1]));
-    let target = Target { address: &address, check: &check, send_proxy: SendProxy::Off, source, tls: None };
+    let target =
+        Target { address: &address, check: &check, send_proxy: SendProxy::Off, source, tls: None };
     assert!(matches!(runtime.block_on(run(target)), Err(Failure::Ours(_))));
 }
 
@@ -224,8 +236,13 @@ fn unix_sockets_are_checked_too() {
             timeout: Duration::from_secs(10),
             ..fixture::check(CheckKind::Redis { password: None })
         };
-        let target =
-            Target { address: &address, check: &check, send_proxy: SendProxy::Off, source: None, tls: None };
+        let target = Target {
+            address: &address,
+            check: &check,
+            send_proxy: SendProxy::Off,
+            source: None,
+            tls: None,
+        };
         assert!(run(target).await.is_ok());
         server.await.unwrap();
     });

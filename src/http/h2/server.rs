@@ -323,6 +323,7 @@ async fn serve_stream<D: Driver>(
         stream: Stream::of_message(Box::new(message)),
         inbox,
         fields: Fields::new(),
+        answer_fields: Fields::new(),
         peers: Rc::clone(peers),
         is_http2: true,
         is_grpc: false,

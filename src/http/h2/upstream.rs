@@ -21,6 +21,7 @@ use super::{HEADER_TABLE, SEND_BUFFER_MAX, WINDOW_CONNECTION, WINDOW_STREAM};
 use crate::config::plan::Protocol;
 use crate::http::office::Office;
 use crate::http::upstream::{Failed, Place, Upstream};
+use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
@@ -207,7 +208,7 @@ impl<D: Driver> Office<D> {
     }
 
     async fn open(self: &Rc<Self>, pool: PoolId, place: &Place<D>) -> Result<Rc<Line>, Failed> {
-        let stream = self.connect(pool, &place.state).await?;
+        let stream = self.connect(pool, &place.state, &Header::NONE).await?;
         let secure = self.pool_plan(pool).protocol == Protocol::H2;
         let agreed = stream.tls().and_then(|tls| tls.connection().alpn_protocol());
         if secure && agreed != Some(b"h2") {

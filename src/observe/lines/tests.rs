@@ -57,7 +57,7 @@ pub fn request() -> RequestRecord {
             host: "api.example.com".into(),
             path: "/v1/users/7".into(),
             request_id: "0af7651916cd43dd".into(),
-            tls: Some(tls()),
+            tls: Some(tls().into()),
         })),
     }
 }

@@ -132,6 +132,9 @@ impl<D: Driver> Tasks<D> {
 
     /// Polls what is ready, at most [`POLLS_MAX`], with the driver in the tasks' reach.
     pub fn run(&mut self, driver: &mut Lent<D>) {
+        if self.is_empty() {
+            return; // nothing but TCP here
+        }
         let now = driver.now();
         {
             let mut desk = self.shell.desk();
@@ -191,6 +194,9 @@ impl<D: Driver> Tasks<D> {
     /// When [`Tasks::run`] wants to be called at the latest.
     #[must_use]
     pub fn deadline(&self) -> Time {
+        if self.is_empty() {
+            return Time::NEVER;
+        }
         let desk = self.shell.desk();
         if !self.ready.is_empty() || !desk.handshakes.is_empty() || desk.sockets.has_orphans() {
             return Time::ZERO;
