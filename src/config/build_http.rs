@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use sluicegate_l7::route::pattern::captures_of;
 use sluicegate_l7::route::spec::{
     ActionSpec, Algorithm, CompressionSpec, HeaderSpec, MatchSpec, PathSpec, RedirectSpec,
     RespondSpec, RetrySpec, RewriteSpec, RouteSpec, SplitBy, StickySpec, ValueSpec,
@@ -17,7 +18,6 @@ use super::code;
 use super::fields::{Fields, Said};
 use super::plan::{ErrorPage, HttpLimits, HttpListener, HttpTimeoutOverrides, HttpTimeouts};
 use super::report::{Finding, Findings};
-use super::text_http::capture_of;
 use super::value::{Scalar, clip};
 
 /// What a compiled expression may take; the reader of the table compiles it once more.
@@ -73,7 +73,8 @@ fn default_name(fields: Option<&Fields>, matches: &MatchSpec) -> String {
 
 fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings) -> RouteSpec {
     let matches = fields.table("match").map(|table| matches(table, found)).unwrap_or_default();
-    let captures = captures(&matches.path);
+    // A path that is no pattern was refused already.
+    let captures = captures_of(&matches.path).unwrap_or_default();
     let captures: Vec<&str> = captures.iter().map(String::as_str).collect();
     let mut headers = |key| {
         fields.table(key).map(|table| operations(table, &captures, found)).unwrap_or_default()
@@ -164,18 +165,6 @@ fn regex(fields: &Fields, text: &str, ignore_case: bool, found: &mut Findings) -
             found.add(Finding::new(code::BAD_TEXT, place, fields.path_of("path_regex"), message));
             PathSpec::Any
         }
-    }
-}
-
-/// What templates of the route may name: `*` for what the path's last `*` stands for.
-fn captures(path: &PathSpec) -> Vec<String> {
-    match path {
-        PathSpec::Any => Vec::new(),
-        PathSpec::Pattern(text) => {
-            let names = text.split('/').filter_map(capture_of).map(str::to_owned);
-            names.chain(text.ends_with("/*").then(|| "*".to_owned())).collect()
-        }
-        PathSpec::Regex(regex) => regex.capture_names().flatten().map(str::to_owned).collect(),
     }
 }
 

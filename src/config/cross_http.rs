@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use sluicegate_l7::route::pattern::capture_of;
 use sluicegate_l7::route::spec::{MatchSpec, PathSpec, ValueSpec};
 
 use super::build::{Draft, ListenerDraft, PoolDraft};
@@ -12,7 +13,6 @@ use super::code::{self, Code};
 use super::fields::{Fields, Item, Said};
 use super::plan::{Mode, Protocol, SendProxy};
 use super::report::{Finding, Findings};
-use super::text_http::capture_of;
 use super::value::{Scalar, clip};
 
 /// Reports every contradiction.
@@ -407,7 +407,7 @@ fn is_whole(route: &Fields) -> bool {
 }
 
 /// The conditions as text in which order and case, where they do not matter, are gone.
-fn normal_form(matches: &MatchSpec) -> String {
+pub(super) fn normal_form(matches: &MatchSpec) -> String {
     let sorted = |list: &[String]| {
         let mut list = list.to_vec();
         list.sort_unstable();

@@ -1,13 +1,14 @@
 //! Lints of TLS and HTTP: what can be used, but hardly is what somebody meant.
 
-use sluicegate_l7::route::spec::{ActionSpec, PathSpec, RouteSpec};
+use sluicegate_l7::route::Table;
+use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
 use super::build::{Draft, ListenerDraft, PoolDraft};
 use super::code;
+use super::cross_http::normal_form;
 use super::fields::{Fields, Said};
 use super::plan::{HttpListener, Verify};
 use super::report::{Finding, Findings};
-use super::text_http::capture_of;
 use super::units::duration_text;
 use super::value::{Scalar, clip};
 
@@ -155,30 +156,20 @@ fn routes(
     }
 }
 
-/// Routes that others hide though they are not written alike: pairs of the hidden one and the
-/// one before it. Seen are those that differ only in the names of captures.
+/// More routes are not compared with each other, which takes the square of their number.
+const ROUTES_COMPARED_MAX: usize = 2_000;
+
+/// Routes that no request can take: pairs of the hidden one and one that takes its requests.
+/// Those that are written alike are an error of their own.
 fn shadowed(routes: &[RouteSpec]) -> Vec<(usize, usize)> {
-    let mut seen = std::collections::HashMap::new();
-    let mut pairs = Vec::new();
-    for (index, route) in routes.iter().enumerate() {
-        let matches = &route.matches;
-        let PathSpec::Pattern(path) = &matches.path else { continue };
-        if !path.contains('{') {
-            continue;
-        }
-        let shape: Vec<&str> =
-            path.split('/').map(|part| capture_of(part).map_or(part, |_| "{}")).collect();
-        let conditions = (&matches.headers, &matches.query, &matches.cookies, matches.ignore_case);
-        let key = format!("{:?}{:?}{shape:?}{conditions:?}", matches.hosts, matches.methods);
-        match seen.get(&key) {
-            // Written alike is an error of its own.
-            Some((first, same)) if *same != path => pairs.push((index, *first)),
-            Some(_) => {}
-            None => {
-                seen.insert(key, (index, path));
-            }
-        }
+    if routes.len() > ROUTES_COMPARED_MAX {
+        return Vec::new();
     }
+    let Ok(table) = Table::build(routes.to_vec()) else { return Vec::new() };
+    let mut pairs = table.shadowed();
+    pairs.retain(|&(later, first)| {
+        normal_form(&routes[later].matches) != normal_form(&routes[first].matches)
+    });
     pairs
 }
 

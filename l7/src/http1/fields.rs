@@ -121,12 +121,6 @@ impl Fields {
         self.values(buf, known).next()
     }
 
-    /// Value of the first line of a name that is in no table, in either case.
-    #[must_use]
-    pub fn first_named<'a>(&'a self, buf: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-        self.iter(buf).find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-    }
-
     pub(super) fn push(&mut self, name: Span, value: Span, known: Option<Known>) {
         let hop = known.is_some_and(|known| known.class() == Class::Hop);
         self.list.push(FieldSpan { name, value, known, hop });

@@ -165,17 +165,13 @@ impl Pattern {
 
 impl Segment {
     fn parse(text: &str, whole: &str) -> Result<Self, PatternError> {
-        if let Some(name) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
-            let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if name.is_empty() || !name.chars().all(word) {
-                return Err(error(format!(
-                    "`{text}` in `{whole}`: a name is letters, digits, `_`"
-                )));
-            }
+        if let Some(name) = capture_of(text) {
             return Ok(Self::Capture(name.to_owned()));
         }
         if text.contains(['{', '}']) {
-            return Err(error(format!("`{text}` in `{whole}`: a capture is a whole segment")));
+            return Err(error(format!(
+                "`{text}` in `{whole}`: a capture is a whole segment, its name letters, digits, `_` and `-`"
+            )));
         }
         if text.contains('*') {
             let why = format!("`*` in `{whole}` must be the last segment by itself, as in `/a/*`");
@@ -212,6 +208,9 @@ fn normal_literal(text: &str) -> Result<String, &'static str> {
                 let hex = text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
                 match hex.map(char::from) {
                     None => return Err("has a `%` without two hexadecimal digits"),
+                    Some(c) if c.is_ascii_control() || c == '\\' => {
+                        return Err("has an escape that no path may contain");
+                    }
                     Some(c) if c.is_ascii_alphanumeric() || "-._~".contains(c) => normal.push(c),
                     Some(c) => {
                         // A String takes every write.
@@ -239,6 +238,14 @@ pub(crate) fn segments_of(path: &str) -> Option<impl Iterator<Item = &str> + Clo
 /// Cuts `;…`: servers that know parameters pass over them, so matching does too.
 pub(crate) fn without_parameters(segment: &str) -> &str {
     segment.split_once(';').map_or(segment, |(before, _)| before)
+}
+
+/// `id` of the segment `{id}`.
+#[must_use]
+pub fn capture_of(segment: &str) -> Option<&str> {
+    let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    (!name.is_empty() && name.chars().all(word)).then_some(name)
 }
 
 /// What templates on a route with this path may name.
