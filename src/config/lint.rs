@@ -333,19 +333,17 @@ fn secrets(draft: &Draft<'_>, found: &mut Findings) {
         .chain(checks.map(|fields| (fields, &["password"][..])))
     {
         for key in keys {
-            let Some(Scalar::Secret { plain: true, .. }) = fields.said(key).and_then(Said::scalar)
-            else {
-                continue;
-            };
-            let message = format!("`{key}` of {} stands in the file in plain text", fields.title);
-            add(
-                found,
-                code::PLAIN_SECRET,
-                fields,
-                key,
-                message,
-                "write \"env:NAME\" or \"file:/path\"",
-            );
+            plain_secret(fields, key, found);
         }
+    }
+}
+
+/// A secret that stands in the file itself.
+pub(super) fn plain_secret(fields: &Fields, key: &str, found: &mut Findings) {
+    let said = fields.said(key).and_then(Said::scalar);
+    if let Some(Scalar::Secret { plain: true, .. } | Scalar::Pem { plain: true, .. }) = said {
+        let message = format!("`{key}` of {} stands in the file in plain text", fields.title);
+        let advice = "write \"env:NAME\" or \"file:/path\"";
+        add(found, code::PLAIN_SECRET, fields, key, message, advice);
     }
 }

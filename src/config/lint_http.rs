@@ -6,7 +6,8 @@ use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 use super::build::{Draft, ListenerDraft, PoolDraft};
 use super::code;
 use super::cross_http::normal_form;
-use super::fields::{Fields, Said};
+use super::fields::Fields;
+use super::lint::plain_secret;
 use super::plan::{HttpListener, Verify};
 use super::report::{Finding, Findings};
 use super::units::duration_text;
@@ -76,18 +77,8 @@ fn trusts_all(listener: &ListenerDraft<'_>, found: &mut Findings) {
 fn plain_keys(fields: &Fields, found: &mut Findings) {
     for key in ["key", "client_key"] {
         // Not every table has both.
-        if fields.knows(key)
-            && let Some(Scalar::Pem { plain: true, .. }) = fields.said(key).and_then(Said::scalar)
-        {
-            let message = format!("`{key}` of {} stands in the file in plain text", fields.title);
-            add(
-                found,
-                code::PLAIN_SECRET,
-                fields,
-                key,
-                message,
-                "write \"env:NAME\" or \"file:/path\"",
-            );
+        if fields.knows(key) {
+            plain_secret(fields, key, found);
         }
     }
 }

@@ -6,27 +6,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::control::fixture;
 use crate::control::membership::Membership;
-use crate::net::Peer;
-use crate::observe::reason::Reason;
-use crate::registry::{ListenerId, PoolId, ServerId};
-use crate::runtime::time::Time;
-
-fn record() -> SessionRecord {
-    SessionRecord {
-        listener: ListenerId(0),
-        peer: Peer::from(SocketAddr::from(([192, 0, 2, 7], 4711))),
-        pool: Some(PoolId(0)),
-        server: Some(ServerId(0)),
-        reason: Reason::Ok,
-        accepted_at: Time(5_000_000_000),
-        ended_at: Time(5_012_345_000),
-        connect: Some(Duration::from_micros(250)),
-        bytes_in: 10,
-        bytes_out: 20,
-        retries: 1,
-        names: None,
-    }
-}
+use crate::observe::lines::tests::{request, session};
 
 fn snapshot() -> Arc<Snapshot> {
     let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
@@ -36,7 +16,7 @@ fn snapshot() -> Arc<Snapshot> {
 fn shared(records: usize) -> Arc<Shared> {
     let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
     for _ in 0..records {
-        shared.records[0].push(record()).unwrap();
+        shared.records[0].push(session()).unwrap();
     }
     Arc::new(shared)
 }
@@ -80,7 +60,7 @@ fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
     let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
     let shared = shared(1_000);
     for _ in 0..100 {
-        shared.requests[0].push(crate::observe::lines::tests::request()).unwrap();
+        shared.requests[0].push(request()).unwrap();
     }
     let (state, _, clean) = write(file, &shared, |_| true);
     assert!(clean);
@@ -103,7 +83,7 @@ fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
         let dropped = state.dropped.load(Ordering::Relaxed);
         if dropped == 10 && !refilled.swap(true, Ordering::Relaxed) {
             for _ in 0..5 {
-                again.records[0].push(record()).unwrap();
+                again.records[0].push(session()).unwrap();
             }
         }
         dropped == 15
@@ -121,7 +101,7 @@ fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
     let shared = shared(2_000); // more than a pipe's 64 KiB
     let again = shared.clone();
     let (state, log, clean) = write(file, &shared, move |state| {
-        let _ = again.records[0].push(record());
+        let _ = again.records[0].push(session());
         state.stalled.load(Ordering::Relaxed) && state.dropped.load(Ordering::Relaxed) > 0
     });
     assert!(!clean);

@@ -18,7 +18,7 @@ use crate::registry::{ListenerId, PoolId, ServerId};
 use crate::runtime::time::Time;
 use crate::tls::info::ClientCertificate;
 
-fn session() -> SessionRecord {
+pub fn session() -> SessionRecord {
     SessionRecord {
         listener: ListenerId(0),
         peer: Peer::from(SocketAddr::from(([192, 0, 2, 7], 4711))),
