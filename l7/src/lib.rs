@@ -9,5 +9,6 @@ pub mod compress;
 pub mod http1;
 pub mod identity;
 pub mod path;
+pub mod policy;
 pub mod route;
 pub mod trace;

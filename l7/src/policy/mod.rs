@@ -1,0 +1,4 @@
+//! Who may pass, how often, and what they see: verdicts on requests, without I/O.
+//!
+//! One file for each kind of policy. What needs the outside (a token's introspection, a shared
+//! limit, a slow password hash) is worked out by the shell and judged here.
