@@ -2,3 +2,10 @@
 //!
 //! One file for each kind of policy. What needs the outside (a token's introspection, a shared
 //! limit, a slow password hash) is worked out by the shell and judged here.
+
+pub mod algorithm;
+pub mod claims;
+mod json;
+pub mod jwks;
+mod jws;
+pub mod jwt;
