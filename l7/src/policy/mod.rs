@@ -5,7 +5,10 @@
 
 pub mod algorithm;
 pub mod claims;
+pub mod introspection;
 mod json;
 pub mod jwks;
 mod jws;
 pub mod jwt;
+pub mod keyring;
+pub mod token_cache;
