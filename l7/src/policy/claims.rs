@@ -98,7 +98,7 @@ impl Claims {
         rules.check_audience(&members)?;
         let claims = Self { object: Value::Object(members), expires_at };
         for (selector, wanted) in &rules.required {
-            if !claims.get(selector).is_some_and(|found| says(found, wanted)) {
+            if !claims.says(selector, wanted) {
                 return Err(Refusal::Required);
             }
         }

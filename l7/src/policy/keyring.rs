@@ -85,6 +85,12 @@ impl Keyring {
         self.held.as_ref().map(|held| &held.keys)
     }
 
+    /// Whether another unknown key would be news. While one waits for its fetch, none is.
+    #[must_use]
+    pub const fn listens(&self) -> bool {
+        !self.wanted
+    }
+
     /// When [`Keyring::on_time`] has something to do, if nothing happens before; `None` while
     /// there is only a fetch to wait for.
     #[must_use]
