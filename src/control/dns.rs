@@ -165,6 +165,26 @@ pub async fn lookup(
     Ok(Answer { found, valid_for: lookup.valid_for.clamp(dns.ttl_min, dns.ttl_max) })
 }
 
+/// The addresses of one host, without those that `refuse` lists. For what control itself talks to.
+///
+/// # Errors
+/// Why there is none, as a sentence that names the host.
+pub(super) async fn addresses_of(
+    resolver: &TokioResolver,
+    dns: &Dns,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
+    let mut lookup = Lookup { resolver, dns, last: &[], refused: 0, valid_for: dns.ttl_max };
+    match lookup.addresses(host, port).await {
+        Ok(found) if found.is_empty() => {
+            Err(format!("all addresses of `{host}` are of a kind that `refuse` lists"))
+        }
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("`{host}` does not resolve: {error}")),
+    }
+}
+
 /// One lookup with all its questions.
 struct Lookup<'a> {
     resolver: &'a TokioResolver,

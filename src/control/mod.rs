@@ -12,9 +12,11 @@ mod certificates;
 mod checks;
 mod desk;
 pub mod dns;
+pub mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod instance;
+pub mod jwks;
 mod life;
 pub mod membership;
 pub mod notice;

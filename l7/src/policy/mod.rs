@@ -2,3 +2,13 @@
 //!
 //! One file for each kind of policy. What needs the outside (a token's introspection, a shared
 //! limit, a slow password hash) is worked out by the shell and judged here.
+
+pub mod algorithm;
+pub mod claims;
+pub mod introspection;
+mod json;
+pub mod jwks;
+mod jws;
+pub mod jwt;
+pub mod keyring;
+pub mod token_cache;

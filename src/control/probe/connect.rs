@@ -9,7 +9,10 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::Failure;
 
-pub(super) async fn tcp(to: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Failure> {
+pub(in crate::control) async fn tcp(
+    to: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<TcpStream, Failure> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),

@@ -25,11 +25,20 @@ pub(super) async fn ask(
     started: Instant,
 ) -> Result<String, Failure> {
     let request = request(check, address)?;
+    exchange(stream, request, async |response| judge(response, check, started).await).await
+}
+
+/// One request on a connection of its own; `read` makes something of the answer while it comes.
+pub(in crate::control) async fn exchange<T>(
+    stream: impl Stream + 'static,
+    request: Request<Empty<Bytes>>,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(broken)?;
-        judge(response, check, started).await
+        read(response).await
     };
     // The connection moves only while it is polled; when it ends, the exchange knows why.
     let drive = async {
@@ -78,7 +87,7 @@ async fn judge(
         )));
     }
     if let Some(text) = &check.body {
-        let body = body(response.into_body()).await?;
+        let body = beginning(response.into_body(), BODY_MAX).await?;
         if !body.windows(text.len().max(1)).any(|window| window == text.as_bytes()) {
             return Err(Failure::Server(format!("status {status}, but no {text:?} in the body")));
         }
@@ -86,15 +95,18 @@ async fn judge(
     Ok(format!("status {status} in {}", ms(started.elapsed())))
 }
 
-/// The first [`BODY_MAX`] bytes.
-async fn body(mut incoming: Incoming) -> Result<Vec<u8>, Failure> {
+/// At most the first `bytes_max` bytes of a body.
+pub(in crate::control) async fn beginning(
+    mut incoming: Incoming,
+    bytes_max: usize,
+) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     while let Some(frame) = incoming.frame().await {
         if let Ok(data) = frame.map_err(broken)?.into_data() {
-            let room = BODY_MAX - body.len();
+            let room = bytes_max - body.len();
             body.extend_from_slice(&data[..data.len().min(room)]);
         }
-        if body.len() == BODY_MAX {
+        if body.len() == bytes_max {
             break;
         }
     }

@@ -7,11 +7,11 @@
 //! To add one: write `probe/<name>.rs` with an `ask`, add the variant to
 //! [`plan::CheckKind`], an arm in [`speak`], and a row to [`PROBES`].
 
-mod connect;
-mod http;
+pub(super) mod connect;
+pub(super) mod http;
 mod postgres;
 mod redis;
-mod secure;
+pub(super) mod secure;
 mod tcp;
 
 use std::fmt::Display;
@@ -85,7 +85,7 @@ pub struct TargetTls<'a> {
 }
 
 /// A connection to a server, whatever it runs over.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub(in crate::control) trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 /// Runs one check within its timeout. The text says in words what was seen.

@@ -8,7 +8,7 @@ use super::{Failure, Stream, TargetTls, broken};
 use crate::tls::starttls::{self, Answer};
 
 /// Speaks TLS to the server, after PostgreSQL's question where that is the way.
-pub(super) async fn connect<S: Stream>(
+pub(in crate::control) async fn connect<S: Stream>(
     mut stream: S,
     target: TargetTls<'_>,
 ) -> Result<TlsStream<S>, Failure> {
