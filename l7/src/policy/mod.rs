@@ -3,6 +3,7 @@
 //! One file for each kind of policy. What needs the outside (a token's introspection, a shared
 //! limit, a slow password hash) is worked out by the shell and judged here.
 
+pub mod breaker;
 pub mod limit_lines;
 pub mod quota;
 pub mod rate;
