@@ -7,3 +7,4 @@ pub mod breaker;
 pub mod limit_lines;
 pub mod quota;
 pub mod rate;
+pub mod redis_script;
