@@ -70,6 +70,7 @@ impl PoolBreaker {
 
 impl Passage {
     /// How the request ended. Returns the breaker's new state if that has changed it.
+    #[must_use = "a change is worth an event"]
     pub fn record(mut self, now: Time, outcome: Outcome) -> Option<BreakerState> {
         let ticket = self.ticket.take()?;
         let mut breaker = lock(&self.breaker.breaker);

@@ -100,16 +100,16 @@ impl LimitTable {
         let mut shard = lock(self.shard(key));
         let now = shard.latest.max(now);
         shard.latest = now;
-        let shelf = shelf(&mut shard.rates, policy, || self.bound(policy));
-        take_all(rates, shelf.states(key, rates.len(), now), now)
+        let entries = shelf(&mut shard.rates, policy, || self.bound(policy));
+        take_all(rates, entries.states(key, rates.len(), now), now)
     }
 
     /// Takes one of a quota.
     #[must_use]
     pub fn count(&self, policy: u16, key: u128, quota: &QuotaSpec, unix_seconds: u64) -> Decision {
         let mut shard = lock(self.shard(key));
-        let shelf = shelf(&mut shard.quotas, policy, || self.bound(policy));
-        shelf.states(key, 1, unix_seconds)[0].take(*quota, unix_seconds)
+        let entries = shelf(&mut shard.quotas, policy, || self.bound(policy));
+        entries.states(key, 1, unix_seconds)[0].take(*quota, unix_seconds)
     }
 
     /// A place among at most `limit` in flight, until the permit is dropped.

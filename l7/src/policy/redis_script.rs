@@ -188,8 +188,11 @@ fn is_whole(bytes: &[u8]) -> Result<bool, Garbage> {
     }
 }
 
-/// The first line without its end, and what follows.
-fn line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Garbage> {
+/// A line without its end, and what follows.
+type Line<'a> = (&'a [u8], &'a [u8]);
+
+/// The first line, if it is all there.
+fn line(bytes: &[u8]) -> Result<Option<Line<'_>>, Garbage> {
     // What cannot become an expected answer is not waited for.
     if bytes.first().is_some_and(|kind| !b"+-:*".contains(kind)) {
         return Err(Garbage);

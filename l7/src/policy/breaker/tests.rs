@@ -182,6 +182,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// None of those on their way is a probe of the present state.
+fn forget(flying: &mut [(Ticket, bool)]) {
+    for (_, probe) in flying {
+        *probe = false;
+    }
+}
+
 proptest! {
     #[test]
     fn probes_in_flight_and_good_ones_are_never_more_than_probes(
@@ -198,7 +205,7 @@ proptest! {
                     Admit::Pass(ticket) => flying.push((ticket, false)),
                     Admit::Probe(ticket) => {
                         if !flying.iter().any(|(known, _)| *known == ticket) && good == 0 {
-                            flying.iter_mut().for_each(|(_, probe)| *probe = false);
+                            forget(&mut flying);
                         }
                         flying.push((ticket, true));
                     }
@@ -211,7 +218,7 @@ proptest! {
                     good += u32::from(probe && !error && changed.is_none());
                     if changed.is_some() {
                         good = 0;
-                        flying.iter_mut().for_each(|(_, probe)| *probe = false);
+                        forget(&mut flying);
                     }
                 }
                 Step::Abandon(which) if !flying.is_empty() => {
