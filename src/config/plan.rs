@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+pub use sluicegate_l7::policy::rate::Rate;
 use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
 pub use super::plan_http::{
@@ -167,15 +168,6 @@ pub struct ConnLimit {
     pub max_conns: Option<NonZeroU32>,
     pub conns_per_ip: Option<NonZeroU32>,
     pub new_conns_per_ip: Option<Rate>,
-}
-
-/// A token bucket: `burst` at once, refilled at `per_unit` a `unit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    pub per_unit: NonZeroU32,
-    pub unit: Duration,
-    /// `per_unit` unless the file says `burst B`.
-    pub burst: NonZeroU32,
 }
 
 /// The L4 timeouts of one listener with one pool, all filled in.

@@ -121,7 +121,7 @@ pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
         ["burst", burst] => rate_number(burst, text)?,
         _ => return Err(fail(format!("{} is not a rate", shown(text)), HINT)),
     };
-    Ok(Rate { per_unit, unit: Duration::from_secs(seconds), burst })
+    Ok(Rate::new(per_unit, Duration::from_secs(seconds), burst))
 }
 
 /// Reads a share of a whole, `"1%"` to `"100%"`, in percent.
@@ -299,10 +299,9 @@ mod tests {
 
     #[test]
     fn a_rate_without_burst_has_the_burst_of_one_unit() {
-        let rate = |per_unit, seconds, burst| Rate {
-            per_unit: NonZeroU32::new(per_unit).unwrap(),
-            unit: Duration::from_secs(seconds),
-            burst: NonZeroU32::new(burst).unwrap(),
+        let number = |n| NonZeroU32::new(n).unwrap();
+        let rate = |per_unit, seconds, burst| {
+            Rate::new(number(per_unit), Duration::from_secs(seconds), number(burst))
         };
         assert_eq!(parse_rate("100/min"), Ok(rate(100, 60, 100)));
         assert_eq!(parse_rate("20/s burst 40"), Ok(rate(20, 1, 40)));

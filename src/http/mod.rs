@@ -30,6 +30,7 @@ mod office;
 mod reply;
 mod retry;
 mod session;
+pub mod shared_limits;
 mod site;
 mod upstream;
 mod waiting;

@@ -1,10 +1,25 @@
-//! Who may connect, and how much of it: access lists and limits per client address.
+//! Who may connect, and how much of it: access lists and limits per client address; and what
+//! requests may do: rates, quotas, requests in flight, circuit breakers.
 //!
-//! All here is decided before a server is picked, from the peer's address alone. A unix client
-//! has no address, so none of it applies to one.
+//! Addresses are judged before a server is picked, from the peer's address alone. A unix client
+//! has no address, so none of that applies to one.
 
 mod access;
+mod breaker;
+mod in_flight;
 mod per_ip;
+mod shelf;
+mod table;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use access::AccessList;
+pub use breaker::{Passage, PoolBreaker};
+pub use in_flight::Permit;
 pub use per_ip::{ENTRIES_MAX, PerIp, Refusal};
+pub use table::{ENTRY_BYTES_MAX, LimitTable, POLICY_ENTRIES, RATE_BYTES_MAX, Usage};
+
+fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under these locks can only be one of allocation; the entries are still a table.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -17,12 +17,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crossbeam::utils::CachePadded;
 use siphasher::sip::SipHasher13;
+use sluicegate_l7::policy::rate::Bucket;
 
-use crate::config::plan::{ConnLimit, Rate};
+use super::lock;
+use crate::config::plan::ConnLimit;
 use crate::observe::reason::Reason;
 use crate::runtime::time::Time;
 
@@ -115,11 +117,6 @@ impl PerIp {
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // A panic under this lock can only be one of allocation; the entries are still a table.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Key {
     V4(u32),
@@ -149,6 +146,11 @@ struct Entry {
     bucket: Bucket,
 }
 
+/// The first moment at which a bucket is full.
+fn full_at(bucket: Bucket) -> Time {
+    Time(bucket.full_at.saturating_add(u64::from(bucket.part > 0)))
+}
+
 impl Shard {
     fn new(keyed: Keyed) -> Self {
         Self { entries: HashMap::with_hasher(keyed), idle: BTreeSet::new() }
@@ -173,14 +175,14 @@ impl Shard {
             return Err(Refusal::Conns);
         }
         let taken = match limit.new_conns_per_ip {
-            Some(rate) => bucket.take(now, rate).ok_or(Refusal::Rate)?,
+            Some(rate) => bucket.take(rate.in_nanos(), now.0).ok_or(Refusal::Rate)?,
             None => bucket,
         };
         let entry = Entry { sessions: sessions + 1, bucket: taken };
         match known {
             Some(known) => {
                 if sessions == 0 {
-                    self.idle.remove(&(bucket.full_at, key));
+                    self.idle.remove(&(full_at(bucket), key));
                 }
                 *known = entry;
             }
@@ -201,7 +203,7 @@ impl Shard {
         if entry.sessions > 0 {
             return;
         }
-        let full_at = entry.bucket.full_at;
+        let full_at = full_at(entry.bucket);
         if full_at <= now {
             self.entries.remove(&key);
         } else {
@@ -219,27 +221,6 @@ impl Shard {
                 _ => return,
             }
         }
-    }
-}
-
-/// A token bucket in one number: the generic cell rate algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bucket {
-    /// Each token taken moves this one refill interval on.
-    full_at: Time,
-}
-
-impl Bucket {
-    const FULL: Self = Self { full_at: Time::ZERO };
-
-    /// The bucket with one token less, if it has one.
-    fn take(self, now: Time, rate: Rate) -> Option<Self> {
-        // Rounded up: never more than the rate says, and less by one nanosecond a token at most.
-        let interval = rate.unit.as_nanos().div_ceil(u128::from(rate.per_unit.get())) as u64;
-        let used = self.full_at.0.saturating_sub(now.0);
-        let usable = interval.saturating_mul(u64::from(rate.burst.get()) - 1);
-        let full_at = Time(self.full_at.0.max(now.0).saturating_add(interval));
-        (used <= usable).then_some(Self { full_at })
     }
 }
 

@@ -107,7 +107,7 @@ fn new_conns_per_ip_lets_the_burst_in_and_no_more() {
     let mut plan = plan_over(&[backend.address]);
     // Refilled once an hour: the burst is all there is.
     plan.listeners[0].limit.new_conns_per_ip =
-        Some(Rate { per_unit: number(1), unit: Duration::from_secs(3600), burst: number(10) });
+        Some(Rate::new(number(1), Duration::from_secs(3600), number(10)));
     let engine = Engine::start(plan, 2);
     for nth in 1..=3 {
         for _ in 0..10 {

@@ -39,6 +39,7 @@ mod observing;
 mod peers;
 mod pressure;
 mod real_servers;
+mod redis_script;
 mod relay;
 mod stream;
 mod tls;

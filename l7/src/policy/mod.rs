@@ -12,3 +12,8 @@ mod jws;
 pub mod jwt;
 pub mod keyring;
 pub mod token_cache;
+pub mod breaker;
+pub mod limit_lines;
+pub mod quota;
+pub mod rate;
+pub mod redis_script;

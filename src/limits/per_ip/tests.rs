@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::plan::Rate;
 
 const SECRET: [u64; 2] = [1, 2];
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -20,11 +21,8 @@ fn conns(max: u32) -> ConnLimit {
 
 /// `per_second` with `burst`.
 fn rate(per_second: u32, burst: u32) -> ConnLimit {
-    let rate = Rate {
-        per_unit: NonZeroU32::new(per_second).unwrap(),
-        unit: Duration::from_secs(1),
-        burst: NonZeroU32::new(burst).unwrap(),
-    };
+    let number = |n| NonZeroU32::new(n).unwrap();
+    let rate = Rate::new(number(per_second), Duration::from_secs(1), number(burst));
     ConnLimit { new_conns_per_ip: Some(rate), ..ConnLimit::default() }
 }
 
@@ -182,7 +180,7 @@ fn release_one(table: &PerIp, inside: &[AtomicU32], held: &mut Vec<u32>) -> bool
     true
 }
 
-/// A bucket that is filled drop by drop: nanoseconds' worth of tokens.
+/// A bucket that is filled drop by drop: `per_second` drops a nanosecond, a token is `interval`.
 #[derive(Clone, Copy)]
 struct ModelEntry {
     sessions: u32,
@@ -215,14 +213,15 @@ proptest! {
     ) {
         const ENTRIES: usize = 4;
         let limit = ConnLimit { conns_per_ip: NonZeroU32::new(max), ..rate(per_second, burst) };
-        let interval = 1_000_000_000_u64.div_ceil(u64::from(per_second));
+        let interval = 1_000_000_000_u64;
         let brim = interval * u64::from(burst);
+        let drops = |time: Duration| time.as_nanos() as u64 * u64::from(per_second);
         let table = PerIp::with_shards(1, ENTRIES, SECRET);
         let mut model: HashMap<u32, ModelEntry> = HashMap::new();
         let mut now = at_ms(0);
         for step in steps {
             for entry in model.values_mut() {
-                entry.level = brim.min(entry.level + now.since(entry.seen).as_nanos() as u64);
+                entry.level = brim.min(entry.level + drops(now.since(entry.seen)));
                 entry.seen = now;
             }
             model.retain(|_, entry| entry.sessions > 0 || entry.level < brim);
