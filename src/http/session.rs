@@ -33,6 +33,7 @@ use crate::runtime::tasks::Inbox;
 use crate::runtime::time::Time;
 use crate::stream::{Stream, StreamError};
 use crate::tls::info::TlsInfo;
+use crate::tls::server::Admission;
 
 /// After an answer that closes, the client has so long to end its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -48,6 +49,7 @@ pub struct Peers {
     /// The address that the client reached.
     pub local: Option<SocketAddr>,
     pub tls: Option<Arc<TlsInfo>>,
+    pub admission: Option<Admission>,
 }
 
 impl Peers {

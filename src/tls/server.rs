@@ -76,6 +76,23 @@ pub enum Why {
     Failed(rustls::Error),
 }
 
+/// The host of a listener that a connection was made with, and so the certificate that its
+/// client was asked for.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    tls: Arc<ServerTls>,
+    policy: Policy,
+}
+
+impl Admission {
+    /// Whether a client that was let in here would have been at the host with this name too: a
+    /// Host as it is matched, empty for none.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        self.tls.policy_for(Some(host)) == self.policy
+    }
+}
+
 impl ServerTls {
     /// Reads all files. `tickets` is the listener's, over all reloads.
     ///
@@ -384,8 +401,9 @@ impl Incoming {
             None => self.tls.default,
         };
         let Host { config, policy } = &self.tls.hosts[host];
-        let (config, policy) = (Arc::clone(config), *policy);
-        Opening::Ready(Box::new(Pending { accepted, config, policy, rest: rest.to_vec() }))
+        let admission = Admission { tls: Arc::clone(&self.tls), policy: *policy };
+        let config = Arc::clone(config);
+        Opening::Ready(Box::new(Pending { accepted, config, admission, rest: rest.to_vec() }))
     }
 }
 
@@ -393,16 +411,16 @@ impl Incoming {
 pub struct Pending {
     accepted: Accepted,
     config: Arc<ServerConfig>,
-    policy: Policy,
+    admission: Admission,
     /// What came behind the hello.
     rest: Vec<u8>,
 }
 
 impl Pending {
-    /// The policy of the host that the name chose.
+    /// The host that the name chose.
     #[must_use]
-    pub const fn policy(&self) -> Policy {
-        self.policy
+    pub fn admission(&self) -> Admission {
+        self.admission.clone()
     }
 
     /// Our part of the handshake: the costly call, a signature and a key exchange unless a
@@ -465,6 +483,6 @@ impl fmt::Debug for Incoming {
 
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Pending").field("admission", &self.admission).finish_non_exhaustive()
     }
 }
