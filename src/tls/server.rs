@@ -29,6 +29,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection, SignatureAlgorithm, SupportedProtocolVersion};
 
 use super::certificates::{self, Certificate, LoadError};
+use super::reload::Stamp;
 use super::{Alert, Digest, digest_of, hello, listener_provider};
 use crate::config::plan::{CertEntry, ClientAuth, ListenerTls, Pem, TlsVersion};
 
@@ -39,6 +40,7 @@ const TICKETS_SENT: usize = 2;
 /// TLS of one listener, immutable; all workers share it.
 pub struct ServerTls {
     plan: ListenerTls,
+    stamps: Vec<Stamp>,
     tickets: Arc<Tickets>,
     certificates: Vec<Certificate>,
     hosts: Vec<Host>,
@@ -100,12 +102,14 @@ impl ServerTls {
     ///
     /// The first file that cannot be used, or entries that contradict each other.
     pub fn new(plan: &ListenerTls, tickets: Arc<Tickets>) -> Result<Self, LoadError> {
+        let stamps = Stamp::of_all(watch_list(plan));
         let provider = listener_provider();
         let load = |entry| Certificate::load(entry, &provider);
         let certificates: Vec<Certificate> =
             plan.certs.iter().map(load).collect::<Result<_, _>>()?;
         let mut tls = Self {
             plan: plan.clone(),
+            stamps,
             tickets,
             certificates,
             hosts: Vec::new(),
@@ -126,13 +130,11 @@ impl ServerTls {
         Self::new(&self.plan, Arc::clone(&self.tickets))
     }
 
-    /// The files whose change is a reason for [`ServerTls::rebuild`].
+    /// The files whose change is a reason for [`ServerTls::rebuild`], as they were before this
+    /// was built.
     #[must_use]
-    pub fn watch_list(&self) -> Vec<PathBuf> {
-        certificates::files(self.plan.certs.iter().flat_map(|entry| {
-            let optional = entry.client_ca.iter().chain(&entry.client_crl);
-            [&entry.cert, &entry.key].into_iter().chain(optional)
-        }))
+    pub fn stamps(&self) -> &[Stamp] {
+        &self.stamps
     }
 
     /// Starts reading a new client. Costs no handshake.
@@ -199,6 +201,13 @@ impl ServerTls {
         }
         Ok(())
     }
+}
+
+fn watch_list(plan: &ListenerTls) -> Vec<PathBuf> {
+    certificates::files(plan.certs.iter().flat_map(|entry| {
+        let optional = entry.client_ca.iter().chain(&entry.client_crl);
+        [&entry.cert, &entry.key].into_iter().chain(optional)
+    }))
 }
 
 impl Host {

@@ -58,7 +58,7 @@ fn apache(pages: &Path) -> Peer {
             dir = dir.display(),
             pages = pages.display()
         );
-        for module in ["mpm_prefork", "authz_core", "mime", "alias", "cgi"] {
+        for module in ["mpm_prefork", "authz_core", "alias", "cgi"] {
             let file = format!("/usr/lib/apache2/modules/mod_{module}.so");
             config.insert_str(0, &format!("LoadModule {module}_module {file}\n"));
         }
@@ -92,10 +92,14 @@ fn gate(server: &Peer, pool: &str) -> Gate {
     Gate::start(&format!(
         "version = 1\n[runtime]\nworkers = 1\n[admin]\nbind = \"{{admin}}\"\n\
          [log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
-         pool = \"app\"\n[pool.app]\n{pool}\n[pool.app.servers]\na = \"{}\"\n",
+         pool = \"app\"\n[listener.secure]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
+         pool = \"app\"\ntls = {{ cert = \"file:{CERTS}/www.pem\", \
+         key = \"file:{CERTS}/www.key\" }}\n[pool.app]\n{pool}\n[pool.app.servers]\na = \"{}\"\n",
         server.address
     ))
 }
+
+const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
@@ -128,11 +132,11 @@ fn converse(gate: &Gate, page: &[u8]) {
 
 /// The same for curl with HTTP/2, in one process and so on one connection.
 fn converse_http2(gate: &Gate, page: &[u8]) {
-    let url = |path: &str| format!("http://{}{path}", gate.address("web"));
+    let url = |path: &str| format!("https://{}{path}", gate.address("secure"));
     let dir = gate.dir.path();
     let file = |name: &str| dir.join(name).display().to_string();
     let mut curl = command("curl");
-    let usual = ["--silent", "--show-error", "--http2-prior-knowledge", "--write-out"];
+    let usual = ["--silent", "--show-error", "--insecure", "--http2", "--write-out"];
     let mut ask = |next: bool, arguments: &[&str], path: &str, to: &str| {
         curl.args(next.then_some("--next")).args(usual);
         curl.arg("%{http_code} %{http_version} %{num_connects}\n").args(arguments);

@@ -111,6 +111,19 @@ fn active(gate: &Gate, listener: &str) -> u64 {
     gate.status()["listeners"][listener]["active"].as_u64().expect("a number")
 }
 
+/// Waits until what the clients have said and taken so far is dealt with: a tenth of a second in
+/// which the gateway hardly works.
+fn until_calm(gate: &Gate) {
+    until("the gateway is calm", || {
+        let before = gate.cpu_ns();
+        thread::park_timeout(Duration::from_millis(100));
+        match gate.cpu_ns() - before {
+            ..20_000_000 => Ok(()),
+            busy => Err(busy),
+        }
+    });
+}
+
 /// As many descriptors as may be: each client here takes one.
 fn raise_descriptors() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
@@ -138,7 +151,8 @@ fn beside(dawdlers: &Dawdlers) {
         let active = active(&gate, dawdlers.listener);
         if active >= dawdlers.count as u64 { Ok(()) } else { Err(active) }
     });
-    let over = AtomicBool::new(false);
+    until_calm(&gate);
+    let (over, cpu) = (AtomicBool::new(false), gate.cpu_ns());
     let result = thread::scope(|scope| {
         let dawdling = scope.spawn(|| dawdlers.dawdle(&clients, &over));
         let result = good_client(&gate);
@@ -147,8 +161,13 @@ fn beside(dawdlers: &Dawdlers) {
         result
     });
     let each = gate.resident().saturating_sub(before) / dawdlers.count as u64;
-    println!("{} requests beside {} others, of which each costs {each} bytes; {}",
-        result["requests"], dawdlers.count, result["latency_us"]);
+    println!(
+        "{} requests beside {} others, of which each costs {each} bytes; latency {} us; CPU {} ms",
+        result["requests"],
+        dawdlers.count,
+        result["latency_us"],
+        (gate.cpu_ns() - cpu) / 1_000_000
+    );
     let errors = result["errors"].as_object().expect("by kind");
     assert!(errors.values().all(|count| count == 0), "{result}");
     // With an open loop every request has its time, whatever became of the one before.
@@ -163,7 +182,7 @@ const SLOW_HEADERS: Dawdlers = Dawdlers {
     count: SLOW,
     opening: b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Long: ",
     rest: b"abcdefgh",
-    each_max: 16 << 10,
+    each_max: 40 << 10,
 };
 
 const SLOW_BODIES: Dawdlers = Dawdlers {
@@ -171,7 +190,7 @@ const SLOW_BODIES: Dawdlers = Dawdlers {
     count: SLOW,
     opening: b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\n",
     rest: b"abcdefgh",
-    each_max: 32 << 10,
+    each_max: 40 << 10,
 };
 
 const SLOW_READERS: Dawdlers = Dawdlers {
@@ -179,7 +198,7 @@ const SLOW_READERS: Dawdlers = Dawdlers {
     count: SLOW,
     opening: b"GET /large HTTP/1.1\r\nHost: a.test\r\n\r\n",
     rest: b"",
-    each_max: 128 << 10,
+    each_max: 192 << 10,
 };
 
 const HALF_OPEN_HANDSHAKES: Dawdlers = Dawdlers {
@@ -188,7 +207,7 @@ const HALF_OPEN_HANDSHAKES: Dawdlers = Dawdlers {
     // A handshake record of 512 bytes with a ClientHello, of which one byte a time comes.
     opening: &[0x16, 3, 1, 2, 0, 1],
     rest: &[0],
-    each_max: 16 << 10,
+    each_max: 32 << 10,
 };
 
 #[test]
@@ -224,4 +243,45 @@ fn clients_that_do_not_come_to_the_point_are_sent_away() {
         });
         drop(clients);
     }
+}
+
+/// For bodies in the test below, and a server's pauses in it, which are longer.
+const BODY_TIMEOUT: &str = "1s";
+const PAUSE: Duration = Duration::from_millis(1500);
+
+#[test]
+fn a_server_may_pause_for_longer_than_a_client_may() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    let (seen, is_seen) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a request");
+        let mut request = Vec::new();
+        while !request.ends_with(b"ab") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a whole request");
+            request.push(byte[0]);
+            if request.ends_with(b"\r\n\r\na") {
+                seen.send(()).expect("the test waits");
+            }
+        }
+        // Before its answer, whose time begins with the request's last byte, and in it.
+        for part in ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab", "cd"] {
+            thread::park_timeout(PAUSE);
+            stream.write_all(part.as_bytes()).expect("it is still waited for");
+        }
+    });
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"off\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\nbody_timeout = \"{BODY_TIMEOUT}\"\n\
+         [pool.app.servers]\na = \"{address}\"\n"
+    ));
+    let mut client = gate.connect("web");
+    let head = "POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\nContent-Length: 2\r\n\r\na";
+    client.write_all(head.as_bytes()).expect("it is sent");
+    is_seen.recv().expect("the server has the first byte of the body");
+    client.write_all(b"b").expect("it is sent");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer and an end");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nabcd"), "{answer}");
 }

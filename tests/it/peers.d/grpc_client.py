@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Calls grpc_server.py through whatever is at HOST:PORT; ends with 0 if all is well.
 
+usage: grpc_client.py all|pauses HOST:PORT [FILE NAME]
+
 With a file of certificates and a name, it speaks TLS and offers h2 by ALPN, as gRPC does.
 """
 import queue
 import sys
+import time
 from concurrent import futures
 
 import grpc
@@ -82,15 +85,28 @@ def failures(channel):
 
 
 def limits(channel):
-    hang = channel.unary_unary("/test.Echo/Hang")
-    error = refusal(lambda: hang(b"", timeout=0.5))
+    hang = channel.unary_stream("/test.Echo/Hang")
+    error = refusal(lambda: list(hang(b"", timeout=0.5)))
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
-    call = hang.future(b"")
-    assert dict(call.initial_metadata())["x-hangs"] == "yes"
-    call.cancel()
-    assert call.cancelled()
+    answers = hang(b"")
+    assert next(answers) == b"hanging"
+    answers.cancel()
+    assert answers.cancelled()
 
 
-with channel_to(*sys.argv[1:]) as channel:
-    for part in [unary, streams, converse, failures, limits]:
+def pauses(channel):
+    """Nobody says anything for a while: before the first message, and between two."""
+    sent = queue.Queue()
+    answers = channel.stream_stream("/test.Echo/Converse")(iter(sent.get, None), timeout=PATIENCE)
+    for turn in range(3):
+        time.sleep(0.5)
+        sent.put(b"turn %d" % turn)
+        assert next(answers) == b"turn %d" % turn
+    sent.put(None)
+    assert not list(answers)
+
+
+PARTS = {"all": [unary, streams, converse, failures, limits], "pauses": [pauses]}
+with channel_to(*sys.argv[2:]) as channel:
+    for part in PARTS[sys.argv[1]]:
         part(channel)

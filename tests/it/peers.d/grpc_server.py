@@ -41,10 +41,9 @@ def hang(_request, context):
     context.add_callback(gone.set)
     limit = context.time_remaining()
     print("hangs", "without limit" if limit is None or limit > 1e6 else "with limit", flush=True)
-    context.send_initial_metadata((("x-hangs", "yes"),))
+    yield b"hanging"
     gone.wait(60)
     print("let go", flush=True)
-    return b""
 
 
 service = grpc.method_handlers_generic_handler(
@@ -56,7 +55,7 @@ service = grpc.method_handlers_generic_handler(
         "Converse": grpc.stream_stream_rpc_method_handler(converse),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
         "FailLate": grpc.unary_stream_rpc_method_handler(fail_late),
-        "Hang": grpc.unary_unary_rpc_method_handler(hang),
+        "Hang": grpc.unary_stream_rpc_method_handler(hang),
     },
 )
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
