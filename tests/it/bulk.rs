@@ -42,19 +42,19 @@ fn play(to: &mut impl Write) -> std::io::Result<()> {
 }
 
 /// Reads to the end; how much of a good body it was.
-fn listen(from: &mut impl Read) -> u64 {
-    let (mut heard, mut chunk) = (0, vec![0; 256 << 10]);
+fn take(from: &mut impl Read) -> u64 {
+    let (mut taken, mut chunk) = (0, vec![0; 256 << 10]);
     while let Ok(n @ 1..) = from.read(&mut chunk) {
         let mut piece = &chunk[..n];
         while !piece.is_empty() {
-            let at = (heard % TAPE.len() as u64) as usize;
+            let at = (taken % TAPE.len() as u64) as usize;
             let len = piece.len().min(TAPE.len() - at);
-            assert!(piece[..len] == TAPE[at..at + len], "another byte after {heard}");
-            heard += len as u64;
+            assert!(piece[..len] == TAPE[at..at + len], "another byte after {taken}");
+            taken += len as u64;
             piece = &piece[len..];
         }
     }
-    heard
+    taken
 }
 
 /// The payload of a chunked body (RFC 9112 §7.1).
@@ -109,16 +109,15 @@ fn serve(mut stream: TcpStream) {
         return;
     }
     let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked\r\n");
-    let heard = if chunked {
-        listen(&mut Unchunked { from: reader, left: 0, ended: false })
+    let taken = if chunked {
+        take(&mut Unchunked { from: reader, left: 0, ended: false })
     } else {
-        listen(&mut reader.take(SIZE))
+        take(&mut reader.take(SIZE))
     };
-    let text = heard.to_string();
+    let text = taken.to_string();
     let length = text.len();
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{text}"
-    );
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{text}");
     let _ = stream.write_all(answer.as_bytes());
 }
 
@@ -131,9 +130,9 @@ fn curl(version: &str, url: &str) -> Command {
 
 fn download(version: &str, url: &str) -> u64 {
     let mut curl = curl(version, url).spawn().expect("it starts");
-    let heard = listen(curl.stdout.as_mut().expect("piped"));
+    let taken = take(curl.stdout.as_mut().expect("piped"));
     assert!(curl.wait().expect("our own child").success());
-    heard
+    taken
 }
 
 /// What the server says that it got. Its length is told to nobody before.

@@ -17,7 +17,8 @@ fn server() -> Peer {
 }
 
 fn gate(server: &Peer, defaults: &str) -> Gate {
-    let tls = format!("tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}");
+    let tls =
+        format!("tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}");
     let listener = |name: &str, tls: &str| {
         format!(
             "[listener.{name}]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n{tls}\n\

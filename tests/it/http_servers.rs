@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -65,9 +66,10 @@ fn apache(pages: &Path) -> Peer {
         fs::write(dir.join("apache.conf"), config).expect("the configuration is written");
         let mut server = command("apache2");
         server.arg("-f").arg(dir.join("apache.conf")).arg("-DFOREGROUND");
+        // At its end it ends all of its group.
+        server.process_group(0);
         server
     });
-    // Its processes end with the first one only if that is asked like this.
     apache.farewell = Signal::SIGTERM;
     apache
 }
@@ -160,7 +162,7 @@ fn assert_served(server: &Peer, page: &[u8]) {
     converse_http2(&gate, page);
     let connects = "sluicegate_upstream_connects_total{pool=\"app\",server=\"a\",result=\"ok\"}";
     let connects = gate.metric(connects).expect("it is there");
-    let asked = gate.log(32);
+    let asked = gate.log(31);
     assert!(asked.iter().all(|line| line["reason"] == "ok"), "{asked:?}");
     // The server may have closed one between two requests, if the machine was slow.
     assert!(connects <= 3.0, "{connects} connections for {} requests", asked.len());
@@ -201,7 +203,10 @@ fn a_server_of_python_is_served_as_it_is() {
 /// The `tls` of a pool whose servers are `inner.test`.
 fn pool_of_http2(authority: &Authority) -> String {
     let ca = authority.path("ca.pem");
-    format!("protocol = \"h2\"\ntls = {{ verify = \"file:{}\", sni = \"inner.test\" }}", ca.display())
+    format!(
+        "protocol = \"h2\"\ntls = {{ verify = \"file:{}\", sni = \"inner.test\" }}",
+        ca.display()
+    )
 }
 
 /// nginx over TLS, with these words in its `listen`.
@@ -224,8 +229,7 @@ fn nginx_over_tls_is_spoken_to_in_http_2_and_its_goaways_cost_no_request() {
     let locations = nginx_locations(dir.path());
     let protocol = "location = /protocol { default_type text/plain; return 200 $server_protocol; }";
     let few = format!("keepalive_requests {GOAWAY_AFTER}; http2_max_concurrent_streams 8;");
-    let nginx =
-        nginx_over_tls(&authority, "ssl http2", &format!("{few} {protocol} {locations}"));
+    let nginx = nginx_over_tls(&authority, "ssl http2", &format!("{few} {protocol} {locations}"));
     let gate = gate(&nginx, &pool_of_http2(&authority));
     assert_eq!(Talk::to(&gate, "web").get("/protocol").body, b"HTTP/2.0");
     converse(&gate, &page);

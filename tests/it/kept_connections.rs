@@ -1,6 +1,7 @@
 //! Servers that close kept connections when they please, under load.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
@@ -26,10 +27,11 @@ fn random(seed: u64, at: u64) -> u64 {
 #[test]
 fn connections_closed_at_random_cost_no_get_and_double_no_post_under_load() {
     let seed = u64::from(std::process::id());
-    let (served, closed) = (AtomicU64::new(0), std::sync::Arc::new(AtomicUsize::new(0)));
-    let count = std::sync::Arc::clone(&closed);
+    let (served, ended) = (AtomicU64::new(0), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&ended);
     let backend = Backend::start(move |_| {
-        let closes = random(seed, served.fetch_add(1, Ordering::Relaxed)) % CLOSES_ONE_IN == 0;
+        let number = random(seed, served.fetch_add(1, Ordering::Relaxed));
+        let closes = number.is_multiple_of(CLOSES_ONE_IN);
         count.fetch_add(usize::from(closes), Ordering::Relaxed);
         Reply { closes, ..Reply::ok("fine") }
     });
@@ -70,8 +72,8 @@ fn connections_closed_at_random_cost_no_get_and_double_no_post_under_load() {
         *posts.entry(seen.path().to_owned()).or_default() += 1;
     }
     let twice: Vec<_> = posts.iter().filter(|(_, times)| **times > 1).collect();
-    let (closed, failed) = (closed.load(Ordering::Relaxed), failed_posts.into_inner());
-    println!("{closed} connections closed; {failed} of {} POSTs failed; seed {seed}", posts.len());
+    let (ended, failed) = (ended.load(Ordering::Relaxed), failed_posts.into_inner());
+    println!("{ended} connections closed; {failed} of {} POSTs failed; seed {seed}", posts.len());
     assert!(twice.is_empty(), "came twice, seed {seed}: {twice:?}");
-    assert!(closed > 0 && posts.len() + failed >= CLIENTS * REQUESTS_EACH / 2, "seed {seed}");
+    assert!(ended > 0 && posts.len() + failed >= CLIENTS * REQUESTS_EACH / 2, "seed {seed}");
 }

@@ -32,7 +32,7 @@ fn gate(authority: &Authority) -> Gate {
 fn ask(gate: &Gate, authority: &Authority, pair: Option<&str>, sni: &str, host: &str) -> u16 {
     let stream = shake(gate, "web", &trusting(authority, pair), sni).expect("a handshake");
     let mut talk = Talk::over(stream);
-    talk.host = host.to_owned();
+    host.clone_into(&mut talk.host);
     talk.get("/").status
 }
 

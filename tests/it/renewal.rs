@@ -62,7 +62,9 @@ fn certificates_are_swapped_under_clients_and_none_fails() {
         for at in 1..=SWAPS {
             let pair = authority.issue("inner.test");
             put(&authority, &pair);
-            until("a client is shown the new certificate", || is_seen(&pair).then_some(()).ok_or(at));
+            until("a client is shown the new certificate", || {
+                is_seen(&pair).then_some(()).ok_or(at)
+            });
             until("no error is left", || error_of(&gate).map_or(Ok(()), Err));
             if at % BROKEN_EVERY == 0 {
                 let other = authority.issue("inner.test");

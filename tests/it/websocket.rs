@@ -20,7 +20,8 @@ fn echo_server() -> Peer {
 }
 
 fn gate(server: &Peer, websocket: bool) -> Gate {
-    let tls = format!("tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}");
+    let tls =
+        format!("tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}");
     let listener = |name: &str, tls: &str| {
         format!(
             "[listener.{name}]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n{tls}\n\
@@ -52,7 +53,8 @@ fn messages_pings_and_close_codes_pass_both_ways_with_and_without_tls() {
     until("the server has heard every close", || {
         let heard = server.output();
         let count = |line: &str| heard.lines().filter(|heard| heard.starts_with(line)).count();
-        let counts = (count("closed 4001 enough"), count("closed 4002 as asked"), count("closed 1000"));
+        let counts =
+            (count("closed 4001 enough"), count("closed 4002 as asked"), count("closed 1000"));
         if counts == (2, 2, 2 * (CONVERSATIONS - 2)) { Ok(()) } else { Err((counts, heard)) }
     });
     for line in gate.log(2 * CONVERSATIONS) {
