@@ -58,6 +58,15 @@ impl Peers {
     pub fn ip(&self) -> Option<IpAddr> {
         self.source.map(|source| source.ip())
     }
+
+    /// `host`, if the client may ask for it here: a connection is for the hosts that would have
+    /// let its client in (RFC 9110 §7.4).
+    pub(super) fn reach<'h>(&self, host: &'h str) -> Result<&'h str, Reject> {
+        match &self.admission {
+            Some(admission) if !admission.covers(host) => Err(Reject::Misdirected),
+            _ => Ok(host),
+        }
+    }
 }
 
 /// A connection between requests, or in one.

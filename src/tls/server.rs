@@ -50,6 +50,8 @@ pub struct ServerTls {
     wildcard: HashMap<String, usize>,
     /// Host of the first entry.
     default: usize,
+    /// All hosts ask the same of clients.
+    is_uniform: bool,
 }
 
 /// The certificates of the same names.
@@ -91,7 +93,7 @@ impl Admission {
     /// Host as it is matched, empty for none.
     #[must_use]
     pub fn covers(&self, host: &str) -> bool {
-        self.tls.policy_for(Some(host)) == self.policy
+        self.tls.is_uniform || self.tls.policy_for(Some(host)) == self.policy
     }
 }
 
@@ -116,8 +118,10 @@ impl ServerTls {
             exact: HashMap::new(),
             wildcard: HashMap::new(),
             default: 0,
+            is_uniform: false,
         };
         tls.build_hosts()?;
+        tls.is_uniform = tls.hosts.windows(2).all(|two| two[0].policy == two[1].policy);
         Ok(tls)
     }
 

@@ -131,11 +131,11 @@ fn raise_descriptors() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may go up");
 }
 
-/// 200 requests a second of a client that wants answers.
-fn good_client(gate: &Gate) -> Value {
+/// 200 requests a second of a client that wants answers, for `duration`.
+fn good_client(gate: &Gate, duration: &str) -> Value {
     let url = format!("http://{}/", gate.address("web"));
     let mut bench = Command::new(env!("CARGO_BIN_EXE_sluicegate"));
-    bench.args(["bench", "http", &url, "--rate", "200", "--duration", "2s"]);
+    bench.args(["bench", "http", &url, "--rate", "200", "--duration", duration]);
     let said = run(bench.args(["--connections", "4", "--json"]));
     serde_json::from_str(&said).expect("one JSON object")
 }
@@ -144,7 +144,7 @@ fn beside(dawdlers: &Dawdlers) {
     raise_descriptors();
     let backend = Backend::start(|_| Reply::ok("fine"));
     let gate = gate(&backend, "5m");
-    good_client(&gate);
+    good_client(&gate, "200ms");
     let (before, cpu) = (gate.resident(), gate.cpu_ns());
     let clients: Vec<TcpStream> = (0..dawdlers.count).map(|_| dawdlers.connect(&gate)).collect();
     until("all are let in", || {
@@ -155,7 +155,7 @@ fn beside(dawdlers: &Dawdlers) {
     let (over, calm) = (AtomicBool::new(false), gate.cpu_ns());
     let result = thread::scope(|scope| {
         let dawdling = scope.spawn(|| dawdlers.dawdle(&clients, &over));
-        let result = good_client(&gate);
+        let result = good_client(&gate, "2s");
         over.store(true, Ordering::Relaxed);
         dawdling.join().expect("nobody was turned away");
         result
@@ -259,7 +259,7 @@ fn a_server_may_pause_for_longer_than_a_client_may() {
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a request");
         let mut request = Vec::new();
-        while !request.ends_with(b"ab") {
+        while !request.ends_with(b"\r\n\r\nab") {
             let mut byte = [0];
             stream.read_exact(&mut byte).expect("a whole request");
             request.push(byte[0]);
