@@ -164,23 +164,27 @@ fn a_gigabyte_passes_each_way_in_bounded_memory() {
     let plain = format!("http://{}/", gate.address("plain"));
     let secure = format!("https://{}/", gate.address("secure"));
     let before = gate.resident();
-    for (version, url) in [("--http1.1", &plain), ("--http1.1", &secure), ("--http2", &secure)] {
-        for (way, carry) in [("down", download as fn(&str, &str) -> u64), ("up", upload)] {
-            gate.forget_peak();
-            let begun = std::time::Instant::now();
-            assert_eq!(carry(version, url), SIZE, "{version} {url} {way}");
-            let (peak, after) = (gate.resident_peak(), gate.resident());
-            println!(
-                "{version} {url} {way}: {:.1} s; resident before {} KiB, peak {} KiB, after {} KiB",
-                begun.elapsed().as_secs_f64(),
-                before >> 10,
-                peak >> 10,
-                after >> 10
-            );
-            assert!(peak < before + GROWTH_MAX, "grew from {before} to {peak} bytes");
-        }
+    let (down, up) = (download as fn(&str, &str) -> u64, upload as fn(&str, &str) -> u64);
+    for (version, url, way, carry) in [
+        ("--http1.1", &plain, "down", down),
+        ("--http1.1", &plain, "up", up),
+        ("--http1.1", &secure, "down", down),
+        ("--http2", &secure, "up", up),
+    ] {
+        gate.forget_peak();
+        let begun = std::time::Instant::now();
+        assert_eq!(carry(version, url), SIZE, "{version} {url} {way}");
+        let (peak, after) = (gate.resident_peak(), gate.resident());
+        println!(
+            "{version} {url} {way}: {:.1} s; resident before {} KiB, peak {} KiB, after {} KiB",
+            begun.elapsed().as_secs_f64(),
+            before >> 10,
+            peak >> 10,
+            after >> 10
+        );
+        assert!(peak < before + GROWTH_MAX, "grew from {before} to {peak} bytes");
     }
-    for line in gate.log(6) {
+    for line in gate.log(4) {
         assert_eq!(line["reason"], "ok", "{line}");
         let (sent, got) = (line["bytes_in"].as_u64(), line["bytes_out"].as_u64());
         assert!(sent == Some(SIZE) || got == Some(SIZE), "{line}");

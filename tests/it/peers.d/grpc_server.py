@@ -41,9 +41,12 @@ def hang(_request, context):
     context.add_callback(gone.set)
     limit = context.time_remaining()
     print("hangs", "without limit" if limit is None or limit > 1e6 else "with limit", flush=True)
-    yield b"hanging"
-    gone.wait(60)
-    print("let go", flush=True)
+    try:
+        yield b"hanging"
+        gone.wait(60)
+    finally:
+        # Whoever cancels at once ends this at the yield.
+        print("let go", flush=True)
 
 
 service = grpc.method_handlers_generic_handler(
