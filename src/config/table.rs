@@ -209,7 +209,7 @@ pub static LOG: Section = Section {
 };
 
 const CONNECT: &str = "One attempt to connect to a server, and waiting for one with room.";
-const IDLE: &str = "A session without a byte in either direction ends after this.";
+const IDLE: &str = "A session without a byte in either direction ends after this; so does an answer that has begun and does not go on, and a silent gRPC stream.";
 const HALF_CLOSED: &str = "The same, once one side has finished sending.";
 const SESSION: &str = "The longest a session may last.";
 const KEEPALIVE: &str =

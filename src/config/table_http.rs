@@ -99,7 +99,7 @@ pub(super) static LISTENER_TLS: Section = section(
 static CERTIFICATE: Section = section(
     "certificate",
     "[[listener.NAME.tls.certs]]",
-    "One certificate, and what it asks of clients: what the listener's `tls` says, unless it says something itself.",
+    "One certificate, and what it asks of clients: what the listener's `tls` says, unless it says something itself. A request for a host that asks another thing than its connection's own did gets 421.",
     &[
         Key::new("cert", PEM, CERT).required(),
         Key::new("key", PRIVATE, PRIVATE_KEY).required(),

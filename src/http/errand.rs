@@ -192,7 +192,7 @@ pub fn judge(
     let lines = Lines { bytes, fields };
     let mut scratch = [0; http1::host::HOST_BYTES_MAX];
     let host_sent = head.host.map_or(&b""[..], |span| span.of(bytes));
-    let host = host_for_matching(host_sent, &mut scratch);
+    let host = bench.peers.reach(host_for_matching(host_sent, &mut scratch))?;
     let target = head.target.of(bytes);
     let mut rewritten = Vec::new();
     let normal = if head.asterisk {

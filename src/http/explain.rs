@@ -79,7 +79,7 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
     let head = request::parse(bytes, &site.limits, &mut fields)?.ok_or(Reject::RequestLine)?;
     // Ports are not asked about.
     let source = peer.map(|ip| SocketAddr::new(ip, 0));
-    let peers = Peers { source, local: None, tls: None };
+    let peers = Peers { source, local: None, tls: None, admission: None };
     let bench = Bench {
         is_http2: false,
         site,

@@ -30,6 +30,24 @@ use crate::runtime::tasks::Inbox;
 use crate::runtime::time::Time;
 use crate::stream::{Stream, StreamError};
 
+/// How long the head of an answer may take.
+#[derive(Clone, Copy)]
+struct Wait {
+    /// For a request that is whole.
+    until: Time,
+    /// Without a byte of a request that is not.
+    gap: Duration,
+}
+
+/// How long an answer may stand still.
+#[derive(Clone, Copy)]
+struct Gaps {
+    /// Because nothing comes.
+    source: Duration,
+    /// Because the client does not take what is there.
+    target: Duration,
+}
+
 /// Interim answers (1xx) before an answer: no server needs more.
 const INTERIM_MAX: u32 = 16;
 
@@ -209,12 +227,15 @@ impl<D: Driver> Session<D> {
         let reused = upstream.reused;
         let sent_at = self.office.now();
         let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
+        // A stream of gRPC may be silent for long, also before its server says anything.
+        let gap = if self.is_grpc { timeouts.idle } else { errand.timeouts.body };
         let mut inbox = Inbox::default();
         let mut fields = std::mem::take(&mut self.answer_fields);
         let mut interim = 0;
         let head = loop {
+            let wait = Wait { until, gap };
             let got =
-                self.await_head(&mut upstream, &mut inbox, &mut fields, errand, flow, until).await;
+                self.await_head(&mut upstream, &mut inbox, &mut fields, errand, flow, wait).await;
             match got {
                 Ok(head) if head.is_interim() => {
                     interim += 1;
@@ -280,17 +301,18 @@ impl<D: Driver> Session<D> {
         fields: &mut Fields,
         errand: &Errand,
         flow: &mut Flow,
-        until: Time,
+        wait: Wait,
     ) -> Result<ResponseHead, Attempt> {
         let shell = Rc::clone(self.office.shell());
         let limits = self.site.limits.of_answers();
         let (client, client_inbox) = (&mut self.stream, &mut self.inbox);
-        let body_timeout = errand.timeouts.body;
         let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
-        let request_timeout = until.since(shell.now());
-        let mut deadline = until;
+        // From the request's last byte on.
+        let request_timeout = wait.until.since(shell.now());
+        let mut deadline = if flow.has_all() { wait.until } else { shell.now() + wait.gap };
         loop {
             let mut moved = false;
+            let sends = !flow.is_through();
             let work = poll_fn(|cx| {
                 if client.poll_gone(cx).is_ready() {
                     return Poll::Ready(Err(Attempt::Failed(Reason::ClientReset)));
@@ -309,14 +331,14 @@ impl<D: Driver> Session<D> {
                     poll_head(cx, &mut upstream.stream, inbox, fields, asked, &limits, &mut moved);
                 match found {
                     // A body that is still coming keeps the clock of the request from running.
-                    Poll::Pending if moved && !flow.is_through() => Poll::Ready(Ok(None)),
+                    Poll::Pending if moved && sends => Poll::Ready(Ok(None)),
                     found => found.map_ok(Some),
                 }
             });
             match shell.timeout(deadline, work).await {
                 Ok(Ok(Some(head))) => return Ok(head),
                 Ok(Ok(None)) => {
-                    let gap = if flow.has_all() { request_timeout } else { body_timeout };
+                    let gap = if flow.has_all() { request_timeout } else { wait.gap };
                     deadline = shell.now() + gap.max(Duration::from_millis(1));
                 }
                 Ok(Err(attempt)) => return Err(attempt),
@@ -359,8 +381,9 @@ impl<D: Driver> Session<D> {
         let body = Body::new(head.framing, &self.site.limits.of_answers());
         let encoder = terms.compress.map(|algorithm| Box::new(Encoder::new(algorithm)));
         let mut answer = Flow::new(body, terms.passage, encoder, out);
-        let result =
-            self.exchange(errand.timeouts.body, &mut upstream, &mut inbox, flow, &mut answer).await;
+        let idle = self.office.timeouts(self.site.listener, pool).idle;
+        let gaps = Gaps { source: idle, target: errand.timeouts.body };
+        let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
         account.bytes_out += answer.total;
         let whole = answer.is_through();
         let reusable = whole
@@ -395,7 +418,7 @@ impl<D: Driver> Session<D> {
     /// Both bodies, until the answer's is through.
     async fn exchange(
         &mut self,
-        gap: Duration,
+        gaps: Gaps,
         upstream: &mut Upstream<D>,
         inbox: &mut Inbox,
         flow: &mut Flow,
@@ -406,6 +429,7 @@ impl<D: Driver> Session<D> {
         let mut sends = !flow.is_through();
         loop {
             let mut moved = false;
+            let waits = answer.waits_for_target();
             let work = poll_fn(|cx| {
                 if self.stream.poll_gone(cx).is_ready() {
                     return Poll::Ready(Err(Reason::ClientReset));
@@ -439,6 +463,7 @@ impl<D: Driver> Session<D> {
                     }
                 }
             });
+            let gap = if waits { gaps.target } else { gaps.source };
             match shell.timeout(shell.now() + gap, work).await {
                 Ok(Ok(true)) => return Ok(()),
                 Ok(Ok(false)) => {}

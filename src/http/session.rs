@@ -33,6 +33,7 @@ use crate::runtime::tasks::Inbox;
 use crate::runtime::time::Time;
 use crate::stream::{Stream, StreamError};
 use crate::tls::info::TlsInfo;
+use crate::tls::server::Admission;
 
 /// After an answer that closes, the client has so long to end its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -48,6 +49,7 @@ pub struct Peers {
     /// The address that the client reached.
     pub local: Option<SocketAddr>,
     pub tls: Option<Arc<TlsInfo>>,
+    pub admission: Option<Admission>,
 }
 
 impl Peers {
@@ -55,6 +57,15 @@ impl Peers {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.source.map(|source| source.ip())
+    }
+
+    /// `host`, if the client may ask for it here: a connection is for the hosts that would have
+    /// let its client in (RFC 9110 §7.4).
+    pub(super) fn reach<'h>(&self, host: &'h str) -> Result<&'h str, Reject> {
+        match &self.admission {
+            Some(admission) if !admission.covers(host) => Err(Reject::Misdirected),
+            _ => Ok(host),
+        }
     }
 }
 

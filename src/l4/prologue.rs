@@ -21,7 +21,7 @@ use crate::runtime::driver::Driver;
 use crate::runtime::tasks::{Inbox, Socket};
 use crate::runtime::time::Time;
 use crate::stream::{Stream, StreamError, Tls};
-use crate::tls::server::{Opening, ServerTls};
+use crate::tls::server::{Admission, Opening, ServerTls};
 use crate::tls::starttls::{self, Answer, Step};
 use crate::tls::upstream::ClientTls;
 use crate::tls::{Alert, hello};
@@ -142,7 +142,8 @@ async fn read<D: Driver>(
         welcome.stage = Stage::Handshake;
         let inbox = std::mem::take(&mut welcome.inbox);
         let accepted = accept_tls(stream, tls, prelude.starttls, inbox);
-        shell.timeout(until, accepted).await.unwrap_or(Err(Reason::TlsFailed.into()))?;
+        let accepted = shell.timeout(until, accepted).await;
+        welcome.admission = Some(accepted.unwrap_or(Err(Reason::TlsFailed.into()))?);
     }
     Ok(())
 }
@@ -208,7 +209,7 @@ async fn accept_tls<D: Driver>(
     tls: &Arc<ServerTls>,
     starttls: bool,
     mut inbox: Inbox,
-) -> Result<(), Refused> {
+) -> Result<Admission, Refused> {
     if starttls {
         accept_starttls(stream, &mut inbox).await?;
     }
@@ -229,11 +230,12 @@ async fn accept_tls<D: Driver>(
     };
     // A signature and a key exchange: a good part of a millisecond.
     stream.socket().shell().handshake_turn().await;
+    let admission = pending.admission();
     match pending.handshake() {
         Ok(connection) => {
             stream.secure(Tls::new(connection.into()));
             match stream.handshake().await {
-                Ok(()) => Ok(()),
+                Ok(()) => Ok(admission),
                 Err(StreamError::Reset | StreamError::Refused) => Err(Reason::ClientReset.into()),
                 // The alert is sent already.
                 Err(_) => Err(Refused::saying(Reason::TlsFailed, b"", stream).await),

@@ -27,6 +27,7 @@ use crate::runtime::buffers::Queue;
 use crate::runtime::driver::{Driver, Fd};
 use crate::runtime::tasks::{Inbox, Released, Socket, TaskId};
 use crate::stream::{Stream, Tls};
+use crate::tls::server::Admission;
 
 /// What a task leaves when it has given its sockets back.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub struct Welcome {
     pub sni: Option<String>,
     pub stage: Stage,
     pub tls: Option<Box<Tls>>,
+    /// The host that its handshake was with.
+    pub admission: Option<Admission>,
     /// Bytes that are for the server.
     pub inbox: Inbox,
 }
@@ -144,7 +147,7 @@ impl<D: Driver> Gate<D> {
         if let Some(site) = front.site()
             && front.is_silent()
         {
-            return self.begin_http(slot, site, None, Inbox::default());
+            return self.begin_http(slot, site, None, None, Inbox::default());
         }
         let (timeouts, proxied) = (self.timeouts(slot), self.is_proxied(slot));
         let socket = self.lend(slot, Side::Client, fd);
@@ -159,6 +162,7 @@ impl<D: Driver> Gate<D> {
         slot: u32,
         site: Arc<Site>,
         tls: Option<Box<Tls>>,
+        admission: Option<Admission>,
         inbox: Inbox,
     ) {
         let Some(fd) = self.fd(slot, Side::Client) else { return };
@@ -166,6 +170,7 @@ impl<D: Driver> Gate<D> {
             source: self.sessions[slot].peer.address(),
             local: self.driver.local_now(fd),
             tls: tls.as_ref().and_then(|tls| tls.info()).map(Arc::new),
+            admission,
         };
         let idle = Rc::new(Cell::new(false));
         self.seat(slot).idle = Some(Rc::clone(&idle));
@@ -293,7 +298,7 @@ impl<D: Driver> Gate<D> {
 
     /// The prologue is through: limits of a client that only now is known, then a server.
     fn on_ready(&mut self, slot: u32, welcome: Welcome) {
-        let Welcome { peer, pool, sni, stage: _, tls, inbox } = welcome;
+        let Welcome { peer, pool, sni, stage: _, tls, admission, inbox } = welcome;
         if tls.is_some() {
             self.count_handshake(slot, HandshakeResult::Ok);
         }
@@ -309,7 +314,7 @@ impl<D: Driver> Gate<D> {
         }
         let listener = usize::from(self.sessions[slot].listener.0);
         if let Some(site) = self.listeners[listener].front.site() {
-            return self.begin_http(slot, site, tls, inbox);
+            return self.begin_http(slot, site, tls, admission, inbox);
         }
         if let Some(pool) = pool {
             self.sessions[slot].pool = pool;

@@ -17,7 +17,8 @@ use crate::config::plan::Pem;
 
 /// Something built out of files.
 pub trait Reloadable: Sized {
-    fn watch_list(&self) -> Vec<PathBuf>;
+    /// Its files as they were before it read them: what changed since is news.
+    fn stamps(&self) -> Vec<Stamp>;
 
     /// # Errors
     ///
@@ -26,8 +27,8 @@ pub trait Reloadable: Sized {
 }
 
 impl Reloadable for ServerTls {
-    fn watch_list(&self) -> Vec<PathBuf> {
-        self.watch_list()
+    fn stamps(&self) -> Vec<Stamp> {
+        self.stamps().to_vec()
     }
 
     fn rebuild(&self) -> Result<Self, LoadError> {
@@ -36,8 +37,8 @@ impl Reloadable for ServerTls {
 }
 
 impl Reloadable for ClientTls {
-    fn watch_list(&self) -> Vec<PathBuf> {
-        self.watch_list()
+    fn stamps(&self) -> Vec<Stamp> {
+        self.stamps().to_vec()
     }
 
     fn rebuild(&self) -> Result<Self, LoadError> {
@@ -63,10 +64,9 @@ pub enum Found<T> {
 }
 
 impl<T: Reloadable> Watched<T> {
-    /// `current` as it was just built.
     #[must_use]
     pub fn new(current: Arc<T>) -> Self {
-        let files = current.watch_list().into_iter().map(Stamp::of).collect();
+        let files = current.stamps();
         Self { current, files }
     }
 
@@ -95,8 +95,8 @@ impl<T: Reloadable> Watched<T> {
 }
 
 /// A file as it was last seen.
-#[derive(Debug)]
-struct Stamp {
+#[derive(Clone, Debug)]
+pub struct Stamp {
     path: PathBuf,
     meta: Option<Meta>,
     /// `None`: it could not be read.
@@ -112,6 +112,17 @@ struct Meta {
 }
 
 impl Stamp {
+    /// Each file as it is now.
+    pub(super) fn of_all(files: Vec<PathBuf>) -> Vec<Self> {
+        files.into_iter().map(Self::of).collect()
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn of(path: PathBuf) -> Self {
         let mut stamp = Self { path, meta: None, content: None, settled: false };
         stamp.renew();

@@ -29,6 +29,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection, SignatureAlgorithm, SupportedProtocolVersion};
 
 use super::certificates::{self, Certificate, LoadError};
+use super::reload::Stamp;
 use super::{Alert, Digest, digest_of, hello, listener_provider};
 use crate::config::plan::{CertEntry, ClientAuth, ListenerTls, Pem, TlsVersion};
 
@@ -39,6 +40,7 @@ const TICKETS_SENT: usize = 2;
 /// TLS of one listener, immutable; all workers share it.
 pub struct ServerTls {
     plan: ListenerTls,
+    stamps: Vec<Stamp>,
     tickets: Arc<Tickets>,
     certificates: Vec<Certificate>,
     hosts: Vec<Host>,
@@ -48,6 +50,8 @@ pub struct ServerTls {
     wildcard: HashMap<String, usize>,
     /// Host of the first entry.
     default: usize,
+    /// All hosts ask the same of clients.
+    is_uniform: bool,
 }
 
 /// The certificates of the same names.
@@ -76,6 +80,23 @@ pub enum Why {
     Failed(rustls::Error),
 }
 
+/// The host of a listener that a connection was made with, and so the certificate that its
+/// client was asked for.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    tls: Arc<ServerTls>,
+    policy: Policy,
+}
+
+impl Admission {
+    /// Whether a client that was let in here would have been at the host with this name too: a
+    /// Host as it is matched, empty for none.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        self.tls.is_uniform || self.tls.policy_for(Some(host)) == self.policy
+    }
+}
+
 impl ServerTls {
     /// Reads all files. `tickets` is the listener's, over all reloads.
     ///
@@ -83,20 +104,24 @@ impl ServerTls {
     ///
     /// The first file that cannot be used, or entries that contradict each other.
     pub fn new(plan: &ListenerTls, tickets: Arc<Tickets>) -> Result<Self, LoadError> {
+        let stamps = Stamp::of_all(watch_list(plan));
         let provider = listener_provider();
         let load = |entry| Certificate::load(entry, &provider);
         let certificates: Vec<Certificate> =
             plan.certs.iter().map(load).collect::<Result<_, _>>()?;
         let mut tls = Self {
             plan: plan.clone(),
+            stamps,
             tickets,
             certificates,
             hosts: Vec::new(),
             exact: HashMap::new(),
             wildcard: HashMap::new(),
             default: 0,
+            is_uniform: false,
         };
         tls.build_hosts()?;
+        tls.is_uniform = tls.hosts.windows(2).all(|two| two[0].policy == two[1].policy);
         Ok(tls)
     }
 
@@ -109,13 +134,11 @@ impl ServerTls {
         Self::new(&self.plan, Arc::clone(&self.tickets))
     }
 
-    /// The files whose change is a reason for [`ServerTls::rebuild`].
+    /// The files whose change is a reason for [`ServerTls::rebuild`], as they were before this
+    /// was built.
     #[must_use]
-    pub fn watch_list(&self) -> Vec<PathBuf> {
-        certificates::files(self.plan.certs.iter().flat_map(|entry| {
-            let optional = entry.client_ca.iter().chain(&entry.client_crl);
-            [&entry.cert, &entry.key].into_iter().chain(optional)
-        }))
+    pub fn stamps(&self) -> &[Stamp] {
+        &self.stamps
     }
 
     /// Starts reading a new client. Costs no handshake.
@@ -182,6 +205,13 @@ impl ServerTls {
         }
         Ok(())
     }
+}
+
+fn watch_list(plan: &ListenerTls) -> Vec<PathBuf> {
+    certificates::files(plan.certs.iter().flat_map(|entry| {
+        let optional = entry.client_ca.iter().chain(&entry.client_crl);
+        [&entry.cert, &entry.key].into_iter().chain(optional)
+    }))
 }
 
 impl Host {
@@ -384,8 +414,9 @@ impl Incoming {
             None => self.tls.default,
         };
         let Host { config, policy } = &self.tls.hosts[host];
-        let (config, policy) = (Arc::clone(config), *policy);
-        Opening::Ready(Box::new(Pending { accepted, config, policy, rest: rest.to_vec() }))
+        let admission = Admission { tls: Arc::clone(&self.tls), policy: *policy };
+        let config = Arc::clone(config);
+        Opening::Ready(Box::new(Pending { accepted, config, admission, rest: rest.to_vec() }))
     }
 }
 
@@ -393,16 +424,16 @@ impl Incoming {
 pub struct Pending {
     accepted: Accepted,
     config: Arc<ServerConfig>,
-    policy: Policy,
+    admission: Admission,
     /// What came behind the hello.
     rest: Vec<u8>,
 }
 
 impl Pending {
-    /// The policy of the host that the name chose.
+    /// The host that the name chose.
     #[must_use]
-    pub const fn policy(&self) -> Policy {
-        self.policy
+    pub fn admission(&self) -> Admission {
+        self.admission.clone()
     }
 
     /// Our part of the handshake: the costly call, a signature and a key exchange unless a
@@ -465,6 +496,6 @@ impl fmt::Debug for Incoming {
 
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Pending").field("admission", &self.admission).finish_non_exhaustive()
     }
 }

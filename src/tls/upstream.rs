@@ -17,6 +17,7 @@ use rustls::{
 
 use super::certificates::{self, LoadError};
 use super::pool_provider;
+use super::reload::Stamp;
 use crate::config::plan::{Pem, PoolTls, Verify};
 
 /// Server names with sessions to resume, per pool. A pool has one name, or the names of its
@@ -27,6 +28,7 @@ const SESSIONS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct ClientTls {
     plan: PoolTls,
+    stamps: Vec<Stamp>,
     alpn: Vec<Vec<u8>>,
     config: Arc<ClientConfig>,
     sni: Option<ServerName<'static>>,
@@ -41,8 +43,9 @@ impl ClientTls {
     pub fn new(plan: &PoolTls, alpn: &[&[u8]]) -> Result<Self, LoadError> {
         let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.to_vec()).collect();
         let sni = plan.sni.as_deref().map(server_name).transpose()?;
+        let stamps = Stamp::of_all(watch_list(plan));
         let config = Arc::new(config_for(plan, alpn.clone())?);
-        Ok(Self { plan: plan.clone(), alpn, config, sni })
+        Ok(Self { plan: plan.clone(), stamps, alpn, config, sni })
     }
 
     /// The same plan with the files as they are now. Sessions start anew: a server that was
@@ -52,19 +55,17 @@ impl ClientTls {
     ///
     /// As [`ClientTls::new`]; this one goes on to serve.
     pub fn rebuild(&self) -> Result<Self, LoadError> {
-        let config = Arc::new(config_for(&self.plan, self.alpn.clone())?);
-        Ok(Self { plan: self.plan.clone(), alpn: self.alpn.clone(), config, sni: self.sni.clone() })
+        let (plan, alpn, sni) = (self.plan.clone(), self.alpn.clone(), self.sni.clone());
+        let stamps = Stamp::of_all(watch_list(&plan));
+        let config = Arc::new(config_for(&plan, alpn.clone())?);
+        Ok(Self { plan, stamps, alpn, config, sni })
     }
 
-    /// The files whose change is a reason for [`ClientTls::rebuild`].
+    /// The files whose change is a reason for [`ClientTls::rebuild`], as they were before this
+    /// was built.
     #[must_use]
-    pub fn watch_list(&self) -> Vec<PathBuf> {
-        let authority = match &self.plan.verify {
-            Verify::File(path) => Some(Pem::File(path.clone())),
-            Verify::System | Verify::Insecure => None,
-        };
-        let own = self.plan.client.iter().flat_map(|(cert, key)| [cert, key]);
-        certificates::files(own.chain(&authority))
+    pub fn stamps(&self) -> &[Stamp] {
+        &self.stamps
     }
 
     /// A connection whose hello waits to be sent. `server` is the server's own name or address;
@@ -102,6 +103,15 @@ pub fn server_name(text: &str) -> Result<ServerName<'static>, LoadError> {
         file: format!("server name {text:?}"),
         why: "neither a host name nor an IP address".to_owned(),
     })
+}
+
+fn watch_list(plan: &PoolTls) -> Vec<PathBuf> {
+    let authority = match &plan.verify {
+        Verify::File(path) => Some(Pem::File(path.clone())),
+        Verify::System | Verify::Insecure => None,
+    };
+    let own = plan.client.iter().flat_map(|(cert, key)| [cert, key]);
+    certificates::files(own.chain(&authority))
 }
 
 fn config_for(plan: &PoolTls, alpn: Vec<Vec<u8>>) -> Result<ClientConfig, LoadError> {

@@ -186,6 +186,20 @@ impl Gate {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// The most that [`Gate::resident`] has been since [`Gate::forget_peak`].
+    pub fn resident_peak(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).expect("our own child");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it is there");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    pub fn forget_peak(&self) {
+        // 5 sets the peak to what is resident now: proc_pid_clear_refs(5).
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        std::fs::write(path, "5").expect("our own child");
+    }
+
     /// CPU time of the process so far, user and system, in nanoseconds.
     pub fn cpu_ns(&self) -> u64 {
         let tasks = format!("/proc/{}/task", self.child.id());

@@ -15,9 +15,11 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod authority;
 mod backend;
 mod balance;
 mod bench;
+mod bulk;
 mod command_line;
 mod deadline;
 mod demo;
@@ -27,11 +29,15 @@ mod engine;
 mod failover;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
+mod grpc;
 mod hold;
 mod http;
 mod http2;
 mod http2_frames;
+mod http_servers;
+mod kept_connections;
 mod limits;
+mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
 mod observing;
@@ -41,5 +47,10 @@ mod pressure;
 mod real_servers;
 mod redis_script;
 mod relay;
+mod renewal;
+mod slow_clients;
 mod stream;
+mod talk;
 mod tls;
+mod tls_client;
+mod websocket;

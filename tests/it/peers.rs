@@ -21,6 +21,9 @@ use super::deadline::{PATIENCE, until, within};
 /// Starts with another port this often if the first was taken meanwhile.
 const STARTS_MAX: usize = 3;
 
+/// Servers and clients in the languages they are written in.
+pub const PEERS_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/peers.d");
+
 /// Whether all `programs` are there; `if !need(&["redis-server"]) { return; }` begins a test.
 ///
 /// Without them the test says that it skipped itself, or fails where they are required.
@@ -56,6 +59,16 @@ pub fn command(program: &str) -> Command {
     command
 }
 
+/// Debian's Python, which has the modules that its packages bring; another may come first in PATH.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// A command for a script in `peers.d`, by [`PYTHON`].
+pub fn python(script: &str) -> Command {
+    let mut command = command(PYTHON);
+    command.arg(Path::new(PEERS_DIR).join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 /// Runs a client to its end and returns what it printed; panics with it on failure.
 pub fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().expect("the program starts");
@@ -69,6 +82,8 @@ pub struct Peer {
     child: Child,
     pub address: SocketAddr,
     pub dir: TempDir,
+    /// What asks it to end at once.
+    pub farewell: Signal,
 }
 
 impl Peer {
@@ -99,6 +114,11 @@ impl Peer {
 
     /// nginx with `locations` inside its one server.
     pub fn nginx(locations: &str) -> Self {
+        Self::nginx_listening("", locations)
+    }
+
+    /// The same with more words in its `listen`.
+    pub fn nginx_listening(listen: &str, locations: &str) -> Self {
         Self::start(|port, dir| {
             let config = format!(
                 "master_process off; daemon off; pid nginx.pid; error_log stderr;\n\
@@ -106,7 +126,7 @@ impl Peer {
                  http {{ access_log off; keepalive_requests 1000000;\n\
                  client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f;\n\
                  uwsgi_temp_path u; scgi_temp_path s;\n\
-                 server {{ listen 127.0.0.1:{port} backlog=4096; {locations} }} }}\n"
+                 server {{ listen 127.0.0.1:{port} {listen} backlog=4096; {locations} }} }}\n"
             );
             fs::write(dir.join("nginx.conf"), config).expect("the configuration is written");
             let mut server = command("nginx");
@@ -152,7 +172,7 @@ impl Peer {
         let log = fs::File::create(dir.path().join("output")).expect("the log is made");
         let both = log.try_clone().expect("a descriptor");
         let child = command.stdout(log).stderr(both).spawn().map_err(|error| error.to_string())?;
-        let mut peer = Self { child, address, dir };
+        let mut peer = Self { child, address, dir, farewell: Signal::SIGINT };
         let ended = until(&format!("{command:?} accepts"), || {
             if let Some(status) = peer.child.try_wait().expect("our own child") {
                 return Ok(Some(status));
@@ -180,7 +200,7 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         // PostgreSQL's children end at once when their parent is asked to.
-        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT);
+        let _ = kill(Pid::from_raw(self.child.id() as i32), self.farewell);
         let _ = within(PATIENCE / 4, || self.child.try_wait().ok().flatten().ok_or(()));
         self.kill();
         if std::thread::panicking() {

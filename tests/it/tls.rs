@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Output;
 
+use super::authority::Authority;
 use super::backend::{Backend, Reply};
 use super::gate::Gate;
 use super::peers::{Peer, command, need, run};
@@ -129,36 +130,6 @@ fn a_large_page_comes_whole_through_tls_to_a_server_that_speaks_tls_too() {
     let url = format!("https://{}/", outer.address("secure"));
     let got = run(command("curl").args(["--silent", "--show-error", "--insecure", &url]));
     assert!(got == page, "{} of {} bytes", got.len(), page.len());
-}
-
-/// An authority of this test, and a server's certificate of it for `inner.test`.
-struct Authority {
-    dir: tempfile::TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
-        let ca = ca.expect("an authority");
-        let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(vec!["inner.test".to_owned()]).expect("a name");
-        let leaf = leaf.signed_by(&key, &ca).expect("a certificate");
-        for (file, text) in
-            [("ca.pem", ca.pem()), ("inner.pem", leaf.pem()), ("inner.key", key.serialize_pem())]
-        {
-            std::fs::write(dir.path().join(file), text).expect("it is written");
-        }
-        Self { dir }
-    }
-
-    fn listener(&self) -> String {
-        let dir = self.dir.path().display();
-        format!("tls = {{ cert = \"file:{dir}/inner.pem\", key = \"file:{dir}/inner.key\" }}")
-    }
 }
 
 #[test]

@@ -52,13 +52,14 @@ pub enum Reject {
     FramingOfBodiless,
     HeadTimeout,
     Loop,
+    Misdirected,
 }
 
 /// One row of [`TABLE`].
 type Row = (Reject, u16, &'static str);
 
 /// Status and sentence of each reject, in the order of the enum.
-const TABLE: [Row; 45] = {
+const TABLE: [Row; 46] = {
     use Reject as R;
     [
         (R::RequestLine, 400, "The request line is malformed."),
@@ -114,6 +115,11 @@ const TABLE: [Row; 45] = {
         (R::FramingOfBodiless, 502, "A message without a body declares one."),
         (R::HeadTimeout, 408, "The request head did not arrive in time."),
         (R::Loop, 508, "The request has come through this gateway before."),
+        (
+            R::Misdirected,
+            421,
+            "The host asks other certificates of clients than this connection was made with.",
+        ),
     ]
 };
 

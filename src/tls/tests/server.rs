@@ -16,7 +16,7 @@ use crate::config::plan::{CertEntry, ClientAuth, ListenerTls, Pem, PoolTls, TlsV
 use crate::tls::certificates;
 use crate::tls::fixture::{Authority, Failed, meet, mutual};
 use crate::tls::info::TlsInfo;
-use crate::tls::reload::{Found, Watched};
+use crate::tls::reload::{Found, Stamp, Watched};
 use crate::tls::server::{ServerTls, Tickets, Why};
 use crate::tls::upstream::{self, ClientTls};
 
@@ -396,6 +396,18 @@ fn a_broken_new_pair_keeps_the_old_and_a_whole_one_replaces_it() {
 }
 
 #[test]
+fn a_change_between_the_build_and_the_first_look_is_found() {
+    let ca = Authority::new();
+    let (entry, new) = (ca.server("a", &["a.test"]), ca.server("new", &["a.test"]));
+    let built = listener(vec![entry.clone()]);
+    overwrite(&entry, &new, true);
+    let mut watched = Watched::new(built);
+    assert!(matches!(watched.poll(), Found::Fresh(_)));
+    assert_eq!(served(watched.current(), "a.test", &[&entry, &new]), 0, "both are the new one");
+    assert!(matches!(watched.poll(), Found::Unchanged));
+}
+
+#[test]
 fn an_unusable_file_is_named_with_what_is_wrong() {
     let ca = Authority::new();
     let good = ca.server("a", &["a.test"]);
@@ -460,7 +472,8 @@ fn a_server_is_refused_for_its_name_its_authority_or_its_date() {
     };
     let named = ClientTls::new(&plan, &[b"h2"]).unwrap();
     assert!(asks(&good, &named, "192.0.2.9"), "the plan's name wins over the server's");
-    assert_eq!(named.watch_list(), [ca.ca()]);
+    let watched: Vec<_> = named.stamps().iter().map(Stamp::path).collect();
+    assert_eq!(watched, [ca.ca()]);
 }
 
 #[test]
