@@ -40,6 +40,9 @@ pub enum Reject {
     Trailer,
     TrailerTooLarge,
     BodyTruncated,
+    BodyTooLarge,
+    BodySyntax,
+    BodyCoding,
     PathSyntax,
     PathEscape,
     PathEncodedSlash,
@@ -59,7 +62,7 @@ pub enum Reject {
 type Row = (Reject, u16, &'static str);
 
 /// Status and sentence of each reject, in the order of the enum.
-const TABLE: [Row; 46] = {
+const TABLE: [Row; 49] = {
     use Reject as R;
     [
         (R::RequestLine, 400, "The request line is malformed."),
@@ -103,6 +106,9 @@ const TABLE: [Row; 46] = {
         (R::Trailer, 400, "A trailer field is malformed."),
         (R::TrailerTooLarge, 431, "The trailer section is too large."),
         (R::BodyTruncated, 400, "The connection ended before the body did."),
+        (R::BodyTooLarge, 413, "The body is larger than is allowed here."),
+        (R::BodySyntax, 400, "The body is not the JSON that its type says."),
+        (R::BodyCoding, 415, "The body is encoded, and has to be read here."),
         (R::PathSyntax, 400, "The path holds a byte that may not stand in it."),
         (R::PathEscape, 400, "The path holds a broken escape or an escaped control."),
         (R::PathEncodedSlash, 400, "The path holds an escaped slash."),
@@ -151,7 +157,7 @@ impl Reject {
         match self.status() {
             405 => "method",
             408 => "client-timeout",
-            414 | 431 => "too-large",
+            413 | 414 | 431 => "too-large",
             _ => "bad-request",
         }
     }

@@ -1,7 +1,7 @@
 //! A route's or policy's operations on the fields of a head: remove, then set, then add.
 //!
 //! The session copies a head line by line, asks [`passes`] for each, and appends what
-//! [`write_http1`] gives. So a set field takes the place of all received ones, and an
+//! [`write_all`] gives. So a set field takes the place of all received ones, and an
 //! added one stands beside them. Framing is not the operator's to change: see [`is_framing`].
 
 use super::spec::HeaderSpec;
@@ -32,19 +32,37 @@ pub fn passes(spec: &HeaderSpec, name: &[u8]) -> bool {
     !spec.remove.iter().any(|own| is(own)) && !spec.set.iter().any(|(own, _)| is(own))
 }
 
-/// Appends the lines that are set and added, each with its CRLF. One whose value is empty
-/// (a variable that there is not) is left out.
-pub fn write_http1(spec: &HeaderSpec, variables: &(impl Variables + ?Sized), out: &mut Vec<u8>) {
-    for (name, template) in lines(spec) {
-        let start = out.len();
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        let value = out.len();
-        template.render(variables, out);
-        if out[value..].trim_ascii().is_empty() {
-            out.truncate(start);
-        } else {
-            out.extend_from_slice(b"\r\n");
+fn write_line(
+    name: &str,
+    template: &Template,
+    variables: &(impl Variables + ?Sized),
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    let value = out.len();
+    template.render(variables, out);
+    if out[value..].trim_ascii().is_empty() {
+        out.truncate(start);
+    } else {
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the lines that are set and added, each with its CRLF, of several specs in their order:
+/// what one of them adds, a later one may remove. A line whose value is empty (a variable that
+/// there is not) is left out.
+pub fn write_all<'s>(
+    specs: &(impl Iterator<Item = &'s HeaderSpec> + Clone),
+    variables: &(impl Variables + ?Sized),
+    out: &mut Vec<u8>,
+) {
+    for (at, spec) in specs.clone().enumerate() {
+        let stays =
+            |name: &str| specs.clone().skip(at + 1).all(|later| passes(later, name.as_bytes()));
+        for (name, template) in lines(spec).filter(|(name, _)| stays(name)) {
+            write_line(name, template, variables, out);
         }
     }
 }
@@ -87,11 +105,19 @@ mod tests {
     #[test]
     fn set_and_added_lines_are_written_and_empty_ones_are_not() {
         let mut out = Vec::new();
-        write_http1(&spec(), &Host("alice\r\nX-Evil: 1"), &mut out);
+        write_all(&std::iter::once(&spec()), &Host("alice\r\nX-Evil: 1"), &mut out);
         assert_eq!(out, b"X-User: aliceX-Evil: 1\r\nX-Source: gateway\r\n");
         out.clear();
-        write_http1(&spec(), &Host(""), &mut out);
+        write_all(&std::iter::once(&spec()), &Host(""), &mut out);
         assert_eq!(out, b"X-Source: gateway\r\n");
+    }
+
+    #[test]
+    fn what_one_spec_adds_a_later_one_may_remove() {
+        let later = HeaderSpec { remove: vec!["x-source".into()], ..HeaderSpec::default() };
+        let mut out = Vec::new();
+        write_all(&[spec(), later].iter(), &Host("a"), &mut out);
+        assert_eq!(out, b"X-User: a\r\n");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::template::Template;
+use crate::policy::chain::Mention;
 
 /// One `[[listener.NAME.route]]`.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct RouteSpec {
     pub access_log: Option<bool>,
     /// `None`: the listener's; `Some(None)`: switched off here.
     pub compression: Option<Option<CompressionSpec>>,
+    /// Beside those of the listener.
+    pub policies: Vec<Mention>,
 }
 
 /// All that is given must fit; an empty list asks for nothing.

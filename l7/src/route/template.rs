@@ -7,6 +7,8 @@
 //!
 //! Invariant: what a variable puts in holds no control character, so no value can end a line.
 
+use crate::policy::claims::Selector;
+
 /// A parsed text: literals and variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -27,6 +29,10 @@ pub enum Variable {
     Path,
     Scheme,
     RequestId,
+    /// Who asks, if a policy found that out.
+    Consumer,
+    /// A claim of the token that the request brought.
+    Claim(Selector),
     Header(String),
     /// A capture of the path pattern, by name.
     Capture(String),
@@ -41,6 +47,7 @@ const PLAIN: &[(&str, Variable)] = &[
     ("path", Variable::Path),
     ("scheme", Variable::Scheme),
     ("request_id", Variable::RequestId),
+    ("consumer", Variable::Consumer),
 ];
 
 /// The values of one request.
@@ -190,6 +197,10 @@ impl Variable {
                 let why = format!("`{{{name}}}`: `{part}` is no header name");
                 return Err(TemplateError(why));
             }
+            Some(("claim", claim)) => {
+                let why = || TemplateError(format!("`{{{name}}}` names no claim"));
+                return Selector::parse(claim).map(Self::Claim).ok_or_else(why);
+            }
             _ => {}
         }
         Err(TemplateError(unknown(name, captures)))
@@ -292,8 +303,7 @@ mod tests {
         assert!(error("{client-ip}").contains("did you mean `{client_ip}`?"));
         assert!(error("{zzzzzzzzz}").contains("{header:X}"));
         assert!(error("{header:a b}").contains("no header name"));
-        for text in
-            ["{", "a}", "{host", "{}", "{header:}", "{consumer}", "{server}", "a\r\nb", "a\0"]
+        for text in ["{", "a}", "{host", "{}", "{header:}", "{claim:}", "{server}", "a\r\nb", "a\0"]
         {
             assert!(Template::parse(text, &[]).is_err(), "{text}");
         }
