@@ -81,6 +81,17 @@ pub fn server(text: &str) -> Result<ServerAddr, AddressError> {
     Ok(ServerAddr::Ip(address))
 }
 
+/// The server that an address of the web names, `example.com:8443`; `port` is the usual one.
+#[must_use]
+pub fn of_web(host: &str, port: u16) -> Option<ServerAddr> {
+    let with_port = format!("{host}:{port}");
+    server(host)
+        .or_else(|_| server(&with_port))
+        .or_else(|_| server(&format!("dns:{host}")))
+        .or_else(|_| server(&format!("dns:{with_port}")))
+        .ok()
+}
+
 fn dns(rest: &str) -> Result<ServerAddr, AddressError> {
     let Some((host, port)) = rest.rsplit_once(':') else {
         return fail("has no port", format!("write \"dns:{rest}:PORT\""));

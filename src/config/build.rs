@@ -11,9 +11,12 @@ use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluicegate_l7::policy::consumer::ConsumerSpec;
 use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
+use super::build_auth;
 use super::build_http::{self, http_listener};
+use super::build_policy::{self, Policies};
 use super::build_tls;
 use super::fields::{Fields, Item, Said};
 use super::keys::Section;
@@ -38,6 +41,10 @@ pub struct Draft<'a> {
     pub pools: Vec<PoolDraft<'a>>,
     /// Every name of a pool; `None` for one that is no table, and so has no draft.
     pub pool_names: HashMap<&'a str, Option<usize>>,
+    pub policies: Policies,
+    /// Every name of a policy, and which of `policies` it is.
+    pub policy_names: HashMap<&'a str, usize>,
+    pub consumers: Vec<ConsumerSpec>,
 }
 
 #[derive(Debug)]
@@ -132,12 +139,22 @@ impl<'a> Draft<'a> {
             });
             pool_names.insert(name.as_str(), index);
         }
+        for pool in &mut pools {
+            let table = pool.fields.table("breaker");
+            pool.plan.breaker = table.map(|table| build_policy::breaker(table, &pool_names));
+        }
+        let policies = build_policy::policies(root, &pool_names, pools.len(), found);
+        let policy_names = root.named("policy").iter().enumerate();
+        let policy_names = policy_names.map(|(at, (name, _))| (name.as_str(), at)).collect();
+        let names = (&pool_names, &policy_names);
         let listeners = root.named("listener").iter();
-        let listeners = listeners.filter_map(|(name, said)| {
-            Some(listener(name, said.fields()?, below, &pool_names, found))
-        });
+        let listeners = listeners
+            .filter_map(|(name, said)| Some(listener(name, said.fields()?, below, names, found)));
         let listeners = listeners.collect();
         Self {
+            policies,
+            policy_names,
+            consumers: build_auth::consumers(root),
             root,
             runtime: runtime(&section(root, "runtime", &table::RUNTIME)),
             admin: root.table("admin").map(|fields| (admin(fields), fields)),
@@ -156,7 +173,14 @@ impl<'a> Draft<'a> {
             admin: self.admin.map(|(admin, _)| admin),
             log: self.log,
             listeners: self.listeners.into_iter().map(|draft| draft.plan).collect(),
-            pools: self.pools.into_iter().map(|draft| draft.plan).collect(),
+            pools: self
+                .pools
+                .into_iter()
+                .map(|draft| draft.plan)
+                .chain(self.policies.pools)
+                .collect(),
+            policies: self.policies.specs,
+            consumers: self.consumers,
             hash,
         }
     }
@@ -265,7 +289,7 @@ fn listener<'a>(
     name: &'a str,
     fields: &'a Fields,
     (defaults, http_defaults): (Timeouts, HttpTimeouts),
-    known: &HashMap<&'a str, Option<usize>>,
+    (known, policies): (&HashMap<&'a str, Option<usize>>, &HashMap<&'a str, usize>),
     found: &mut Findings,
 ) -> ListenerDraft<'a> {
     const MODES: [(&str, Mode); 2] = [("tcp", Mode::Tcp), ("http", Mode::Http)];
@@ -289,7 +313,8 @@ fn listener<'a>(
     let sni = fields.has("sni").then(|| build_tls::sni_routes(&pools.refs));
     // A key of the other mode is an error; that nothing in it goes unread, it is built all the same.
     let is_http = mode == Mode::Http || fields.has("route");
-    let mut http = is_http.then(|| http_listener(fields, http_defaults, &mut pools, found));
+    let mut http =
+        is_http.then(|| http_listener(fields, http_defaults, policies, &mut pools, found));
     if let (Some(http), Some(pool)) = (&mut http, pool) {
         http.routes.push(RouteSpec { action: ActionSpec::Pool(pool), ..RouteSpec::default() });
     }

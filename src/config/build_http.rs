@@ -4,6 +4,7 @@
 //! are depends on the route's path; their errors have the place of the text. Whether a route
 //! makes sense as a whole is checked in [`cross_http`](super::cross_http).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use sluicegate_l7::route::pattern::captures_of;
@@ -14,6 +15,7 @@ use sluicegate_l7::route::spec::{
 use sluicegate_l7::route::template::Template;
 
 use super::build::{Pools, boolean, choice, duration, integer, networks, size, text};
+use super::build_policy;
 use super::code;
 use super::fields::{Fields, Said};
 use super::plan::{ErrorPage, HttpLimits, HttpListener, HttpTimeoutOverrides, HttpTimeouts};
@@ -27,11 +29,15 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 pub fn http_listener<'a>(
     fields: &'a Fields,
     below: HttpTimeouts,
+    policies: &HashMap<&str, usize>,
     pools: &mut Pools<'a, '_>,
     found: &mut Findings,
 ) -> HttpListener {
-    let mut routes: Vec<RouteSpec> =
-        fields.tables("route").map(|fields| route(fields, pools, found)).collect();
+    let route = |fields| RouteSpec {
+        policies: build_policy::mentions(fields, policies),
+        ..route(fields, pools, found)
+    };
+    let mut routes: Vec<RouteSpec> = fields.tables("route").map(route).collect();
     name_routes(fields, &mut routes);
     let kept = fields.list("keep_headers").into_iter().filter_map(|(scalar, _)| text_in(&scalar));
     HttpListener {
@@ -42,12 +48,14 @@ pub fn http_listener<'a>(
         errors: error_pages(fields, found),
         keep_headers: kept.collect(),
         timeouts: timeout_overrides(fields).over(below),
+        policies: build_policy::mentions(fields, policies),
+        server_timing: boolean(fields, "server_timing").unwrap_or(false),
     }
 }
 
 /// Names for those that have none: host and path as written, ` #2` for a repeat.
 fn name_routes(listener: &Fields, routes: &mut [RouteSpec]) {
-    let mut taken: std::collections::HashMap<String, u32> = routes
+    let mut taken: HashMap<String, u32> = routes
         .iter()
         .filter(|route| !route.name.is_empty())
         .map(|route| (route.name.clone(), 1))
@@ -100,6 +108,7 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
         websocket: boolean(fields, "websocket").unwrap_or(false),
         access_log: boolean(fields, "access_log"),
         compression: fields.said("compression").map(|said| said.fields().map(compression)),
+        policies: Vec::new(),
         matches,
     }
 }
@@ -195,7 +204,7 @@ fn parse_template(
     }
 }
 
-fn operations(fields: &Fields, captures: &[&str], found: &mut Findings) -> HeaderSpec {
+pub(super) fn operations(fields: &Fields, captures: &[&str], found: &mut Findings) -> HeaderSpec {
     let mut templates = |key: &str| -> Vec<(String, Template)> {
         let mut all = Vec::new();
         for (name, said) in fields.named(key) {
@@ -369,7 +378,7 @@ pub fn timeout_overrides(fields: &Fields) -> HttpTimeoutOverrides {
     }
 }
 
-fn share(fields: &Fields, key: &str) -> u8 {
+pub(super) fn share(fields: &Fields, key: &str) -> u8 {
     match fields.scalar(key) {
         Some(Scalar::Share(percent)) => percent,
         _ => 0,
@@ -380,13 +389,13 @@ fn word_is(fields: &Fields, key: &str, wanted: &str) -> bool {
     matches!(fields.scalar(key), Some(Scalar::Word(word)) if word == wanted)
 }
 
-fn text_in(scalar: &Scalar) -> Option<String> {
+pub(super) fn text_in(scalar: &Scalar) -> Option<String> {
     match scalar {
         Scalar::Text(text) => Some(text.clone()),
         _ => None,
     }
 }
 
-fn texts_in(said: &Said) -> impl Iterator<Item = String> {
+pub(super) fn texts_in(said: &Said) -> impl Iterator<Item = String> {
     said.scalars().into_iter().filter_map(text_in)
 }

@@ -40,7 +40,8 @@ impl Code {
     /// could not be read to its end.
     #[must_use]
     pub fn is_about_absence(self) -> bool {
-        [MISSING_KEY, NO_SUCH_POOL, NO_SERVERS, NO_LISTENER, ADMIN_OPEN].contains(&self)
+        [MISSING_KEY, NO_SUCH_POOL, NO_SUCH_POLICY, NO_SERVERS, NO_LISTENER, ADMIN_OPEN]
+            .contains(&self)
             || self.severity() == Severity::Warning
     }
 }
@@ -89,6 +90,8 @@ codes! {
     BAD_PEM "E210" "a certificate, key, authority or revocation list that cannot be used";
     WRONG_KEY "E211" "a private key that does not belong to its certificate";
     CHAIN_ORDER "E212" "certificates in a file that do not stand in the order they were issued";
+    NO_SUCH_POLICY "E213" "a listener, a route or a policy names a policy that does not exist";
+    BAD_CHAIN "E214" "policies that cannot work together, or where they are named";
 
     BAD_INCLUDE "E301" "an include pattern that cannot be read or finds nothing";
     NESTED_INCLUDE "E302" "an included file that includes others";
@@ -110,6 +113,7 @@ codes! {
     CERT_NAMES "W413" "a certificate that is not for the names it is chosen by";
     TRUSTS_ALL "W414" "everybody is trusted, or nobody verified";
     NO_EFFECT "W415" "a setting that has no effect where it stands";
+    UNUSED_POLICY "W416" "a policy that no listener or route uses";
 }
 
 #[cfg(test)]

@@ -34,7 +34,14 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     starttls_of_pools(draft, found);
 }
 
-fn add(found: &mut Findings, code: Code, fields: &Fields, key: &str, message: String, hint: &str) {
+pub(super) fn add(
+    found: &mut Findings,
+    code: Code,
+    fields: &Fields,
+    key: &str,
+    message: String,
+    hint: &str,
+) {
     let place = match fields.said(key) {
         // It is the key that is out of place, not its value.
         Some(said) if code == code::NOT_HERE => said.key_place,
@@ -44,7 +51,7 @@ fn add(found: &mut Findings, code: Code, fields: &Fields, key: &str, message: St
 }
 
 /// `key` is said though `other` is not, without which it means nothing.
-fn needs(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findings) {
+pub(super) fn needs(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findings) {
     if fields.has(key) && !fields.has(other) {
         let message =
             format!("`{key}` of {} goes with `{other}`, which is not there", fields.title);
@@ -53,7 +60,7 @@ fn needs(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findin
 }
 
 /// Both are said, and only one can be.
-fn excludes(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findings) {
+pub(super) fn excludes(fields: &Fields, key: &str, other: &str, hint: &str, found: &mut Findings) {
     let (Some(said), Some(other_said)) = (fields.said(key), fields.said(other)) else { return };
     let message = format!("{} cannot have both `{key}` and `{other}`", fields.title);
     let (last, first, key) = if said.key_place > other_said.key_place {

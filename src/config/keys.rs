@@ -5,7 +5,7 @@
 //! people. A key that is not here does not exist. The sections themselves are in
 //! [`table`](super::table), this file says what a row can be.
 //!
-//! To add a key: add its row in `table.rs` or `table_http.rs`, read it in a `build` file, run
+//! To add a key: add its row in one of the `table` files, read it in a `build` file, run
 //! `SLUICEGATE_UPDATE=1 cargo test reference`, and put it into `config/full.toml`.
 
 use std::time::Duration;
@@ -25,6 +25,9 @@ pub struct Section {
     pub short: Option<&'static str>,
     /// Keys of the interface that later versions bring. They are unknown, and the message says so.
     pub later: &'static [&'static str],
+    /// The word in the tag says which of these the table is; each has the tag as its first key,
+    /// with that one word. Then `keys` has only the tag.
+    pub variants: &'static [&'static Section],
 }
 
 /// One key of a section.
@@ -83,6 +86,10 @@ pub enum Kind {
     },
     /// "20/s burst 40"
     Rate,
+    /// The same, or the word "off".
+    RateOrOff,
+    /// A value of JSON without members or items.
+    Json,
     /// "50%"
     Share,
     /// One of a closed set.
@@ -139,6 +146,12 @@ pub enum Names {
     /// `"db.example.com"`, `"*.example.com"`, `"*"`
     ServerName,
     Pool,
+    /// A claim of a token, or a JSON pointer into its claims.
+    Claim,
+    /// A group of consumers.
+    Group,
+    /// A member of a JSON object, or a JSON pointer.
+    JsonMember,
 }
 
 /// Forms of text.
@@ -223,6 +236,38 @@ pub enum Text {
     RetryOn,
     /// A label in metrics and logs.
     Label,
+    /// A policy, `"!name"` or `"!*"`.
+    PolicyRef,
+    /// A name of a policy.
+    PolicyName,
+    /// `"claim:sub"`, or a JSON pointer `"claim:/a/b"`.
+    Claim,
+    /// `"header:X-User"`
+    FromHeader,
+    /// `"bearer"`, `"header:NAME"` or `"cookie:NAME"`
+    TokenFrom,
+    /// `"group:gold"`, `"consumer:alice"` or `"claim:tier=gold"`
+    AclEntry,
+    /// `"consumer"`, `"ip"`, `"route"`, `"listener"` or `"header:NAME"`
+    LimitKey,
+    /// `"10000/day"`
+    Quota,
+    /// `"https://app.example.com"` or `"*"`
+    Origin,
+    /// An address of HTTP or HTTPS.
+    Url,
+    /// `"redis://…"`, perhaps with a password, or `"env:NAME"`.
+    RedisUrl,
+    /// A JSON Web Key Set: `"file:/path"`, `"env:NAME"`.
+    Jwks,
+    /// `"sha256:…"`
+    KeyHash,
+    /// A hash by argon2 or bcrypt, `"env:NAME"` or `"file:/path"`.
+    PasswordHash,
+    /// A member of a JSON object, or a JSON pointer.
+    JsonMember,
+    /// A moment by RFC 3339.
+    Moment,
 }
 
 impl Key {
@@ -284,7 +329,16 @@ impl Key {
     /// Its value must not be printed.
     #[must_use]
     pub const fn is_secret(&self) -> bool {
-        matches!(self.kind, Kind::Text(Text::Secret { .. } | Text::Pem { private: true }))
+        matches!(
+            self.kind,
+            Kind::Text(
+                Text::Secret { .. }
+                    | Text::Pem { private: true }
+                    | Text::RedisUrl
+                    | Text::KeyHash
+                    | Text::PasswordHash
+            )
+        )
     }
 }
 
@@ -297,12 +351,30 @@ impl Kind {
             | Self::TableOrFalse(section)
             | Self::Tables { section, .. }
             | Self::Named { section, .. } => Some(section),
+            Self::List { of, .. } | Self::OneOrList { of, .. } | Self::Fields { of, .. } => {
+                of.section()
+            }
             _ => None,
         }
     }
 }
 
 impl Section {
+    /// The variant for a word in the tag.
+    #[must_use]
+    pub fn variant(&self, word: &str) -> Option<&'static Section> {
+        self.variants.iter().copied().find(|section| section.tag_word() == Some(word))
+    }
+
+    /// The one word that the tag of a variant has.
+    #[must_use]
+    pub fn tag_word(&self) -> Option<&'static str> {
+        match self.keys.first()?.kind {
+            Kind::Word { words: [word], .. } => Some(word),
+            _ => None,
+        }
+    }
+
     /// The index of a key, as [`Fields`](super::walk::Fields) counts them.
     #[must_use]
     pub fn index(&self, name: &str) -> Option<usize> {
@@ -313,7 +385,8 @@ impl Section {
     #[must_use]
     pub fn all_below(&'static self) -> Vec<&'static Section> {
         let mut all = vec![self];
-        for section in self.keys.iter().filter_map(|key| key.kind.section()) {
+        let below = self.keys.iter().filter_map(|key| key.kind.section());
+        for section in self.variants.iter().copied().chain(below) {
             for below in section.all_below() {
                 if !all.iter().any(|seen| std::ptr::eq(*seen, below)) {
                     all.push(below);

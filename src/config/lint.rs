@@ -21,6 +21,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         .listeners
         .iter()
         .flat_map(|l| l.refs.iter().map(|reference| reference.name.as_str()))
+        .chain(super::cross_policy::pools_named(draft))
         .collect();
     // A listener whose pool was refused, or misspelled, may mean any of them.
     let all_known = draft.listeners.len() == draft.root.named("listener").len()

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluicegate_l7::policy::consumer::ConsumerSpec;
 pub use sluicegate_l7::policy::rate::Rate;
+use sluicegate_l7::policy::spec::{BreakerPolicy, PolicySpec};
 use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
 pub use super::plan_http::{
@@ -28,8 +30,11 @@ pub struct Plan {
     pub log: Log,
     /// In file order; `ListenerId` indexes it.
     pub listeners: Vec<Listener>,
-    /// In file order; `PoolId` indexes it.
+    /// In file order, then those that stand for addresses of auth services; `PoolId` indexes it.
     pub pools: Vec<Pool>,
+    /// In file order.
+    pub policies: Vec<PolicySpec>,
+    pub consumers: Vec<ConsumerSpec>,
     /// Hex digest of the bytes that were read, shown as `config.hash`.
     pub hash: String,
 }
@@ -243,6 +248,8 @@ pub struct Pool {
     pub max_held: u32,
     pub on_down: OnDown,
     pub outlier: Option<Outlier>,
+    /// For HTTP listeners.
+    pub breaker: Option<BreakerPolicy>,
     /// Local addresses to connect from, taken in turn; empty: the kernel chooses.
     pub source: Vec<IpAddr>,
     pub tls: Option<PoolTls>,
@@ -422,6 +429,7 @@ impl Pool {
             max_held: 1000,
             on_down: OnDown::Keep,
             outlier: None,
+            breaker: None,
             source: Vec::new(),
             tls: None,
             protocol: Protocol::default(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluicegate_l7::policy::chain::Mention;
 use sluicegate_l7::route::spec::{CompressionSpec, RouteSpec};
 
 use super::plan::Secret;
@@ -99,6 +100,10 @@ pub struct HttpListener {
     /// Gateway headers of clients that are spared.
     pub keep_headers: Vec<String>,
     pub timeouts: HttpTimeouts,
+    /// For every route.
+    pub policies: Vec<Mention>,
+    /// Clients are told how long policies and servers took.
+    pub server_timing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ pub fn page() -> String {
 const HEAD: &str = "\
 # Configuration reference
 
-This page is made from the table that checks the file (`src/config/table.rs`, `table_http.rs`), by `sluicegate schema --reference`.
+This page is made from the table that checks the file (`src/config/table.rs`, `table_http.rs`, `table_policy.rs`), by `sluicegate schema --reference`.
 `sluicegate check FILE` says everything that is wrong with a file, in one run; `sluicegate schema` prints the same
 table as JSON Schema. Examples that work are in `config/`.
 
@@ -106,6 +106,8 @@ fn kind_text(kind: &Kind) -> String {
         }
         Kind::Size { min, max } => format!("size, {} to {}", size_text(*min), size_text(*max)),
         Kind::Rate => "rate".to_owned(),
+        Kind::RateOrOff => "rate, or `\"off\"`".to_owned(),
+        Kind::Json => "text, whole number, `true` or `false`".to_owned(),
         Kind::Share => "share".to_owned(),
         Kind::Word { words, .. } => {
             words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
@@ -133,6 +135,9 @@ fn kind_text(kind: &Kind) -> String {
                 Names::Cookie => "cookies",
                 Names::ServerName => "server names",
                 Names::Pool => "pools",
+                Names::Claim => "claims",
+                Names::Group => "groups",
+                Names::JsonMember => "members",
             };
             format!("table of at most {max} {names}, each with: {}", kind_text(of))
         }
@@ -177,6 +182,26 @@ fn text_text(form: Text) -> String {
             "`\"connect\"`, `\"reset\"`, `\"timeout\"`, or a status code `\"503\"`".to_owned()
         }
         Text::Label => "text of at most 256 bytes".to_owned(),
+        Text::PolicyRef => "name of a policy, `\"!name\"`, `\"!*\"`".to_owned(),
+        Text::PolicyName => "name of a policy".to_owned(),
+        Text::Claim => "`\"claim:NAME\"`, `\"claim:/a/b\"`".to_owned(),
+        Text::FromHeader => "`\"header:NAME\"`".to_owned(),
+        Text::TokenFrom => "`\"bearer\"`, `\"header:NAME\"`, `\"cookie:NAME\"`".to_owned(),
+        Text::AclEntry => {
+            "`\"group:NAME\"`, `\"consumer:NAME\"`, `\"claim:NAME=VALUE\"`".to_owned()
+        }
+        Text::LimitKey => {
+            "`\"consumer\"`, `\"ip\"`, `\"route\"`, `\"listener\"`, `\"header:NAME\"`".to_owned()
+        }
+        Text::Quota => "count and window, `\"10000/day\"`".to_owned(),
+        Text::Origin => "origin, or `\"*\"`".to_owned(),
+        Text::Url => "address of HTTP or HTTPS".to_owned(),
+        Text::RedisUrl => "address of a Redis, secret".to_owned(),
+        Text::Jwks => "JSON Web Key Set".to_owned(),
+        Text::KeyHash => "hash of a key".to_owned(),
+        Text::PasswordHash => "hash of a password".to_owned(),
+        Text::JsonMember => "name, or a JSON pointer".to_owned(),
+        Text::Moment => "moment, `\"2027-01-01T00:00:00Z\"`".to_owned(),
     }
 }
 

@@ -28,7 +28,13 @@ pub fn schema() -> Value {
 
 /// `[pool.NAME.check]` → `pool.check`.
 fn definition_name(section: &Section) -> String {
-    section.heading.trim_matches(['[', ']']).replace(".NAME", "")
+    let (name, variant) = section.heading.split_once("] ").unwrap_or((section.heading, ""));
+    let word = match variant.strip_prefix("type = ") {
+        Some(word) => word.trim_matches('"'),
+        None => variant.trim_matches(['(', ')']),
+    };
+    let name = name.split(',').next().unwrap_or(name).trim_matches(['[', ']']).replace(".NAME", "");
+    if word.is_empty() { name } else { format!("{name}.{word}") }
 }
 
 fn section_schema(section: &Section) -> Value {
@@ -42,9 +48,17 @@ fn section_schema(section: &Section) -> Value {
     let mut out = json!({
         "description": section.doc,
         "type": "object",
-        "additionalProperties": false,
         "properties": properties,
     });
+    if section.variants.is_empty() {
+        out["additionalProperties"] = json!(false);
+    } else {
+        let variants = section
+            .variants
+            .iter()
+            .map(|section| json!({ "$ref": format!("#/$defs/{}", definition_name(section)) }));
+        out["oneOf"] = variants.collect();
+    }
     if !required.is_empty() {
         out["required"] = json!(required);
     }
@@ -94,6 +108,10 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::Rate => {
             json!({ "type": "string", "pattern": "^\\s*[0-9]*[1-9][0-9]*/(s|min|h|day)(\\s+burst\\s+[0-9]*[1-9][0-9]*)?\\s*$" })
         }
+        Kind::RateOrOff => {
+            json!({ "anyOf": [kind_schema(&Kind::Rate), { "const": "off" }] })
+        }
+        Kind::Json => json!({ "type": ["string", "integer", "boolean", "null"] }),
         Kind::Size { .. } => {
             json!({ "type": "string", "pattern": "^[0-9]*[1-9][0-9]*(B|KiB|MiB|GiB)$" })
         }
@@ -124,21 +142,20 @@ fn kind_schema(kind: &Kind) -> Value {
             json!({ "type": "array", "items": reference(section), "maxItems": max })
         }
         Kind::Named { section, max } => named_schema(section, *max, reference(section)),
-        Kind::Fields { names, of, max } => {
-            let names = match names {
-                Names::HeaderWritten | Names::HeaderRead | Names::Cookie => {
-                    "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-                }
-                Names::ServerName => "^[A-Za-z0-9.*_-]+$",
-                Names::Query | Names::Pool => "^.+$",
-            };
-            json!({
-                "type": "object",
-                "propertyNames": { "pattern": names },
-                "additionalProperties": kind_schema(of),
-                "maxProperties": max,
-            })
-        }
+        Kind::Fields { names, of, max } => json!({
+            "type": "object",
+            "propertyNames": { "pattern": names_pattern(*names) },
+            "additionalProperties": kind_schema(of),
+            "maxProperties": max,
+        }),
+    }
+}
+
+const fn names_pattern(names: Names) -> &'static str {
+    match names {
+        Names::HeaderWritten | Names::HeaderRead | Names::Cookie => "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        Names::ServerName => "^[A-Za-z0-9.*_-]+$",
+        Names::Query | Names::Pool | Names::Claim | Names::Group | Names::JsonMember => "^.+$",
     }
 }
 
@@ -169,6 +186,17 @@ fn text_schema(form: Text) -> Value {
         Text::RetryOn => pattern("^(connect|reset|timeout|[45][0-9]{2})$"),
         Text::ContentType | Text::MediaRange => pattern("^[^/ ]+/[^/ ]+"),
         Text::Body { .. } => json!({ "type": "string" }),
+        Text::Claim => pattern("^claim:."),
+        Text::FromHeader => pattern("^header:."),
+        Text::TokenFrom => pattern("^(bearer|header:.+|cookie:.+)$"),
+        Text::AclEntry => pattern("^(group:.+|consumer:.+|claim:.+=.+)$"),
+        Text::LimitKey => pattern("^(consumer|ip|route|listener|header:.+)$"),
+        Text::Quota => pattern("^[0-9]*[1-9][0-9]*/(hour|day|month)$"),
+        Text::Origin => pattern("^(\\*|https?://[^/]+)$"),
+        Text::Url => pattern("^https?://."),
+        Text::RedisUrl => pattern("^(redis://|env:|file:)."),
+        Text::KeyHash => pattern("^sha256:[0-9a-fA-F]{64}$"),
+        Text::PasswordHash => pattern("^(\\$|env:|file:)."),
         Text::Free { max } => json!({ "type": "string", "minLength": 1, "maxLength": max }),
         Text::Secret { .. }
         | Text::Network
@@ -189,6 +217,11 @@ fn text_schema(form: Text) -> Value {
         | Text::Header { .. }
         | Text::KeptHeader
         | Text::Cookie
+        | Text::PolicyRef
+        | Text::PolicyName
+        | Text::Jwks
+        | Text::JsonMember
+        | Text::Moment
         | Text::Label => json!({ "type": "string", "minLength": 1 }),
     }
 }

@@ -1,13 +1,16 @@
 //! The rows of the key table, section by section, in the order of the reference page. Those of
-//! TLS and HTTP are in [`table_http`](super::table_http).
+//! TLS and HTTP are in [`table_http`](super::table_http), those of policies in
+//! [`table_policy`](super::table_policy).
 
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Names, Section, Text};
+use super::table_auth::CONSUMER;
 use super::table_http::{
     COMPRESSION, ERROR_PAGE, HTTP, HTTP_ONLY, KEEPALIVE as UNUSED, LISTENER_TLS, POOL_TLS, ROUTE,
     ROUTES_MAX, SNI_KIND, TCP_ONLY,
 };
+use super::table_policy::{BREAKER, CONSUMERS_MAX, POLICIES_MAX, POLICY, POLICY_REFS};
 use super::units::DURATION_MAX;
 
 /// Listening sockets times workers are descriptors; more listeners than this are a mistake.
@@ -47,7 +50,8 @@ pub static ROOT: Section = Section {
     doc: "The file is TOML or, when its name ends in `.json`, the same tables as one JSON object.",
     tag: None,
     short: None,
-    later: &["policy", "consumer"],
+    later: &[],
+    variants: &[],
     keys: &[
         Key::new("version", Kind::Integer { min: 1, max: 1 }, "The version of this format.")
             .or_integer(1),
@@ -84,6 +88,16 @@ pub static ROOT: Section = Section {
             Kind::Named { section: &POOL, max: POOLS_MAX },
             "Pools of servers by name.",
         ),
+        Key::new(
+            "policy",
+            Kind::Named { section: &POLICY, max: POLICIES_MAX },
+            "Policies of HTTP listeners and routes by name.",
+        ),
+        Key::new(
+            "consumer",
+            Kind::Named { section: &CONSUMER, max: CONSUMERS_MAX },
+            "Who may ask, by name.",
+        ),
     ],
 };
 
@@ -94,6 +108,7 @@ pub static RUNTIME: Section = Section {
     tag: None,
     short: None,
     later: &["watch", "engine"],
+    variants: &[],
     keys: &[
         Key::new(
             "workers",
@@ -130,6 +145,7 @@ pub static DNS: Section = Section {
     tag: None,
     short: None,
     later: &[],
+    variants: &[],
     keys: &[
         Key::new(
             "servers",
@@ -160,6 +176,7 @@ pub static ADMIN: Section = Section {
     tag: None,
     short: None,
     later: &["tls"],
+    variants: &[],
     keys: &[
         Key::new(
             "bind",
@@ -192,6 +209,7 @@ pub static LOG: Section = Section {
     tag: None,
     short: None,
     later: &["format", "sample", "query", "headers"],
+    variants: &[],
     keys: &[
         Key::new(
             "access",
@@ -241,6 +259,7 @@ pub static DEFAULTS: Section = Section {
     tag: None,
     short: None,
     later: &[],
+    variants: &[],
     keys: &[
         Key::new("connect_timeout", CONNECT_KIND, CONNECT).or("3s"),
         Key::new("idle_timeout", IDLE_KIND, IDLE).or("10m"),
@@ -263,7 +282,8 @@ static LISTENER: Section = Section {
     doc: "One or more addresses, and where their clients go: one `pool`, or pools by server name (`sni`), or routes.",
     tag: Some("mode"),
     short: None,
-    later: &["policies"],
+    later: &[],
+    variants: &[],
     keys: &[
         Key::new(
             "bind",
@@ -303,6 +323,10 @@ static LISTENER: Section = Section {
             "Header fields of clients that go on, of those that are dropped otherwise: X-Original-URL, X-Rewrite-URL, \
              X-HTTP-Method-Override, True-Client-IP, CF-Connecting-IP.",
         ).only(HTTP_ONLY),
+        Key::new("policies", POLICY_REFS, "Policies that hold for every route.").only(HTTP_ONLY),
+        Key::new("server_timing", Kind::Bool, "Answers say in `Server-Timing` how long policies and servers took.")
+            .or_bool(false)
+            .only(HTTP_ONLY),
         Key::new("http", Kind::Table(&HTTP), "What a request may have.").only(HTTP_ONLY),
         Key::new("compression", Kind::TableOrFalse(&COMPRESSION), "Compresses answers that clients can read compressed.").or_described("none").only(HTTP_ONLY),
         Key::new(
@@ -352,6 +376,7 @@ static LIMIT: Section = Section {
     tag: None,
     short: None,
     later: &[],
+    variants: &[],
     keys: &[
         Key::new("max_conns", Kind::Integer { min: 1, max: CONNS_MAX }, "Sessions of this listener at once.")
             .or_described("no limit")
@@ -374,7 +399,8 @@ static POOL: Section = Section {
     doc: "Servers that can stand in for each other, and how one is chosen.",
     tag: None,
     short: None,
-    later: &["breaker"],
+    later: &[],
+    variants: &[],
     keys: &[
         Key::new("servers", Kind::Named { section: &SERVER, max: SERVERS_PER_POOL_MAX }, "The servers by name, at least one."),
         Key::new(
@@ -419,6 +445,7 @@ static POOL: Section = Section {
         )
         .or("keep"),
         Key::new("outlier", Kind::Table(&OUTLIER), "Takes out servers that fail real clients. Without it, none is."),
+        Key::new("breaker", Kind::Table(&BREAKER), "A pause for a pool that fails. For HTTP."),
         Key::new("tls", Kind::Table(&POOL_TLS), "Speak TLS to the servers."),
         Key::new(
             "protocol",
@@ -455,6 +482,7 @@ static SERVER: Section = Section {
     tag: None,
     short: Some("addr"),
     later: &[],
+    variants: &[],
     keys: &[
         Key::new(
             "addr",
@@ -480,6 +508,7 @@ static CHECK: Section = Section {
     tag: Some("type"),
     short: None,
     later: &[],
+    variants: &[],
     keys: &[
         Key::new(
             "type",
@@ -524,6 +553,7 @@ static OUTLIER: Section = Section {
     tag: None,
     short: None,
     later: &[],
+    variants: &[],
     keys: &[
         Key::new(
             "errors",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Names, Section, Text};
 use super::table::{MS, time, time_or_off, word};
+use super::table_policy::POLICY_REFS;
 use super::units::{DURATION_MAX, SIZE_MAX};
 
 /// Routes of one listener. They are found by hash and trie, so the bound is only for memory.
@@ -33,7 +34,7 @@ const CLIENT_AUTH: Kind = word(&["require", "request"]);
 const VALUE: Kind = Kind::OneOrList { of: &Kind::Text(Text::FieldValue), min: 1, max: ITEMS_MAX };
 const FREE_VALUE: Kind =
     Kind::OneOrList { of: &Kind::Text(Text::Free { max: 4_096 }), min: 1, max: ITEMS_MAX };
-const STATUS_MADE: Kind = Kind::Integer { min: 200, max: 599 };
+pub(super) const STATUS_MADE: Kind = Kind::Integer { min: 200, max: 599 };
 /// Methods, hosts and the like: one text or a list of them.
 const fn one_or_list(of: &'static Kind) -> Kind {
     Kind::OneOrList { of, min: 1, max: ITEMS_MAX }
@@ -44,7 +45,7 @@ const fn section(
     doc: &'static str,
     keys: &'static [Key],
 ) -> Section {
-    Section { noun, heading, doc, keys, tag: None, short: None, later: &[] }
+    Section { noun, heading, doc, keys, tag: None, short: None, later: &[], variants: &[] }
 }
 
 const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
@@ -201,7 +202,8 @@ pub(super) static ROUTE: Section = Section {
     doc: "Where requests that match go: exactly one of `pool`, `split`, `redirect` and `respond`.",
     tag: None,
     short: None,
-    later: &["policies", "mirror"],
+    later: &["mirror"],
+    variants: &[],
     keys: &[
         Key::new("name", Kind::Text(Text::Label), "Label in metrics, log and limits.")
             .or_described("host and path as written, ` #2` for a repeat"),
@@ -248,6 +250,11 @@ pub(super) static ROUTE: Section = Section {
             .or_bool(false),
         Key::new("access_log", Kind::Bool, "Whether its requests are written to the access log.")
             .or_described("as the listener"),
+        Key::new(
+            "policies",
+            POLICY_REFS,
+            "Policies that hold here beside those of the listener. `\"!name\"` drops one of these, `\"!*\"` all.",
+        ),
         Key::new("compression", Kind::TableOrFalse(&COMPRESSION), "Its own, or `false`.")
             .or_described("as the listener"),
     ],
@@ -298,7 +305,7 @@ const OPERATIONS: Kind =
 const REMOVED: Kind =
     Kind::List { of: &Kind::Text(Text::Header { written: true }), max: ITEMS_MAX };
 
-static HEADERS: Section = section(
+pub(super) static HEADERS: Section = section(
     "`headers`",
     "[listener.NAME.route.headers]",
     "Changes to the header fields that the server sees.",
@@ -309,7 +316,7 @@ static HEADERS: Section = section(
     ],
 );
 
-static RESPONSE_HEADERS: Section = section(
+pub(super) static RESPONSE_HEADERS: Section = section(
     "`response_headers`",
     "[listener.NAME.route.response_headers]",
     "Changes to the header fields that the client sees.",

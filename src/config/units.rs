@@ -9,6 +9,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use sluicegate_l7::policy::quota::{QuotaSpec, Window};
+
 use super::plan::Rate;
 
 /// The longest duration accepted, so that sums of a few of them fit any clock.
@@ -122,6 +124,29 @@ pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
         _ => return Err(fail(format!("{} is not a rate", shown(text)), HINT)),
     };
     Ok(Rate::new(per_unit, Duration::from_secs(seconds), burst))
+}
+
+/// Reads a count in a window of the calendar, `"10000/day"`.
+///
+/// # Errors
+/// Anything else, and zero.
+pub fn parse_quota(text: &str) -> Result<QuotaSpec, UnitError> {
+    const HINT: &str = "write \"10000/day\"; units are /hour, /day, /month";
+    let Some((number, unit)) = text.trim().split_once('/') else {
+        return Err(fail(format!("{} is not a quota", shown(text)), HINT));
+    };
+    let window = match unit {
+        "hour" => Window::Hour,
+        "day" => Window::Day,
+        "month" => Window::Month,
+        _ => {
+            return Err(fail(
+                format!("{} has an unknown unit `/{}`", shown(text), clip(unit)),
+                HINT,
+            ));
+        }
+    };
+    Ok(QuotaSpec { limit: rate_number(number, text)?, window })
 }
 
 /// Reads a share of a whole, `"1%"` to `"100%"`, in percent.

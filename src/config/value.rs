@@ -17,6 +17,7 @@ use super::keys::Text;
 use super::plan::{AccessLog, BindAddr, Pem, Rate, ServerAddr, Verify};
 use super::read::SecretFrom;
 use super::text_http;
+use super::text_policy;
 use super::tree::Value;
 use super::units::{self, UnitError};
 
@@ -54,6 +55,7 @@ pub enum Scalar {
         plain: bool,
     },
     Verify(Verify),
+    Json(serde_json::Value),
 }
 
 /// Why a value is refused: a clause that continues "`key` of thing …", and what to do.
@@ -207,8 +209,9 @@ pub fn size(value: &Value, min: u64, max: u64) -> Taken {
 
 /// # Errors
 /// Anything but `"N/unit"` with an optional burst.
-pub fn rate(value: &Value) -> Taken {
+pub fn rate(value: &Value, off: bool) -> Taken {
     match value {
+        Value::Text(text) if off && text == "off" => Ok(Scalar::Off),
         Value::Text(text) => {
             units::parse_rate(text).map(Scalar::Rate).map_err(|error| unit_refusal(error, false))
         }
@@ -289,6 +292,18 @@ pub fn statuses(value: &Value) -> Taken {
 }
 
 /// # Errors
+/// Anything but a text, a whole number, a boolean or null.
+pub fn json(value: &Value) -> Taken {
+    Ok(Scalar::Json(match value {
+        Value::Text(text) => text.clone().into(),
+        Value::Bool(on) => (*on).into(),
+        Value::Integer(number) if i64::try_from(*number).is_ok() => (*number as i64).into(),
+        Value::Null => serde_json::Value::Null,
+        other => return Err(wrong_type("a string, a whole number or a boolean", other, "")),
+    }))
+}
+
+/// # Errors
 /// Anything but text of the form. `dir` is where relative paths start.
 pub fn text(value: &Value, form: Text, dir: &std::path::Path) -> Taken {
     let Value::Text(text) = value else {
@@ -347,6 +362,7 @@ pub fn text(value: &Value, form: Text, dir: &std::path::Path) -> Taken {
             &format!("must be text of 1 to {max} bytes without NUL"),
             "",
         ),
+        form if text_policy::has(form) => text_policy::text(text, form, dir),
         _ => text_http::text(text, form, dir),
     }
 }

@@ -12,6 +12,7 @@ use super::keys::{self, Fallback, Key, Kind, Names, Section};
 use super::report::{Finding, Findings};
 use super::source::{Place, Sources};
 use super::text_http;
+use super::text_policy;
 use super::tree::{Entry, Node, Table, Value};
 use super::value::{self, Refusal, Scalar};
 
@@ -30,7 +31,9 @@ pub(super) fn scalar(
         Kind::IntegerOrAuto { min, max } => value::integer_or_auto(found, *min, *max),
         Kind::Duration { min, max, off } => value::duration(found, *min, *max, *off),
         Kind::Size { min, max } => value::size(found, *min, *max),
-        Kind::Rate => value::rate(found),
+        Kind::Rate => value::rate(found, false),
+        Kind::RateOrOff => value::rate(found, true),
+        Kind::Json => value::json(found),
         Kind::Share => value::share(found),
         Kind::Word { words, later } => value::word(found, words, later),
         Kind::Statuses => value::statuses(found),
@@ -82,6 +85,7 @@ impl Walk<'_> {
 
     fn section(&mut self, section: &'static Section, table: Table, whose: Whose) -> Fields {
         let Whose { path, title, place } = whose;
+        let section = variant_of(section, &table);
         let mut fields = Fields { path, title, ..Fields::empty(section, place) };
         let tag = section.tag.and_then(|tag| match table.get(tag).map(|entry| &entry.node.value) {
             Some(Value::Text(word)) => Some(word.clone()),
@@ -93,6 +97,8 @@ impl Walk<'_> {
         });
         for entry in table.entries {
             match section.index(&entry.key) {
+                // What it is is not known, so nor is what it may have.
+                None if !section.variants.is_empty() => {}
                 None => self.unknown_key(&fields, &entry),
                 Some(index) => {
                     let key = &section.keys[index];
@@ -423,6 +429,15 @@ impl Walk<'_> {
     }
 }
 
+/// The section that the word in the tag says, where there are several.
+fn variant_of(section: &'static Section, table: &Table) -> &'static Section {
+    let word = section.tag.and_then(|tag| match &table.get(tag)?.node.value {
+        Value::Text(word) => Some(word.as_str()),
+        _ => None,
+    });
+    word.and_then(|word| section.variant(word)).unwrap_or(section)
+}
+
 /// Why a free name is not possible, as a hint; empty: it is.
 fn name_problem(names: Names, name: &str) -> &'static str {
     let bad = match names {
@@ -432,6 +447,8 @@ fn name_problem(names: Names, name: &str) -> &'static str {
         Names::ServerName => return text_http::host_problem(name),
         Names::Query => name.is_empty() || name.len() > 1_024,
         Names::Cookie => !value::is_token(name),
+        Names::Claim | Names::JsonMember => !text_policy::is_selector(name),
+        Names::Group => name.is_empty() || name.len() > 256,
         // That it exists is checked elsewhere.
         Names::Pool => false,
     };
@@ -445,6 +462,9 @@ const fn names_noun(names: Names) -> &'static str {
         Names::Cookie => "a cookie",
         Names::ServerName => "a server name",
         Names::Pool => "a pool",
+        Names::Claim => "a claim",
+        Names::Group => "a group",
+        Names::JsonMember => "a member of an object",
     }
 }
 
@@ -453,7 +473,12 @@ fn folded(names: Names, name: &str) -> String {
     match names {
         Names::HeaderWritten | Names::HeaderRead => name.to_ascii_lowercase(),
         Names::ServerName => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
-        Names::Query | Names::Cookie | Names::Pool => name.to_owned(),
+        Names::Query
+        | Names::Cookie
+        | Names::Pool
+        | Names::Claim
+        | Names::Group
+        | Names::JsonMember => name.to_owned(),
     }
 }
 

@@ -196,8 +196,10 @@ fn every_example_works_and_the_full_one_has_every_key() {
     assert_eq!(
         names,
         [
+            "edge.toml",
             "full.toml",
             "game-server.toml",
+            "gateway.toml",
             "http.toml",
             "minimal.json",
             "postgres.toml",
@@ -219,6 +221,25 @@ fn every_example_works_and_the_full_one_has_every_key() {
     }
 }
 
+#[test]
+fn every_configuration_in_the_documents_works_without_a_warning() {
+    let mut checked = 0;
+    for page in ["from-kong.md", "from-nginx.md", "from-haproxy.md"] {
+        let text = std::fs::read_to_string(repository("docs").join(page)).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            // Certificates are looked for where the examples have them.
+            let name = repository("config/main.toml");
+            match load_text(&name.to_string_lossy(), block.as_bytes()) {
+                Ok(loaded) => assert_eq!(loaded.warnings.render(false), "", "{page}"),
+                Err(report) => panic!("{page}: {}", report.render(false)),
+            }
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 3);
+}
+
 /// In a pool these three are a warning, and examples have none.
 fn no_use_in_the_full_one(section: &keys::Section, key: &str) -> bool {
     section.noun == "pool"
@@ -230,7 +251,7 @@ fn the_full_example_is_read_as_it_says() {
     let plan = load(&repository("config/full.toml")).unwrap().plan;
     assert_eq!(
         plan.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
-        ["db", "local", "cache", "edge", "api", "plain"]
+        ["db", "local", "cache", "edge", "api", "plain", "gateway"]
     );
     let web = &plan.pools[plan.listeners[1].first_pool()];
     assert_eq!(web.name, "web");
