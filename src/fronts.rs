@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::config::plan::{self, Plan};
-use crate::http::Site;
+use crate::http::{Rules, Site};
 use crate::registry::ListenerId;
 use crate::tls::certificates::LoadError;
 use crate::tls::server::{ServerTls, Tickets};
@@ -18,6 +18,8 @@ use crate::tls::upstream::ClientTls;
 pub struct Fronts {
     pub listeners: Vec<Front>,
     pub pools: Vec<Back>,
+    /// The policies and consumers of all HTTP listeners.
+    pub rules: Arc<Rules>,
 }
 
 /// What a listener has beyond plain TCP.
@@ -40,6 +42,7 @@ impl Fronts {
         Self {
             listeners: vec![Front::default(); plan.listeners.len()],
             pools: vec![Back::default(); plan.pools.len()],
+            rules: Arc::default(),
         }
     }
 
@@ -48,13 +51,14 @@ impl Fronts {
     /// # Errors
     /// The file that cannot be used, and why.
     pub fn new(plan: &Plan) -> Result<Self, LoadError> {
-        let mut fronts = Self::default();
+        let rules = Arc::new(Rules::new(plan));
+        let mut fronts = Self { rules: Arc::clone(&rules), ..Self::default() };
         let logged = plan.log.access != plan::AccessLog::Off;
         for (id, listener) in plan.listeners.iter().enumerate() {
             let tls = |tls| ServerTls::new(tls, Arc::new(Tickets::default()));
             let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
             let id = ListenerId(id as u16);
-            let site = |http| Site::new(id, listener, http, logged);
+            let site = |http| Site::new(id, listener, http, &rules, logged);
             let site = listener.http.as_ref().map(site).transpose();
             let site = site.map_err(|error| LoadError {
                 file: format!("listener `{}`", listener.name),

@@ -14,9 +14,11 @@ use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
 use rustls::pki_types::ServerName;
+use sluicegate_l7::policy::breaker::BreakerPlan;
 
 use crate::config::plan;
 use crate::fronts::Fronts;
+use crate::limits::PoolBreaker;
 use crate::net::Endpoint;
 use crate::runtime::time::Time;
 
@@ -160,6 +162,8 @@ pub struct PoolState {
     pub waiting: AtomicU32,
     /// Waiters released and not yet connected: bounds the rush at a server that comes back.
     pub released: AtomicU32,
+    /// For HTTP: whether requests go to the pool at all.
+    pub breaker: Option<Arc<PoolBreaker>>,
     queue: Mutex<WaitQueue>,
 }
 
@@ -175,8 +179,9 @@ pub const RELEASED_MAX: u32 = 64;
 
 impl PoolState {
     #[must_use]
-    pub fn new(name: &str) -> Self {
+    pub fn new(name: &str, breaker: Option<BreakerPlan>) -> Self {
         Self {
+            breaker: breaker.map(PoolBreaker::new),
             name: name.into(),
             waiting: AtomicU32::new(0),
             released: AtomicU32::new(0),

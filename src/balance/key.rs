@@ -27,6 +27,12 @@ impl FlowKey {
         Self(SipHasher13::new_with_keys(1, 1).hash(&mapped(client)))
     }
 
+    /// Of a consumer.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
+        Self(SipHasher13::new_with_keys(1, 1).hash(text.as_bytes()))
+    }
+
     #[must_use]
     pub const fn bits(self) -> u64 {
         self.0

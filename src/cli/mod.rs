@@ -20,6 +20,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod explain_reason;
+mod key;
 mod man;
 mod run;
 mod schema;
@@ -72,6 +73,8 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Ask a running instance through its admin API
     Ctl(ctl::CtlArgs),
+    /// Make an API key and its hash for the configuration
+    Key(key::KeyArgs),
     /// Generate load and measure latency, in a closed or an open loop
     Bench(bench::BenchArgs),
     /// See it at work: servers, gateway and load in this process
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Key(args) => key::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -156,5 +156,5 @@ fn renewed(fronts: &Fronts, news: &News) -> Fronts {
             pools[usize::from(id.0)].tls = Some(Arc::clone(tls));
         }
     }
-    Fronts { listeners, pools }
+    Fronts { listeners, pools, rules: Arc::clone(&fronts.rules) }
 }

@@ -153,6 +153,7 @@ impl Desk {
 
     /// Once a second: what was lost to a full mailbox, or had no moment of its own.
     pub fn keep_house(&self) {
+        self.instance.shared.read_wall();
         self.instance.sample_busy();
         let snapshot = self.instance.snapshot();
         self.tell_membership(&snapshot);

@@ -16,6 +16,8 @@ pub fn plan(servers: &[SocketAddr]) -> Plan {
         backup: false,
     });
     Plan {
+        policies: Vec::new(),
+        consumers: Vec::new(),
         runtime: Runtime {
             workers: Some(1),
             timeout_drain: Duration::from_secs(2),

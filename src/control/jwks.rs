@@ -28,6 +28,8 @@ pub struct SharedKeys {
     keys: Mutex<Option<Arc<KeySet>>>,
     /// A token named a key that is not among them.
     wanted: AtomicBool,
+    /// A fetch is on its way, or an unknown key would cause one now.
+    asks: AtomicBool,
     wake: Notify,
     fetched: AtomicU64,
     failed: AtomicU64,
@@ -75,6 +77,18 @@ impl SharedKeys {
         }
     }
 
+    /// Whether newer keys may be here soon: worth waiting for, with a token whose key is new.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.asks.load(Ordering::Acquire)
+    }
+
+    /// Counts what was published.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     /// Fetches that brought keys, and those that did not.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
@@ -111,6 +125,7 @@ pub async fn keep_fetched(jwks: Jwks, names: Names, shared: Arc<SharedKeys>, log
     let mut reporter = Reporter { jwks: &jwks, log: &log, trouble: None, remarks: Vec::new() };
     let mut step = ring.on_time(now());
     loop {
+        shared.asks.store(step.fetch || ring.listens(), Ordering::Release);
         step = if step.fetch {
             publish(step, &ring, &shared, &reporter);
             fetch(&jwks, &names, &mut ring, &shared, &mut reporter).await

@@ -10,20 +10,25 @@
 
 use std::fmt::Write as _;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sluicegate_l7::policy::keyring::Schedule;
+use sluicegate_l7::policy::spec::{Authority, Credential, JwtKeys, Kind};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::checks::Checks;
 use super::desk::Desk;
+use super::fetch::{Names, Source};
 use super::instance::Phase;
+use super::jwks::{Jwks, keep_fetched};
 use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
 use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify};
-use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes};
+use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes, Verify};
 use crate::observe::events::EventKind;
 use crate::observe::status::mode_word;
 use crate::observe::view::bind_text;
@@ -58,6 +63,7 @@ pub(super) async fn live(
     }
     tokio::task::spawn_local(certificates::watch(desk.clone()));
     resolve_names(&desk, &checks);
+    fetch_keys(&desk);
     let early = tokio::select! {
         () = first_round(&desk, &checks) => None,
         command = commands.recv() => Some(command.unwrap_or(Command::StopNow)),
@@ -116,6 +122,35 @@ fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
             for name in names {
                 desk.instance.membership.unresolved(name, error.clone());
                 desk.name_answered(true);
+            }
+        }
+    }
+}
+
+/// Keeps the keys of tokens up to date that are fetched.
+fn fetch_keys(desk: &Rc<Desk>) {
+    let names = Names::new(&desk.instance.plan.runtime.dns);
+    let rules = Arc::clone(&desk.instance.snapshot().fronts.rules);
+    for (at, spec) in rules.specs().iter().enumerate() {
+        let Kind::Auth(auth) = &spec.kind else { continue };
+        let Credential::Jwt(jwt) = &auth.by else { continue };
+        let (JwtKeys::Url(from), Some(shared)) = (&jwt.keys, rules.keys(at)) else { continue };
+        let name = format!("policy `{}`", spec.name);
+        let verify = match &from.verify {
+            Authority::System => Verify::System,
+            Authority::File(path) => Verify::File(path.clone()),
+            Authority::Anybody => Verify::Insecure,
+        };
+        match Source::new(&from.url, &verify) {
+            Ok(source) => {
+                let (refresh, grace, cooldown) = (from.refresh, from.grace, from.cooldown);
+                let schedule = Schedule { refresh, grace, cooldown };
+                let jwks = Jwks { name, source, schedule, timeout: from.timeout };
+                let task = keep_fetched(jwks, names.clone(), Arc::clone(shared), desk.log.clone());
+                tokio::task::spawn_local(task);
+            }
+            Err(error) => {
+                desk.log.error(format_args!("the keys of {name} cannot be fetched: {error}"));
             }
         }
     }

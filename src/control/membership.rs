@@ -89,7 +89,10 @@ impl Membership {
             })
         });
         let pools = plan.pools.iter().map(|pool| PoolSnapshot {
-            state: Arc::new(PoolState::new(&pool.name)),
+            state: Arc::new(PoolState::new(
+                &pool.name,
+                pool.breaker.as_ref().map(|policy| policy.breaker),
+            )),
             members: Vec::new(),
         });
         let empty = Snapshot {

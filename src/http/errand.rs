@@ -1,22 +1,29 @@
 //! One request: where it goes, and the head that the server gets.
+//!
+//! Judged in two steps, [`open`] (what it is, and its route) and [`conclude`] (what becomes of
+//! it); between them the shell runs the route's policies.
 
 use std::net::IpAddr;
 
 use sluicegate_l7::compress::Accepts;
 use sluicegate_l7::http1::request::{Method, RequestHead};
-use sluicegate_l7::http1::{
-    self, Fields, Framing, Known, Lines, Reject, Version, host_for_matching,
-};
-use sluicegate_l7::identity::{self, Client, Identity};
+use sluicegate_l7::http1::{self, Fields, Framing, Lines, Reject, Version, host_for_matching};
+use sluicegate_l7::identity::{self, Client};
 use sluicegate_l7::path;
-use sluicegate_l7::route::spec::{ActionSpec, RouteSpec, SplitBy};
+use sluicegate_l7::policy::consumer::Principal;
+use sluicegate_l7::policy::cors;
+use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
 use sluicegate_l7::route::template::{Variable, Variables};
 use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
-use sluicegate_l7::route::{headers, redirect, rewrite, split, sticky};
+use sluicegate_l7::route::{headers, redirect, split, sticky};
 
+use super::bodies::{self, Fit};
+use super::policies::{Gate, Refusal};
+use super::server_head;
 use super::session::Peers;
 use super::site::Site;
-use crate::config::plan::{ClientCertField, HttpTimeouts};
+use crate::balance::FlowKey;
+use crate::config::plan::HttpTimeouts;
 use crate::observe::requests::RequestText;
 
 /// A request's id: the client's if it is harmless, else made here.
@@ -62,6 +69,12 @@ pub struct Errand {
     pub answer_lines: Vec<u8>,
     /// Those of the pool under this listener.
     pub timeouts: HttpTimeouts,
+    /// What policies found and took.
+    pub gate: Gate,
+    /// The client waits for word before it sends the body.
+    pub expects: bool,
+    /// The body is read here as a whole, and changed.
+    pub changes_body: bool,
 }
 
 impl Errand {
@@ -87,6 +100,9 @@ impl Errand {
             sticky: None,
             answer_lines: Vec::new(),
             timeouts: HttpTimeouts::default(),
+            gate: Gate::default(),
+            expects: head.expect_continue,
+            changes_body: false,
         }
     }
 }
@@ -119,6 +135,39 @@ pub enum Verdict {
         errand: Box<Errand>,
         allowed: Allowed,
     },
+    /// A policy answers.
+    Refused {
+        errand: Box<Errand>,
+        refusal: Refusal,
+    },
+}
+
+impl Verdict {
+    /// The route, if there is one.
+    pub fn route(&self) -> Option<usize> {
+        let route = self.errand().route;
+        (route != usize::MAX).then_some(route)
+    }
+
+    pub const fn errand(&self) -> &Errand {
+        let (Self::Forward(errand)
+        | Self::Redirect { errand, .. }
+        | Self::Respond { errand }
+        | Self::NoRoute { errand }
+        | Self::Method { errand, .. }
+        | Self::Refused { errand, .. }) = self;
+        errand
+    }
+
+    pub fn into_errand(self) -> Box<Errand> {
+        let (Self::Forward(errand)
+        | Self::Redirect { errand, .. }
+        | Self::Respond { errand }
+        | Self::NoRoute { errand }
+        | Self::Method { errand, .. }
+        | Self::Refused { errand, .. }) = self;
+        errand
+    }
 }
 
 /// What decides about a request.
@@ -134,20 +183,53 @@ pub struct Bench<'a> {
 }
 
 /// A request as it is being judged.
-struct Case<'a> {
-    head: &'a RequestHead,
-    lines: Lines<'a>,
-    host: &'a str,
+pub struct Case<'a> {
+    pub head: &'a RequestHead,
+    pub lines: Lines<'a>,
+    pub method: &'a str,
+    pub host: &'a str,
     /// As it will be forwarded.
-    path: &'a str,
-    query: Option<&'a str>,
-    scheme: &'static str,
-    client: Client,
-    id: &'a RequestId,
-    captures: Captures<'a>,
+    pub path: &'a str,
+    /// As routes are matched with it.
+    pub matching: &'a str,
+    pub query: Option<&'a str>,
+    pub scheme: &'static str,
+    pub client: Client,
+    pub id: RequestId,
+    pub found: Found,
+    /// A browser's question before a request of that method.
+    pub preflight: bool,
 }
 
-impl Variables for Case<'_> {
+/// Memory for what of a request is not as it was received.
+#[derive(Debug)]
+pub struct Scratch {
+    host: [u8; http1::host::HOST_BYTES_MAX],
+    path: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { host: [0; http1::host::HOST_BYTES_MAX], path: Vec::new() }
+    }
+}
+
+/// A request with a route, as templates see it.
+pub(super) struct Scene<'a> {
+    case: &'a Case<'a>,
+    captures: Captures<'a>,
+    principal: Option<&'a Principal>,
+}
+
+impl<'a> std::ops::Deref for Scene<'a> {
+    type Target = Case<'a>;
+
+    fn deref(&self) -> &Case<'a> {
+        self.case
+    }
+}
+
+impl Variables for Scene<'_> {
     fn append(&self, variable: &Variable, out: &mut Vec<u8>) -> bool {
         use std::io::Write as _;
         let text = match variable {
@@ -158,6 +240,18 @@ impl Variables for Case<'_> {
             Variable::Path => self.path.as_bytes(),
             Variable::Scheme => self.scheme.as_bytes(),
             Variable::RequestId => self.id.as_bytes(),
+            Variable::Consumer => match self.principal {
+                Some(principal) => principal.id.as_bytes(),
+                None => return false,
+            },
+            Variable::Claim(selector) => {
+                let claims = self.principal.and_then(|principal| principal.claims.as_ref());
+                let Some(text) = claims.and_then(|claims| claims.text(selector)) else {
+                    return false;
+                };
+                out.extend_from_slice(text.as_bytes());
+                return true;
+            }
             Variable::Header(name) => match route::Fields::line(&self.lines, name, 0) {
                 Some(value) => value,
                 None => return false,
@@ -176,34 +270,32 @@ impl Variables for Case<'_> {
     }
 }
 
-/// Judges the request at the beginning of `bytes`, and writes the head for the server (or the
-/// location of a redirect) to `draft`.
+/// Reads the request at the beginning of `bytes`, and finds its route.
 ///
 /// # Errors
 /// What makes it a bad request.
-pub fn judge(
+pub fn open<'a>(
     bench: &Bench<'_>,
-    bytes: &[u8],
-    head: &RequestHead,
-    fields: &Fields,
-    draft: &mut Vec<u8>,
-) -> Result<Verdict, Reject> {
+    bytes: &'a [u8],
+    head: &'a RequestHead,
+    fields: &'a Fields,
+    scratch: &'a mut Scratch,
+) -> Result<Case<'a>, Reject> {
     let site = bench.site;
     let lines = Lines { bytes, fields };
-    let mut scratch = [0; http1::host::HOST_BYTES_MAX];
     let host_sent = head.host.map_or(&b""[..], |span| span.of(bytes));
-    let host = bench.peers.reach(host_for_matching(host_sent, &mut scratch))?;
+    let host = bench.peers.reach(host_for_matching(host_sent, &mut scratch.host))?;
     let target = head.target.of(bytes);
-    let mut rewritten = Vec::new();
     let normal = if head.asterisk {
         None
     } else {
-        Some(path::normalise(target, &mut rewritten, &site.limits)?)
+        Some(path::normalise(target, &mut scratch.path, &site.limits)?)
     };
     // Both forms are ASCII: anything else was refused.
     let text = |bytes| std::str::from_utf8(bytes).unwrap_or("/");
-    let forward = normal.as_ref().map_or("*", |normal| text(normal.forward(target, &rewritten)));
-    let matching = normal.as_ref().map_or("*", |normal| text(normal.matching(target, &rewritten)));
+    let path = normal.as_ref().map_or("*", |normal| text(normal.forward(target, &scratch.path)));
+    let matching =
+        normal.as_ref().map_or("*", |normal| text(normal.matching(target, &scratch.path)));
     let query = normal.as_ref().and_then(|normal| normal.query(target)).map(text);
     if identity::passed_here(&lines, &site.via) {
         return Err(Reject::Loop);
@@ -211,45 +303,108 @@ pub fn judge(
     let client = Client::find(bench.peers.ip(), &lines, &site.plan.trusted_proxies);
     let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
     let random = u128::from(bench.random[0]) << 64 | u128::from(bench.random[1]);
-    let id = RequestId::of(&lines, random);
     let method = text(head.method_name.of(bytes));
-    let found = site.table.find(&Query {
-        host,
-        path: matching,
-        method,
-        scheme,
-        query: query.unwrap_or(""),
-        fields: &lines,
-    });
-    let text = bench.logged.then(|| {
-        Box::new(RequestText {
-            method: method.to_owned(),
-            host: String::from_utf8_lossy(host_sent).into_owned(),
-            path: path_of(target),
-            request_id: String::from_utf8_lossy(id.as_bytes()).into_owned(),
-            tls: bench.peers.tls.clone(),
-        })
-    });
-    let mut errand = Box::new(Errand::new(head, client.ip, id, text));
-    let route = match found {
-        Found::Route { route, .. } => route,
-        Found::NoRoute => return Ok(Verdict::NoRoute { errand }),
-        Found::MethodMissed(allowed) => return Ok(Verdict::Method { errand, allowed }),
-    };
-    errand.route = route;
-    let captures = site.table.captures(route, forward);
-    let case = Case {
+    let asked = cors::asked_method(method, &lines);
+    let mut case = Case {
         head,
-        lines,
+        method,
         host,
-        path: forward,
+        path,
+        matching,
         query,
         scheme,
         client,
-        id: &errand.id.clone(),
-        captures,
+        id: RequestId::of(&lines, random),
+        lines,
+        found: Found::NoRoute,
+        preflight: asked.is_some(),
     };
-    decide(bench, &case, errand, draft)
+    case.found = site.table.find(&case.query());
+    Ok(case)
+}
+
+impl Case<'_> {
+    /// What routes are matched with: a preflight as the request that it asks about.
+    pub fn query(&self) -> Query<'_> {
+        let asked = cors::asked_method(self.method, &self.lines);
+        let asked = asked.and_then(|method| std::str::from_utf8(method).ok());
+        Query {
+            host: self.host,
+            path: self.matching,
+            method: asked.unwrap_or(self.method),
+            scheme: self.scheme,
+            query: self.query.unwrap_or(""),
+            fields: &self.lines,
+        }
+    }
+
+    /// The errand that the request is, before it is known where it goes.
+    pub fn errand(&self, bench: &Bench<'_>) -> Box<Errand> {
+        let bytes = self.lines.bytes;
+        let text = bench.logged.then(|| {
+            let host = self.head.host.map_or(&b""[..], |span| span.of(bytes));
+            Box::new(RequestText {
+                method: self.method.to_owned(),
+                host: String::from_utf8_lossy(host).into_owned(),
+                path: path_of(self.head.target.of(bytes)),
+                request_id: String::from_utf8_lossy(self.id.as_bytes()).into_owned(),
+                tls: bench.peers.tls.clone(),
+            })
+        });
+        let mut errand = Box::new(Errand::new(self.head, self.client.ip, self.id, text));
+        if let Found::Route { route, .. } = self.found {
+            errand.route = route;
+        }
+        errand
+    }
+}
+
+/// Says what becomes of a request that its policies let pass, and writes the head for the server
+/// (or the location of a redirect) to `draft`.
+///
+/// # Errors
+/// What makes it a bad request.
+pub fn conclude(
+    bench: &Bench<'_>,
+    case: &Case<'_>,
+    errand: Box<Errand>,
+    draft: &mut Vec<u8>,
+) -> Result<Verdict, Reject> {
+    match case.found {
+        Found::Route { route, .. } => {
+            let captures = bench.site.table.captures(route, case.path);
+            let principal = errand.gate.principal.clone();
+            let scene = Scene { case, captures, principal: principal.as_deref() };
+            decide(bench, &scene, errand, draft)
+        }
+        Found::NoRoute => Ok(Verdict::NoRoute { errand }),
+        Found::MethodMissed(allowed) => Ok(Verdict::Method { errand, allowed }),
+    }
+}
+
+/// Says what becomes of a request that a policy refuses: its answer has the lines that any answer
+/// of its route has.
+pub fn refuse(
+    bench: &Bench<'_>,
+    case: &Case<'_>,
+    mut errand: Box<Errand>,
+    refusal: Refusal,
+) -> Verdict {
+    if let Found::Route { route, .. } = case.found {
+        let captures = bench.site.table.captures(route, case.path);
+        let principal = errand.gate.principal.clone();
+        let scene = Scene { case, captures, principal: principal.as_deref() };
+        write_answer_lines(bench, &scene, &mut errand);
+    }
+    Verdict::Refused { errand, refusal }
+}
+
+/// What the route and its policies add to an answer.
+fn write_answer_lines(bench: &Bench<'_>, case: &Scene<'_>, errand: &mut Errand) {
+    let spec = bench.site.table.spec(errand.route);
+    let chain = bench.site.chain(Some(errand.route));
+    let changes = bench.site.changes(chain, spec).map(|(_, response)| response);
+    headers::write_all(&changes, case, &mut errand.answer_lines);
 }
 
 /// As received, without the query.
@@ -260,17 +415,23 @@ pub(super) fn path_of(target: &[u8]) -> String {
 
 fn decide(
     bench: &Bench<'_>,
-    case: &Case<'_>,
+    case: &Scene<'_>,
     mut errand: Box<Errand>,
     draft: &mut Vec<u8>,
 ) -> Result<Verdict, Reject> {
     let spec = bench.site.table.spec(errand.route);
-    headers::write_http1(&spec.response_headers, case, &mut errand.answer_lines);
+    let chain = bench.site.chain(Some(errand.route));
+    write_answer_lines(bench, case, &mut errand);
     let pool = match &spec.action {
         ActionSpec::Pool(pool) => *pool,
         ActionSpec::Split { pools, by } => {
             let point = match (by, case.client.ip) {
-                (SplitBy::Client, Some(ip)) => crate::balance::FlowKey::of_ip(ip).bits(),
+                (SplitBy::Client, Some(ip)) => FlowKey::of_ip(ip).bits(),
+                (SplitBy::Consumer, ip) => match (case.principal, ip) {
+                    (Some(principal), _) => FlowKey::of_text(&principal.id).bits(),
+                    (None, Some(ip)) => FlowKey::of_ip(ip).bits(),
+                    (None, None) => bench.random[2],
+                },
                 _ => bench.random[2],
             };
             split::choose(pools, point, bench.has_servers).unwrap_or_default()
@@ -296,123 +457,13 @@ fn decide(
     };
     errand.accepts =
         compression.map(|spec| Accepts::of(&case.lines, &spec.algorithms)).unwrap_or_default();
-    write_head(bench, case, spec, &errand, draft)?;
+    if bench.site.rules.request_changes(chain).next().is_some() {
+        match bodies::fit(&case.lines, case.head.framing) {
+            Fit::Json => errand.changes_body = true,
+            Fit::Other => {}
+            Fit::Encoded => return Err(Reject::BodyCoding),
+        }
+    }
+    server_head::write_head(bench, case, spec, &errand, draft)?;
     Ok(Verdict::Forward(errand))
-}
-
-/// Appends the head for the server.
-fn write_head(
-    bench: &Bench<'_>,
-    case: &Case<'_>,
-    spec: &RouteSpec,
-    errand: &Errand,
-    out: &mut Vec<u8>,
-) -> Result<(), Reject> {
-    let bytes = case.lines.bytes;
-    out.extend_from_slice(case.head.method_name.of(bytes));
-    out.push(b' ');
-    if case.head.asterisk {
-        out.push(b'*');
-    } else {
-        rewrite::write_path(&spec.rewrite, case.path, case, out).map_err(|_| Reject::PathSyntax)?;
-    }
-    if let Some(query) = case.query {
-        out.push(b'?');
-        out.extend_from_slice(query.as_bytes());
-    }
-    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    if !rewrite::write_host(&spec.rewrite, case, out) {
-        out.extend_from_slice(case.head.host.map_or(&b""[..], |span| span.of(bytes)));
-    }
-    out.extend_from_slice(b"\r\n");
-    write_fields(bench, case, spec, out);
-    Identity {
-        peer: bench.peers.ip(),
-        peer_trusted: case.client.peer_trusted,
-        client: case.client.ip,
-        scheme: case.scheme,
-        host: case.head.host.map_or(&b""[..], |span| span.of(bytes)),
-        port: bench.peers.local.map_or(0, |local| local.port()),
-        request_id: case.id.as_bytes(),
-        version: match case.head.version {
-            _ if bench.is_http2 => "2.0",
-            Version::Http10 => "1.0",
-            Version::Http11 => "1.1",
-        },
-        via: &bench.site.via,
-        fields: &case.lines,
-    }
-    .write_http1(out);
-    write_client_cert(bench, out);
-    write_trace(case, bench, out);
-    write_framing(case, errand, out);
-    headers::write_http1(&spec.headers, case, out);
-    out.extend_from_slice(b"\r\n");
-    Ok(())
-}
-
-fn write_fields(bench: &Bench<'_>, case: &Case<'_>, spec: &RouteSpec, out: &mut Vec<u8>) {
-    let bytes = case.lines.bytes;
-    for field in case.lines.fields.end_to_end() {
-        let name = field.name.of(bytes);
-        if !bench.site.sieve.passes(field.known, name) || !headers::passes(&spec.headers, name) {
-            continue;
-        }
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(field.value.of(bytes));
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// What the servers are told of a client's certificate, which was verified.
-fn write_client_cert(bench: &Bench<'_>, out: &mut Vec<u8>) {
-    let Some(client) = bench.peers.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
-    for field in &bench.site.client_cert_headers {
-        let (name, value) = match field {
-            ClientCertField::Subject => ("X-Client-Cert-Subject: ", client.subject.as_str()),
-            ClientCertField::San => ("X-Client-Cert-San: ", &*client.san.join(",")),
-            ClientCertField::Fingerprint => ("X-Client-Cert-Fingerprint: ", &*client.fingerprint),
-        };
-        for part in [name, value, "\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
-}
-
-fn write_trace(case: &Case<'_>, bench: &Bench<'_>, out: &mut Vec<u8>) {
-    let mut random = [0; 24];
-    for (at, word) in bench.random.iter().enumerate() {
-        random[8 * at..8 * at + 8].copy_from_slice(&word.rotate_left(17).to_ne_bytes());
-    }
-    let (trace, continued) = sluicegate_l7::trace::Trace::of(&case.lines, random);
-    out.extend_from_slice(b"traceparent: ");
-    out.extend_from_slice(&trace.encode());
-    out.extend_from_slice(b"\r\n");
-    if continued {
-        for value in case.lines.fields.values(case.lines.bytes, Known::Tracestate) {
-            out.extend_from_slice(b"tracestate: ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-}
-
-fn write_framing(case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
-    use std::io::Write as _;
-    match case.head.framing {
-        Framing::Length(length) => {
-            let _ = write!(out, "Content-Length: {length}\r\n");
-        }
-        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        Framing::None | Framing::UntilClose => {}
-    }
-    if case.head.expect_continue {
-        out.extend_from_slice(b"Expect: 100-continue\r\n");
-    }
-    if let (true, Some(upgrade)) = (errand.upgrades, case.head.upgrade) {
-        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
-        out.extend_from_slice(upgrade.of(case.lines.bytes));
-        out.extend_from_slice(b"\r\n");
-    }
 }

@@ -46,8 +46,9 @@ pub struct Flow {
     forgotten: bool,
     /// All of the body is framed.
     framed: bool,
-    /// Payload that came in.
+    /// Payload that came in, and how much may.
     pub total: u64,
+    pub total_max: u64,
     /// The source has been read to its end.
     pub source_ended: bool,
 }
@@ -71,6 +72,7 @@ impl Flow {
             forgotten: false,
             framed,
             total: 0,
+            total_max: u64::MAX,
             source_ended: false,
         }
     }
@@ -129,6 +131,9 @@ impl Flow {
                 return Ok(());
             }
             self.total += piece.payload.len() as u64;
+            if self.total > self.total_max {
+                return Err(Reject::BodyTooLarge);
+            }
             if !piece.payload.is_empty() {
                 let payload = &inbox.bytes()[piece.payload.clone()];
                 push_payload(payload, self.passage, self.encoder.as_deref_mut(), &mut self.pending);

@@ -6,13 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluicegate_l7::http1::request;
-use sluicegate_l7::http1::{self, Fields, Lines, Reject, host_for_matching};
-use sluicegate_l7::identity::{self, Client};
-use sluicegate_l7::path;
-use sluicegate_l7::route::Query;
+use sluicegate_l7::http1::{Fields, Reject};
 use sluicegate_l7::route::spec::ActionSpec;
 
-use super::errand::{self, Bench, Verdict};
+use super::errand::{self, Bench, Scratch, Verdict};
 use super::session::{Peers, reason_of};
 use super::site::Site;
 use crate::observe::reason::Reason;
@@ -26,6 +23,8 @@ pub struct Explained {
     pub path: String,
     /// Who sent it: the peer, or whom a trusted peer names.
     pub client: Option<IpAddr>,
+    /// The policies that run first, in their order.
+    pub policies: Vec<usize>,
     pub fate: Fate,
     /// Each route and why it is taken or not, in file order.
     pub routes: Vec<(usize, String)>,
@@ -90,36 +89,17 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
         logged: false,
     };
     let mut draft = Vec::new();
-    let verdict = errand::judge(&bench, bytes, &head, &fields, &mut draft)?;
-
-    let lines = Lines { bytes, fields: &fields };
-    let mut scratch = [0; http1::host::HOST_BYTES_MAX];
-    let host = host_for_matching(head.host.map_or(&b""[..], |span| span.of(bytes)), &mut scratch);
-    let target = head.target.of(bytes);
-    let mut rewritten = Vec::new();
-    let normal = path::normalise(target, &mut rewritten, &site.limits);
-    // `OPTIONS *` has no path.
-    let normal = if head.asterisk { None } else { Some(normal?) };
-    let path = normal.as_ref().map_or(&b"*"[..], |normal| normal.matching(target, &rewritten));
-    let query = normal.as_ref().and_then(|normal| normal.query(target)).unwrap_or_default();
-    // All are ASCII: anything else was refused.
-    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
-    let client = Client::find(peer, &lines, &site.plan.trusted_proxies);
-    let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
-    let query = Query {
-        host,
-        path: text(path),
-        method: text(head.method_name.of(bytes)),
-        scheme,
-        query: text(query),
-        fields: &lines,
-    };
+    let mut scratch = Scratch::default();
+    let case = errand::open(&bench, bytes, &head, &fields, &mut scratch)?;
+    let verdict = errand::conclude(&bench, &case, case.errand(&bench), &mut draft)?;
+    let query = case.query();
     let routes = site.table.explain(&query);
     Ok(Explained {
-        scheme,
-        host: host.to_owned(),
-        path: text(path).to_owned(),
-        client: client.ip,
+        scheme: case.scheme,
+        host: case.host.to_owned(),
+        path: case.matching.to_owned(),
+        client: case.client.ip,
+        policies: site.chain(verdict.route()).steps().to_vec(),
         fate: fate(site, &verdict, &draft),
         routes: routes.into_iter().map(|(route, why)| (route, why.to_string())).collect(),
     })
@@ -146,7 +126,8 @@ fn fate(site: &Site, verdict: &Verdict, draft: &[u8]) -> Fate {
             };
             Fate::Respond { route: errand.route, status }
         }
-        Verdict::NoRoute { .. } => Fate::NoRoute,
+        // No policy is run.
+        Verdict::NoRoute { .. } | Verdict::Refused { .. } => Fate::NoRoute,
         Verdict::Method { allowed, .. } => {
             let mut allow = Vec::new();
             site.table.write_allow(*allowed, &mut allow);

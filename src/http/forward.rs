@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sluicegate_l7::answer::{Answer, How as Manner};
-use sluicegate_l7::compress::Encoder;
+use sluicegate_l7::answer::{Answer, Content, How as Manner};
 use sluicegate_l7::http1::request::Method;
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
-use sluicegate_l7::http1::{Body, Fields, Framing, Limits, Reject, Version};
+use sluicegate_l7::http1::{Fields, Framing, Limits, Reject, Version};
+use sluicegate_l7::policy::spec::Fallback;
 use sluicegate_l7::route::spec::RetrySpec;
 
 use super::errand::Errand;
@@ -21,8 +21,8 @@ use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
 use super::session::{Account, Session, Then, reason_of};
 use super::upstream::{Failed, Place, Upstream};
+use super::watch::Watch;
 use crate::balance::{Nobody, TRIED_MAX};
-use crate::l4::Outcome;
 use crate::observe::reason::Reason;
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
@@ -37,15 +37,6 @@ struct Wait {
     until: Time,
     /// Without a byte of a request that is not.
     gap: Duration,
-}
-
-/// How long an answer may stand still.
-#[derive(Clone, Copy)]
-struct Gaps {
-    /// Because nothing comes.
-    source: Duration,
-    /// Because the client does not take what is there.
-    target: Duration,
 }
 
 /// Interim answers (1xx) before an answer: no server needs more.
@@ -66,11 +57,21 @@ impl<D: Driver> Session<D> {
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
+        flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
         // What of the body is here already is looked at before anybody else sees the request.
         if let Err(reject) = flow.frame(&mut self.inbox) {
             return self.refuse_late(reject, errand, account).await;
         }
-        let result = self.attempts(pool, errand, &mut flow, spec, account).await;
+        let mut result = self.attempts(pool, errand, &mut flow, spec, account).await;
+        if let Attempt::Failed(reason) = result
+            && let Some(Fallback::Pool(other)) = self.office.fallback(pool, reason)
+            && (flow.is_unsent() || flow.is_repeatable() && errand.method.is_idempotent())
+        {
+            flow.rewind();
+            let other = PoolId(other as u16);
+            account.pool = Some(other);
+            result = self.attempts(other, errand, &mut flow, spec, account).await;
+        }
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
@@ -98,6 +99,10 @@ impl<D: Driver> Session<D> {
         let mut stale = 0;
         self.office.budget(pool).request(self.office.now());
         loop {
+            let mut watch = match self.office.watch(pool) {
+                Ok(watch) => watch,
+                Err(reason) => return Attempt::Failed(reason),
+            };
             let place = match self.place(pool, errand, &tried, until).await {
                 Ok(place) => place,
                 Err(reason) => return Attempt::Failed(reason),
@@ -107,8 +112,12 @@ impl<D: Driver> Session<D> {
             let more = u32::from(account.attempts) < spec.attempts;
             let terms = Tries { spec, more };
             let fresh = stale >= STALE_MAX;
-            let (attempt, reused) =
-                self.attempt(pool, errand, place, fresh, flow, until, terms, account).await;
+            let (attempt, reused) = self
+                .attempt(pool, errand, place, fresh, flow, until, terms, &mut watch, account)
+                .await;
+            if !(reused && matches!(attempt, Attempt::Again(_))) {
+                watch.failed(&attempt, self.office.now());
+            }
             let reason = match attempt {
                 Attempt::Again(_) if reused => {
                     // The server had closed the connection: not the server's failure, nor an
@@ -136,7 +145,7 @@ impl<D: Driver> Session<D> {
     }
 
     /// A body that turned out malformed after its head was good.
-    async fn refuse_late(
+    pub(super) async fn refuse_late(
         &mut self,
         reject: Reject,
         errand: &Errand,
@@ -152,7 +161,7 @@ impl<D: Driver> Session<D> {
     }
 
     /// The gateway's own answer in place of a server's.
-    async fn fail(
+    pub(super) async fn fail(
         &mut self,
         reason: Reason,
         errand: &Errand,
@@ -168,8 +177,18 @@ impl<D: Driver> Session<D> {
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
         let is_head = errand.method == Method::Head;
-        let manner = Manner { is_head, closes, lines: &lines, own_body: None };
-        self.answer(&Answer::of(reason.as_str()), manner, account).await;
+        let pool = PoolId(errand.pool as u16);
+        if let Some(Fallback::Respond(spec)) = self.office.fallback(pool, reason) {
+            let content = Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
+            self.made(spec.status, content, is_head, closes, &lines, account).await;
+        } else {
+            let mut answer = Answer::of(reason.as_str());
+            if reason == Reason::BreakerOpen {
+                answer = answer.with_retry_after(self.office.breaker_opens_in(pool));
+            }
+            let manner = Manner { is_head, closes, lines: &lines, own_body: None };
+            self.answer(&answer, manner, account).await;
+        }
         self.office.put_away(lines);
         if closes { Then::Close } else { Then::Next }
     }
@@ -212,6 +231,7 @@ impl<D: Driver> Session<D> {
         flow: &mut Flow,
         until: Time,
         tries: Tries<'_>,
+        watch: &mut Watch,
         account: &mut Account,
     ) -> (Attempt, bool) {
         let now = self.office.now();
@@ -256,6 +276,7 @@ impl<D: Driver> Session<D> {
         };
         account.upstream = Some(self.office.now().since(sent_at));
         account.status = head.status;
+        watch.answered(head.status, sent_at, self.office.now());
         if head.status >= 500 {
             self.office.suspect(&upstream.place.state);
         } else {
@@ -345,167 +366,6 @@ impl<D: Driver> Session<D> {
                 Err(_) if flow.has_all() => return Err(Attempt::Failed(Reason::RequestTimeout)),
                 Err(_) => return Err(Attempt::Failed(Reason::ClientTimeout)),
             }
-        }
-    }
-
-    /// The answer's head is here: brings it and its body to the client.
-    #[allow(clippy::too_many_arguments)]
-    async fn finish(
-        &mut self,
-        pool: PoolId,
-        errand: &Errand,
-        mut upstream: Upstream<D>,
-        mut inbox: Inbox,
-        head: ResponseHead,
-        fields: &Fields,
-        flow: &mut Flow,
-        account: &mut Account,
-    ) -> Then {
-        let closes = !errand.keep_alive
-            || self.office.is_draining()
-            || (!flow.has_all() && head.status != 101);
-        let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
-        terms.sticky = self.sticky_for(errand, &upstream);
-        let mut out = self.office.draft();
-        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
-        inbox.consume(head.len);
-        if head.status == 101 {
-            account.bytes_out += out.len() as u64;
-            let sent = self.stream.send(&out).await;
-            self.office.put_away(out);
-            return match sent {
-                Ok(()) => self.become_tunnel(pool, upstream, inbox, account).await,
-                Err(_) => Then::Abort(Reason::ClientReset),
-            };
-        }
-        let body = Body::new(head.framing, &self.site.limits.of_answers());
-        let encoder = terms.compress.map(|algorithm| Box::new(Encoder::new(algorithm)));
-        let mut answer = Flow::new(body, terms.passage, encoder, out);
-        let idle = self.office.timeouts(self.site.listener, pool).idle;
-        let gaps = Gaps { source: idle, target: errand.timeouts.body };
-        let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
-        account.bytes_out += answer.total;
-        let whole = answer.is_through();
-        let reusable = whole
-            && head.keep_alive
-            && head.framing != Framing::UntilClose
-            && flow.is_through()
-            && inbox.is_empty()
-            && !answer.source_ended;
-        self.office.put_away(answer.into_buffer());
-        self.office.shell().rest(&mut inbox);
-        if reusable {
-            self.office.keep(pool, upstream);
-        }
-        match result {
-            Ok(()) if terms.closes || !flow.is_through() => Then::Close,
-            Ok(()) => Then::Next,
-            Err(reason) => {
-                account.reason = reason;
-                // The head is out: only a broken connection tells that the rest is not coming.
-                Then::Abort(reason)
-            }
-        }
-    }
-
-    /// The cookie value that keeps the client at this server, unless it has that already.
-    fn sticky_for(&self, errand: &Errand, upstream: &Upstream<D>) -> Option<u64> {
-        self.site.table.spec(errand.route).sticky.as_ref()?;
-        let value = self.office.sticky_value(&upstream.place.state);
-        (errand.sticky != Some(value)).then_some(value)
-    }
-
-    /// Both bodies, until the answer's is through.
-    async fn exchange(
-        &mut self,
-        gaps: Gaps,
-        upstream: &mut Upstream<D>,
-        inbox: &mut Inbox,
-        flow: &mut Flow,
-        answer: &mut Flow,
-    ) -> Result<(), Reason> {
-        let shell = Rc::clone(self.office.shell());
-        // A body that goes nowhere any more is not read on.
-        let mut sends = !flow.is_through();
-        loop {
-            let mut moved = false;
-            let waits = answer.waits_for_target();
-            let work = poll_fn(|cx| {
-                if self.stream.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(Reason::ClientReset));
-                }
-                if sends {
-                    match flow.poll(
-                        cx,
-                        &mut self.stream,
-                        &mut self.inbox,
-                        &mut upstream.stream,
-                        &mut moved,
-                    ) {
-                        Poll::Ready(_) => sends = false,
-                        Poll::Pending => {}
-                    }
-                }
-                let polled =
-                    answer.poll(cx, &mut upstream.stream, inbox, &mut self.stream, &mut moved);
-                match polled {
-                    Poll::Pending if moved => Poll::Ready(Ok(false)),
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Ok(())) => Poll::Ready(Ok(true)),
-                    Poll::Ready(Err(Broken::TargetGone(_))) => {
-                        Poll::Ready(Err(Reason::ClientReset))
-                    }
-                    Poll::Ready(Err(
-                        Broken::Source(_) | Broken::SourceGone(StreamError::Truncated),
-                    )) => Poll::Ready(Err(Reason::BadUpstream)),
-                    Poll::Ready(Err(Broken::SourceGone(_))) => {
-                        Poll::Ready(Err(Reason::ServerReset))
-                    }
-                }
-            });
-            let gap = if waits { gaps.target } else { gaps.source };
-            match shell.timeout(shell.now() + gap, work).await {
-                Ok(Ok(true)) => return Ok(()),
-                Ok(Ok(false)) => {}
-                Ok(Err(reason)) => return Err(reason),
-                Err(_) if answer.waits_for_target() => return Err(Reason::ClientTimeout),
-                Err(_) => return Err(Reason::IdleTimeout),
-            }
-        }
-    }
-
-    /// The connection has become something else than HTTP.
-    async fn become_tunnel(
-        &mut self,
-        pool: PoolId,
-        upstream: Upstream<D>,
-        mut early: Inbox,
-        account: &mut Account,
-    ) -> Then {
-        let timeouts = self.office.timeouts(self.site.listener, pool);
-        let now = self.office.now();
-        let Upstream { mut stream, place, .. } = upstream;
-        if !early.is_empty() {
-            // What the server said right behind its 101.
-            let bytes = early.bytes().to_vec();
-            early.consume(bytes.len());
-            if self.stream.send(&bytes).await.is_err() {
-                return Then::Abort(Reason::ClientReset);
-            }
-            account.bytes_out += bytes.len() as u64;
-        }
-        let pending = std::mem::take(&mut self.inbox);
-        let outcome =
-            crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now).await;
-        drop(place);
-        match outcome {
-            Outcome::Ended { how, reason, bytes_in, bytes_out } => {
-                account.bytes_in += bytes_in;
-                account.bytes_out += bytes_out;
-                account.reason = reason;
-                Then::Over(how, reason)
-            }
-            Outcome::Ready(_) | Outcome::Refused { .. } => Then::Abort(Reason::Internal),
         }
     }
 }

@@ -14,28 +14,44 @@
 //! - `site` what a listener is, made ready once
 //! - `office` what a worker has for all its HTTP sessions
 //! - `session` one HTTP/1 connection: requests in order
-//! - `errand` one request: its route, and the head that the server gets
+//! - `errand` one request: what it is, its route, and what becomes of it
+//! - `policies` what runs between a route and its server: who, how often, with what changes
+//! - `kept_answers` who somebody was found to be, for a while
+//! - `bodies` those that policies change
+//! - `server_head` the head that the server gets
+//! - `forward` a request on its way to a server, attempt by attempt
+//! - `answering` its answer on its way back
+//! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
 //! - `upstream` connections to servers, kept alive and watched
+//! - `watch` the circuit breaker of a pool
 //! - `reply` the head that the client gets
 //! - `explain` what would become of a request, without one
 //! - `h2` HTTP/2: its connections, and its streams as sessions
 
+mod answering;
+mod bodies;
 mod errand;
 mod exchange;
 pub mod explain;
 mod forward;
 mod h2;
+mod kept_answers;
+mod made_here;
 mod office;
+mod policies;
 mod reply;
 mod retry;
+mod server_head;
 mod session;
 pub mod shared_limits;
 mod site;
 mod upstream;
 mod waiting;
+mod watch;
 
 pub use office::Office;
+pub use policies::{Passwords, Rules, Verified};
 pub use session::{Peers, serve};
 pub use site::Site;
 pub use waiting::TICKET;

@@ -9,23 +9,33 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use sluicegate_l7::policy::claims::UnixTime;
+use sluicegate_l7::policy::jwks::KeySet;
+use sluicegate_l7::policy::redis_script::RedisUrl;
+use sluicegate_l7::policy::spec::StoreSpec;
 
 use super::h2::{Bells, Lines};
+use super::kept_answers::Kept;
+use super::policies::{Passwords, Rules, Verified};
 use super::retry::Budget;
+use super::shared_limits::{SharedLimits, Target};
 use super::site::Site;
-use super::upstream::{Kept, Place};
+use super::upstream::{Kept as Connections, Place};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan;
+use crate::control::jwks::HeldKeys;
 use crate::l4::gate::tcp_options;
 use crate::l4::measure;
+use crate::limits::LimitTable;
+use crate::net::Endpoint;
 use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
 use crate::runtime::driver::{Driver, TcpOptions};
-use crate::runtime::mail::Histograms;
+use crate::runtime::mail::{Histograms, Mailbox};
 use crate::runtime::tasks::Shell;
 use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
@@ -34,6 +44,9 @@ use crate::tls::upstream::ClientTls;
 /// Between two looks at kept connections.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
 
+/// An address at which limits are shared, and the connection there.
+type Store<D> = (Endpoint, Rc<SharedLimits<D>>);
+
 /// Shared by the HTTP sessions of one worker.
 pub struct Office<D: Driver> {
     shell: Rc<Shell<D>>,
@@ -41,7 +54,7 @@ pub struct Office<D: Driver> {
     snapshot: RefCell<Arc<Snapshot>>,
     pools: RefCell<Vec<PoolRun>>,
     rng: RefCell<Rng>,
-    kept: RefCell<Kept<D>>,
+    kept: RefCell<Connections<D>>,
     lines: RefCell<Lines>,
     /// Connections that want to know when the worker drains.
     bells: Bells,
@@ -54,6 +67,13 @@ pub struct Office<D: Driver> {
     tickets: RefCell<Tickets>,
     /// By pool: how much may be tried again.
     budgets: RefCell<Vec<Budget>>,
+    /// By policy: who somebody was found to be.
+    answers: RefCell<Vec<Option<Kept>>>,
+    passwords_known: RefCell<Option<Kept>>,
+    /// By policy: the keys of its tokens.
+    held_keys: RefCell<Vec<HeldKeys>>,
+    /// By policy: where its limits are shared, and the connection there.
+    stores: RefCell<Vec<Option<Store<D>>>>,
     draining: Cell<bool>,
     prune_at: Cell<Time>,
     /// Heads under construction, kept for the next session that makes one.
@@ -93,6 +113,10 @@ impl<D: Driver> Office<D> {
             room: RefCell::default(),
             tickets: RefCell::default(),
             budgets: RefCell::default(),
+            answers: RefCell::default(),
+            passwords_known: RefCell::default(),
+            held_keys: RefCell::default(),
+            stores: RefCell::default(),
             draining: Cell::new(false),
             prune_at: Cell::new(Time::NEVER),
             drafts: RefCell::default(),
@@ -152,7 +176,7 @@ impl<D: Driver> Office<D> {
         self.prune_at.set(again);
     }
 
-    pub(super) fn kept(&self) -> RefMut<'_, Kept<D>> {
+    pub(super) fn kept(&self) -> RefMut<'_, Connections<D>> {
         if self.prune_at.get() == Time::NEVER && !self.draining.get() {
             self.prune_at.set(self.now() + PRUNE_EVERY);
         }
@@ -281,6 +305,97 @@ impl<D: Driver> Office<D> {
         })
     }
 
+    /// The clock, looked at now.
+    pub(super) fn clock(&self) -> Time {
+        self.shell.clock()
+    }
+
+    /// The time of the wall clock.
+    pub(super) fn unix_time(&self) -> UnixTime {
+        UnixTime(Duration::from_nanos(self.now().0.saturating_add_signed(self.shared.wall())))
+    }
+
+    /// The same in whole seconds.
+    pub(super) fn unix_now(&self) -> u64 {
+        self.unix_time().0.as_secs()
+    }
+
+    pub(super) fn limits(&self) -> &LimitTable {
+        &self.shared.limits
+    }
+
+    pub(super) fn passwords(&self) -> &Passwords {
+        &self.shared.passwords
+    }
+
+    pub(super) fn mailbox(&self) -> Mailbox {
+        self.shared.workers[usize::from(self.worker)].mailbox.clone()
+    }
+
+    /// A thread has an answer for somebody who waits.
+    pub fn on_verified(&self, verified: Verified) {
+        self.tickets.borrow_mut().tell(verified.ticket, verified.generation, verified.good);
+    }
+
+    /// What is remembered of one policy's questions.
+    pub(super) fn answers(&self, policy: usize, entries: usize) -> Kept {
+        let mut answers = self.answers.borrow_mut();
+        if policy >= answers.len() {
+            answers.resize(policy + 1, None);
+        }
+        answers[policy].get_or_insert_with(|| Kept::new(entries)).clone()
+    }
+
+    pub(super) fn passwords_known(&self, entries: usize) -> Kept {
+        self.passwords_known.borrow_mut().get_or_insert_with(|| Kept::new(entries)).clone()
+    }
+
+    /// The keys of a policy's tokens, and the generation they are of.
+    pub(super) fn jwt_keys(&self, rules: &Rules, policy: usize) -> Option<(Arc<KeySet>, u64)> {
+        let shared = rules.keys(policy)?;
+        let mut held = self.held_keys.borrow_mut();
+        if policy >= held.len() {
+            held.resize(policy + 1, HeldKeys::default());
+        }
+        held[policy].refresh(shared);
+        held[policy].keys.clone().map(|keys| (keys, held[policy].generation))
+    }
+
+    /// This worker's connection to the store of a policy; `None` while its name does not resolve.
+    pub(super) fn shared_limits(
+        &self,
+        policy: usize,
+        store: &StoreSpec,
+    ) -> Option<Rc<SharedLimits<D>>> {
+        let endpoint = {
+            let snapshot = self.snapshot.borrow();
+            let member = snapshot.pools[store.pool].members.first()?;
+            member.state.address.clone()
+        };
+        let mut stores = self.stores.borrow_mut();
+        if policy >= stores.len() {
+            stores.resize_with(policy + 1, || None);
+        }
+        if let Some((known, shared)) = &stores[policy]
+            && *known == endpoint
+        {
+            return Some(Rc::clone(shared));
+        }
+        let target = Target {
+            endpoint: endpoint.clone(),
+            url: RedisUrl::parse(&store.redis).ok()?,
+            prefix: store.prefix.clone(),
+            timeout: store.timeout,
+            cooldown: store.cooldown,
+            lease: store.lease,
+        };
+        let shared = SharedLimits::new(Rc::clone(&self.shell), target);
+        if let Some((_, old)) = stores[policy].replace((endpoint, Rc::clone(&shared))) {
+            old.close();
+        }
+        Some(shared)
+    }
+
     pub(super) const fn worker(&self) -> u16 {
         self.worker
     }
@@ -381,6 +496,16 @@ impl<D: Driver> Office<D> {
         if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
             self.counts.log_dropped.add(1);
         }
+    }
+
+    /// Counts what the policies of a request took, and which of them refused it.
+    pub(super) fn account_policies(
+        &self,
+        record: &RequestRecord,
+        costs: &[(u16, Duration)],
+        denied: &[u16],
+    ) {
+        self.requests.borrow_mut().count_policies(record, costs, denied);
     }
 
     /// What was measured since the last time.

@@ -15,14 +15,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
+use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Reject, Version};
-use sluicegate_l7::route::spec::ActionSpec;
 
-use super::errand::{self, Bench, Errand, Verdict};
+use super::errand::{self, Bench, Errand, Scratch, Verdict};
 use super::h2::{self, Preface};
 use super::office::Office;
+use super::policies::{self, Gate};
 use super::site::Site;
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
@@ -134,6 +134,12 @@ impl Account {
             reason: Reason::Ok,
         }
     }
+
+    /// What is known of it before it is answered.
+    pub(super) fn of(&mut self, errand: &Errand) {
+        self.client = errand.client;
+        self.route = (errand.route != usize::MAX).then_some(errand.route as u32);
+    }
 }
 
 /// Whether this first line could be of no HTTP request, there being no path in it. Where HTTP/2
@@ -198,17 +204,23 @@ impl<D: Driver> Session<D> {
         };
         self.is_grpc = self.is_http2 && self.asks_grpc();
         let mut draft = self.office.draft();
-        let verdict = self.judge(&head, &mut draft);
+        let verdict = self.judge(&head, &mut draft).await;
         let mut account = Account::new(started_at);
         let then = match verdict {
             Err(reject) => self.refuse(reject, Some(&head), &mut account).await,
             Ok(Verdict::Forward(mut errand)) => {
                 self.inbox.consume(head.len);
                 errand.timeouts = self.office.http_timeouts(&self.site, errand.pool);
-                account.client = errand.client;
-                account.route = Some(errand.route as u32);
+                account.of(&errand);
+                if errand.changes_body {
+                    let changed = self.change_request(&mut errand, &mut draft, &mut account).await;
+                    if let Err(failed) = changed {
+                        self.office.put_away(draft);
+                        return self.refuse_body(failed, *errand, account).await;
+                    }
+                }
                 let then = self.forward_in_time(&errand, &mut draft, &mut account).await;
-                self.account(account, errand.version, errand.text);
+                self.account(account, *errand);
                 self.office.put_away(draft);
                 return then;
             }
@@ -223,6 +235,21 @@ impl<D: Driver> Session<D> {
             }
         };
         self.office.put_away(draft);
+        then
+    }
+
+    /// A body that could not be changed.
+    async fn refuse_body(
+        &mut self,
+        failed: Result<Reject, Reason>,
+        errand: Errand,
+        mut account: Account,
+    ) -> Then {
+        let then = match failed {
+            Ok(reject) => self.refuse_late(reject, &errand, &mut account).await,
+            Err(reason) => self.fail(reason, &errand, false, &mut account).await,
+        };
+        self.account(account, errand);
         then
     }
 
@@ -246,7 +273,8 @@ impl<D: Driver> Session<D> {
         })
     }
 
-    fn judge(&self, head: &RequestHead, draft: &mut Vec<u8>) -> Result<Verdict, Reject> {
+    /// What becomes of a request, with what its policies say.
+    async fn judge(&self, head: &RequestHead, draft: &mut Vec<u8>) -> Result<Verdict, Reject> {
         let office = &self.office;
         let bench = Bench {
             site: &self.site,
@@ -256,7 +284,20 @@ impl<D: Driver> Session<D> {
             logged: self.site.logs,
             is_http2: self.is_http2,
         };
-        errand::judge(&bench, self.inbox.bytes(), head, &self.fields, draft)
+        let mut scratch = Scratch::default();
+        let bytes = self.inbox.bytes();
+        let case = errand::open(&bench, bytes, head, &self.fields, &mut scratch)?;
+        let mut errand = case.errand(&bench);
+        let site = &self.site;
+        let passed = policies::run(office, site, &self.peers, &case, &mut errand).await;
+        errand.gate.write_limits(site, &mut errand.answer_lines);
+        if site.plan.server_timing {
+            errand.gate.write_timing(site, &mut errand.answer_lines);
+        }
+        match passed {
+            Ok(()) => errand::conclude(&bench, &case, errand, draft),
+            Err(refusal) => Ok(errand::refuse(&bench, &case, errand, refusal)),
+        }
     }
 
     /// The next head, and when its first byte was there.
@@ -345,7 +386,7 @@ impl<D: Driver> Session<D> {
         let text = self.refused_text(head);
         self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
-        self.account(taken, version, text);
+        self.record(&taken, version, text, &Gate::default());
         Then::Close
     }
 
@@ -372,140 +413,19 @@ impl<D: Driver> Session<D> {
         kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
     }
 
-    /// Sends an answer of our own.
-    pub(super) async fn answer(
-        &mut self,
-        answer: &Answer,
-        manner: Manner<'_>,
-        account: &mut Account,
-    ) {
-        if self.is_grpc {
-            return self.answer_grpc(answer, manner, account).await;
-        }
-        let mut out = self.office.draft();
-        let site = Arc::clone(&self.site);
-        let page = site.plan.errors.iter().find(|page| page.status == answer.status);
-        let own_body = page
-            .map(|page| Content { content_type: &page.content_type, body: page.body.as_bytes() });
-        answer.write_http1(&Manner { own_body, ..manner }, &mut out);
-        account.status = answer.status;
-        self.say(&out, account).await;
-        self.office.put_away(out);
-    }
-
-    /// The same for a client of gRPC: 200, and the status of gRPC in the head, which ends the
-    /// stream ("Trailers-Only").
-    async fn answer_grpc(&mut self, answer: &Answer, manner: Manner<'_>, account: &mut Account) {
-        let mut lines = self.office.draft();
-        lines.extend_from_slice(manner.lines);
-        lines.extend_from_slice(b"Content-Type: application/grpc\r\ngrpc-status: ");
-        lines.extend_from_slice(answer.grpc_status().to_string().as_bytes());
-        lines.extend_from_slice(b"\r\ngrpc-message: ");
-        lines.extend_from_slice(answer.detail.as_bytes());
-        lines.extend_from_slice(b"\r\n");
-        let nothing = Content { content_type: "", body: b"" };
-        self.made(200, nothing, manner.is_head, manner.closes, &lines, account).await;
-        self.office.put_away(lines);
-    }
-
-    /// Sends an answer of our own to the client, who has `body_timeout` to take it.
-    async fn say(&mut self, out: &[u8], account: &mut Account) {
-        let shell = Rc::clone(self.office.shell());
-        let until = shell.now() + self.site.plan.timeouts.body;
-        // A client that does not take it has lost nothing but the answer.
-        if matches!(shell.timeout(until, self.stream.send(out)).await, Ok(Ok(()))) {
-            let head = out.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
-            account.bytes_out += (out.len() - head) as u64;
-        }
-    }
-
-    /// Answers what is answered here: no route, another method, redirect, fixed answer.
-    async fn make_answer(
-        &mut self,
-        verdict: Verdict,
-        location: &[u8],
-        account: &mut Account,
-    ) -> Then {
-        let (Verdict::Redirect { errand, .. }
-        | Verdict::Respond { errand }
-        | Verdict::NoRoute { errand }
-        | Verdict::Method { errand, .. }
-        | Verdict::Forward(errand)) = &verdict;
-        account.client = errand.client;
-        let is_head = errand.method == Method::Head;
-        let mut lines = self.office.draft();
-        errand.write_own_lines(&mut lines);
-        let keeps = errand.keep_alive
-            && errand.framing == sluicegate_l7::http1::Framing::None
-            && !self.office.is_draining();
-        if keeps && errand.version == Version::Http10 {
-            lines.extend_from_slice(b"Connection: keep-alive\r\n");
-        }
-        match &verdict {
-            Verdict::NoRoute { .. } => {
-                account.reason = Reason::NoRoute;
-                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
-                self.answer(&Answer::of("no-route"), manner, account).await;
-            }
-            Verdict::Method { allowed, .. } => {
-                account.reason = Reason::Method;
-                lines.extend_from_slice(b"Allow: ");
-                self.site.table.write_allow(*allowed, &mut lines);
-                lines.extend_from_slice(b"\r\n");
-                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
-                self.answer(&Answer::of("method"), manner, account).await;
-            }
-            Verdict::Redirect { errand, status } => {
-                account.route = Some(errand.route as u32);
-                lines.extend_from_slice(b"Location: ");
-                lines.extend_from_slice(location);
-                lines.extend_from_slice(b"\r\n");
-                let nothing = Content { content_type: "", body: b"" };
-                self.made(*status, nothing, is_head, !keeps, &lines, account).await;
-            }
-            Verdict::Respond { errand } => {
-                account.route = Some(errand.route as u32);
-                let site = Arc::clone(&self.site);
-                if let ActionSpec::Respond(spec) = &site.table.spec(errand.route).action {
-                    let content =
-                        Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
-                    self.made(spec.status, content, is_head, !keeps, &lines, account).await;
-                }
-            }
-            Verdict::Forward(_) => {}
-        }
-        self.office.put_away(lines);
-        let taken = std::mem::replace(account, Account::new(Time::ZERO));
-        let version = errand.version;
-        let (Verdict::Redirect { errand, .. }
-        | Verdict::Respond { errand }
-        | Verdict::NoRoute { errand }
-        | Verdict::Method { errand, .. }
-        | Verdict::Forward(errand)) = verdict;
-        self.account(taken, version, errand.text);
-        if keeps { Then::Next } else { Then::Close }
-    }
-
-    async fn made(
-        &mut self,
-        status: u16,
-        content: Content<'_>,
-        is_head: bool,
-        closes: bool,
-        lines: &[u8],
-        account: &mut Account,
-    ) {
-        let mut out = self.office.draft();
-        let manner = Manner { is_head, closes, lines, own_body: None };
-        answer::write_made(status, content, &manner, &mut out);
-        account.status = status;
-        self.say(&out, account).await;
-        self.office.put_away(out);
-    }
-
     /// Counts and logs a request.
     #[allow(clippy::needless_pass_by_value)] // it is over with it
-    fn account(&mut self, account: Account, version: Version, text: Option<Box<RequestText>>) {
+    pub(super) fn account(&mut self, account: Account, errand: Errand) {
+        self.record(&account, errand.version, errand.text, &errand.gate);
+    }
+
+    fn record(
+        &mut self,
+        account: &Account,
+        version: Version,
+        text: Option<Box<RequestText>>,
+        gate: &Gate,
+    ) {
         self.bytes_in += account.bytes_in;
         self.bytes_out += account.bytes_out;
         let proto = match version {
@@ -529,9 +449,12 @@ impl<D: Driver> Session<D> {
             bytes_out: account.bytes_out,
             proto,
             secure: self.site.secure,
+            consumer: gate.principal.clone(),
+            policies: (!gate.costs.is_empty()).then_some(gate.took),
             text,
         };
         let logged = self.site.logs_route(record.route);
+        self.office.account_policies(&record, &gate.costs, &gate.denied);
         self.office.account(record, logged);
     }
 

@@ -1,11 +1,15 @@
 //! One HTTP listener, made ready from the plan: its routes, limits and rules for fields.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use sluicegate_l7::http1::{Known, Limits};
 use sluicegate_l7::identity::Sieve;
+use sluicegate_l7::policy::chain::{Chain, Mention};
+use sluicegate_l7::policy::spec::Kind;
+use sluicegate_l7::route::spec::{HeaderSpec, RouteSpec};
 use sluicegate_l7::route::{Table, TableError};
 
+use super::policies::Rules;
 use crate::config::plan::{ClientCertField, HttpListener, Listener};
 use crate::registry::ListenerId;
 
@@ -13,6 +17,8 @@ use crate::registry::ListenerId;
 #[derive(Debug)]
 pub struct Site {
     pub listener: ListenerId,
+    /// Of the listener.
+    pub name: String,
     pub table: Table,
     pub sieve: Sieve,
     pub limits: Limits,
@@ -27,6 +33,14 @@ pub struct Site {
     pub client_cert_headers: Vec<ClientCertField>,
     /// Our name in Via: another gateway's is another, so that a loop can be told.
     pub via: String,
+    /// What policies there are.
+    pub rules: Arc<Rules>,
+    /// By route.
+    chains: Vec<Chain>,
+    /// Where no route was found.
+    early: Chain,
+    /// Fields that policies write for servers, and that no client may send. Lower case.
+    owned: Vec<String>,
 }
 
 impl Site {
@@ -36,6 +50,7 @@ impl Site {
         id: ListenerId,
         listener: &Listener,
         http: &HttpListener,
+        rules: &Arc<Rules>,
         log_is_on: bool,
     ) -> Result<Self, TableError> {
         // A listener's `pool` is the last of them, a route for all.
@@ -57,8 +72,22 @@ impl Site {
         };
         let logs = log_is_on
             && (listener.access_log || routes.iter().any(|route| route.access_log == Some(true)));
+        let specs = rules.specs();
+        let chain = |own: &[Mention]| Chain::of(&http.policies, own, specs);
+        let chains: Vec<Chain> = routes.iter().map(|route| chain(&route.policies)).collect();
+        let used = chains.iter().flat_map(Chain::steps).flat_map(|&step| rules.with_parts(step));
+        let mut owned: Vec<String> = used
+            .flat_map(|step| specs[step].owned_headers().map(str::to_ascii_lowercase))
+            .collect();
+        owned.sort_unstable();
+        owned.dedup();
         Ok(Self {
+            rules: Arc::clone(rules),
+            early: chain(&[]).early(specs),
+            chains,
+            owned,
             listener: id,
+            name: listener.name.clone(),
             table: Table::build(routes)?,
             sieve,
             limits,
@@ -73,6 +102,33 @@ impl Site {
                 .unwrap_or_default(),
             via: via(),
         })
+    }
+
+    /// The policies of a route, or those that run where there is none.
+    #[must_use]
+    pub fn chain(&self, route: Option<usize>) -> &Chain {
+        route.and_then(|route| self.chains.get(route)).unwrap_or(&self.early)
+    }
+
+    /// Changes to the fields of a request and of its answer: those of policies, then the
+    /// route's own.
+    pub fn changes<'s>(
+        &'s self,
+        chain: &'s Chain,
+        spec: &'s RouteSpec,
+    ) -> impl Iterator<Item = (&'s HeaderSpec, &'s HeaderSpec)> + Clone + 's {
+        let specs = self.rules.specs();
+        let of_policies = chain.steps().iter().filter_map(|&step| match &specs[step].kind {
+            Kind::Headers { request, response } => Some((request, response)),
+            _ => None,
+        });
+        of_policies.chain(std::iter::once((&spec.headers, &spec.response_headers)))
+    }
+
+    /// Whether policies, and not clients, say what is in this field.
+    #[must_use]
+    pub fn owns(&self, name: &[u8]) -> bool {
+        self.owned.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
     }
 
     /// Whether requests of a route (`None`: of none) have a line in the access log.

@@ -24,6 +24,8 @@ struct Ticket {
     generation: u32,
     used: bool,
     released: bool,
+    /// What the word was, where there is more than one.
+    good: bool,
     waker: Option<Waker>,
 }
 
@@ -44,8 +46,7 @@ impl Tickets {
         *ticket = Ticket {
             generation: ticket.generation.wrapping_add(1),
             used: true,
-            released: false,
-            waker: None,
+            ..Ticket::default()
         };
         (at, ticket.generation)
     }
@@ -53,6 +54,26 @@ impl Tickets {
     fn give(&mut self, at: u32) {
         self.all[at as usize].used = false;
         self.free.push(at);
+    }
+
+    /// What whoever has the ticket was told, if anything yet.
+    pub fn told(&mut self, at: u32, waker: &Waker) -> Option<bool> {
+        let ticket = &mut self.all[at as usize];
+        if std::mem::take(&mut ticket.released) {
+            return Some(ticket.good);
+        }
+        ticket.waker = Some(waker.clone());
+        None
+    }
+
+    /// False if nobody has the ticket any more.
+    pub fn tell(&mut self, at: u32, generation: u32, good: bool) -> bool {
+        if let Some(ticket) = self.all.get_mut(at as usize)
+            && ticket.generation == generation
+        {
+            ticket.good = good;
+        }
+        self.release(at, generation)
     }
 
     /// False if nobody has the ticket any more.
@@ -66,6 +87,35 @@ impl Tickets {
             waker.wake();
         }
         true
+    }
+}
+
+/// A ticket for one word from another thread, given back when dropped.
+pub(super) struct Word<D: Driver> {
+    office: Rc<Office<D>>,
+    pub at: u32,
+    pub generation: u32,
+}
+
+impl<D: Driver> Word<D> {
+    pub fn new(office: Rc<Office<D>>) -> Self {
+        let (at, generation) = office.tickets().take();
+        Self { office, at, generation }
+    }
+
+    /// What the word is, once it is here.
+    pub async fn heard(&self) -> bool {
+        poll_fn(|cx| match self.office.tickets().told(self.at, cx.waker()) {
+            Some(good) => Poll::Ready(good),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+impl<D: Driver> Drop for Word<D> {
+    fn drop(&mut self) {
+        self.office.tickets().give(self.at);
     }
 }
 
@@ -138,14 +188,10 @@ impl<D: Driver> Wait<D> {
                 return Err(self.reason);
             }
             let look = self.until.min(shell.now() + LOOK);
-            let (office, at) = (Rc::clone(&self.office), self.at as usize);
-            let word = poll_fn(|cx| {
-                let ticket = &mut office.tickets().all[at];
-                if std::mem::take(&mut ticket.released) {
-                    return Poll::Ready(());
-                }
-                ticket.waker = Some(cx.waker().clone());
-                Poll::Pending
+            let (office, at) = (Rc::clone(&self.office), self.at);
+            let word = poll_fn(|cx| match office.tickets().told(at, cx.waker()) {
+                Some(_) => Poll::Ready(()),
+                None => Poll::Pending,
             });
             if shell.timeout(look, word).await.is_ok() {
                 (self.released, self.queued) = (true, false);

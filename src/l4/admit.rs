@@ -12,7 +12,7 @@ use super::proxy_protocol::Header;
 use super::session::{Flow, Op, Phase, Session, Side, Tried, WaitFor};
 use crate::balance::{FlowKey, Nobody, TRIED_MAX};
 use crate::config::plan::SendProxy;
-use crate::http::TICKET;
+use crate::http::{TICKET, Verified};
 use crate::net::Peer;
 use crate::observe::counters::{ConnectResult, RetryCause};
 use crate::observe::reason::Reason;
@@ -210,6 +210,11 @@ impl<D: Driver> Gate<D> {
                 workers[usize::from(waiter.worker)].mailbox.post(mail).is_ok()
             });
         }
+    }
+
+    /// A password was looked at, for a request that waits.
+    pub fn on_verified(&mut self, verified: Verified) {
+        self.office.on_verified(verified);
     }
 
     /// A server has room for this client, it is said.

@@ -23,3 +23,17 @@ fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under these locks can only be one of allocation; the entries are still a table.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What counts as one address: an IPv4 address, mapped or not, or an IPv6 /64.
+#[must_use]
+pub fn scope_of(ip: std::net::IpAddr) -> [u8; 9] {
+    let mut scope = [0; 9];
+    match ip.to_canonical() {
+        std::net::IpAddr::V4(ip) => scope[1..5].copy_from_slice(&ip.octets()),
+        std::net::IpAddr::V6(ip) => {
+            scope[0] = 1;
+            scope[1..].copy_from_slice(&ip.octets()[..8]);
+        }
+    }
+    scope
+}

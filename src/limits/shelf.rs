@@ -100,6 +100,12 @@ impl<S: State> Shelf<S> {
         self.at(self.keys.len() - 1)
     }
 
+    /// The states of a key that has an entry.
+    pub(super) fn find(&self, key: u128) -> Option<&[S]> {
+        let at = *self.index.find(key as u64, |&at| self.keys[at as usize] == key)? as usize;
+        Some(&self.states[at * self.stride..][..self.stride])
+    }
+
     fn at(&mut self, at: usize) -> &mut [S] {
         &mut self.states[at * self.stride..][..self.stride]
     }

@@ -104,6 +104,18 @@ impl LimitTable {
         take_all(rates, entries.states(key, rates.len(), now), now)
     }
 
+    /// What [`LimitTable::take`] would say, without taking anything.
+    #[must_use]
+    pub fn look(&self, policy: u16, key: u128, rates: &[Rate], now: u64) -> Decision {
+        let shard = lock(self.shard(key));
+        let now = shard.latest.max(now);
+        let entries = shard.rates.get(usize::from(policy)).and_then(Option::as_ref);
+        match entries.and_then(|entries| entries.find(key)) {
+            Some(states) => take_all(rates, &mut states.to_vec(), now),
+            None => Decision::UNLIMITED,
+        }
+    }
+
     /// Takes one of a quota.
     #[must_use]
     pub fn count(&self, policy: u16, key: u128, quota: &QuotaSpec, unix_seconds: u64) -> Decision {

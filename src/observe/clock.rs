@@ -30,6 +30,12 @@ impl WallClock {
         Self { offset_ms: unix_ms(SystemTime::now()) - now().millis() as i64 }
     }
 
+    /// Nanoseconds to add to a monotonic moment to get Unix time.
+    #[must_use]
+    pub const fn offset_ns(self) -> i64 {
+        self.offset_ms.saturating_mul(1_000_000)
+    }
+
     /// Appends `2026-11-24T15:04:05.123Z`.
     pub fn write(self, moment: Time, out: &mut String) {
         write_ms(self.offset_ms + moment.millis() as i64, out);

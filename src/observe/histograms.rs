@@ -103,6 +103,26 @@ pub struct Totals {
     pub routes: BTreeMap<(ListenerId, Option<u32>), RouteTotals>,
     /// From an attempt to its answer's head.
     pub upstream: BTreeMap<ServerId, Series>,
+    /// By listener, route (`None`: of no route) and policy.
+    pub policies: BTreeMap<(ListenerId, Option<u32>, u16), PolicyTotals>,
+    /// Requests by listener, route, consumer (`None`: not declared) and hundreds of the status.
+    pub consumers: BTreeMap<(ListenerId, Option<u32>, Option<u32>, u8), u64>,
+}
+
+/// One policy on one route.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyTotals {
+    /// What it took.
+    pub seconds: Series,
+    pub denied: u64,
+}
+
+impl PolicyTotals {
+    /// Adds another, for routes that share a name.
+    pub fn add(&mut self, other: &Self) {
+        self.seconds.add(&other.seconds);
+        self.denied += other.denied;
+    }
 }
 
 /// Requests of one route.
@@ -140,6 +160,19 @@ impl Totals {
             for ((), histogram) in &counts.seconds {
                 totals.seconds.merge(histogram);
             }
+        }
+        let known = |id: u32| (id != u32::MAX).then_some(id);
+        for (&(listener, route, policy), counts) in &part.requests.policies {
+            let key = (ListenerId(listener), known(route), policy);
+            let totals = self.policies.entry(key).or_default();
+            totals.denied += counts.denied;
+            for ((), histogram) in &counts.seconds {
+                totals.seconds.merge(histogram);
+            }
+        }
+        for (&(listener, route, consumer, class), count) in &part.requests.consumers {
+            let key = (ListenerId(listener), known(route), known(consumer), class);
+            *self.consumers.entry(key).or_default() += count;
         }
         for (server, histogram) in &part.requests.upstream {
             self.upstream.entry(*server).or_default().merge(histogram);

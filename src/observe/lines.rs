@@ -125,8 +125,10 @@ impl LineFormat {
             0 => out.push_str("null"),
             status => drop(write!(out, "{status}")),
         }
-        let _ =
-            write!(out, ",\"reason\":\"{}\",\"consumer\":null,\"pool\":", record.reason.as_str());
+        let _ = write!(out, ",\"reason\":\"{}\",\"consumer\":", record.reason.as_str());
+        let consumer = record.consumer.as_deref().map(|principal| principal.id.as_str());
+        text_or_null(consumer.filter(|id| !id.is_empty()), out);
+        out.push_str(",\"pool\":");
         name_or_null(record.pool.and_then(|id| self.pools.get(usize::from(id.0))), out);
         out.push_str(",\"server\":");
         name_or_null(record.server.and_then(|id| self.servers.get(id.0 as usize)), out);
@@ -134,9 +136,14 @@ impl LineFormat {
         write_ms(record.ended_at.since(record.started_at), out);
         out.push_str(",\"upstream_ms\":");
         ms_or_null(record.upstream, out);
+        out.push_str(",\"policy_us\":");
+        match record.policies {
+            Some(took) => drop(write!(out, "{}", took.as_micros())),
+            None => out.push_str("null"),
+        }
         let _ = write!(
             out,
-            ",\"policy_us\":null,\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
+            ",\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
             record.bytes_in, record.bytes_out
         );
         text_or_null(of(|text| &text.request_id), out);

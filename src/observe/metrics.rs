@@ -4,6 +4,7 @@
 //! Labels come only from names in the configuration, so their number is bounded by the file.
 
 mod http;
+mod policies;
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -24,6 +25,7 @@ pub fn render(view: &View<'_>) -> String {
     listeners(view, &mut text);
     http::tls(view, &mut text);
     http::requests(view, &mut text);
+    policies::policies(view, &mut text);
     servers(view, &mut text);
     process(view, &mut text);
     workers(view, &mut text);

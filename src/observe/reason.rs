@@ -59,6 +59,13 @@ reasons! {
     NoRoute "no-route" "No route of the listener fits the request's host, path and other conditions."
     Method "method" "Routes fit, but not with this method."
     TooLarge "too-large" "The request's head, address or body was larger than the listener allows."
+    Unauthorized "unauthorized" "A policy asked for a credential, and there was none, or a bad one."
+    Forbidden "forbidden" "It is known who asked, and a policy (`acl`, or an auth service) says that they may not."
+    AuthUnavailable "auth-unavailable" "Credentials could not be checked: no keys were fetched yet, or the auth service did not answer within its `timeout`."
+    RateLimited "rate-limited" "A `rate-limit` policy had no token left for this client, or it had too many bad credentials (`max_failures`)."
+    Quota "quota" "A `quota` policy was used up for this hour, day or month."
+    Overloaded "overloaded" "A `concurrency` policy was at its limit, too many passwords waited, or the store of a limit did not answer and its policy says `on_error = \"deny\"`."
+    BreakerOpen "breaker-open" "The circuit breaker of the pool was open: too many requests had failed or were slow."
     BadUpstream "bad-upstream" "The server's answer was not valid HTTP, or ended before its body did."
     RequestTimeout "request-timeout" "The server did not begin its answer within `request_timeout` (or the route's `timeout`)."
     Internal "internal" "A defect in Sluicegate: the session was closed to protect its neighbours. Please report it with the log line."
@@ -72,6 +79,17 @@ impl Reason {
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         REASONS.iter().copied().find(|reason| reason.as_str() == word)
+    }
+
+    /// What it is that an auth service answers with this status.
+    #[must_use]
+    pub const fn of_refusal(status: u16) -> Self {
+        match status {
+            401 => Self::Unauthorized,
+            429 => Self::RateLimited,
+            300..=399 => Self::Ok,
+            _ => Self::Forbidden,
+        }
     }
 
     /// Refused before a server was tried: counted in `refused_total` too.

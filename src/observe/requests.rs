@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use sluicegate_l7::policy::consumer::Principal;
 
 use super::reason::Reason;
 use crate::l4::measure;
@@ -57,6 +58,9 @@ pub struct RequestRecord {
     pub bytes_out: u64,
     pub proto: Proto,
     pub secure: bool,
+    /// Who asked, and what policies took, if any ran.
+    pub consumer: Option<Arc<Principal>>,
+    pub policies: Option<Duration>,
     /// Only for a request that is logged.
     pub text: Option<Box<RequestText>>,
 }
@@ -89,6 +93,20 @@ pub struct RequestCounts {
     pub routes: BTreeMap<(u16, u32), RouteCounts>,
     /// From the attempt to the answer's head, by server.
     pub upstream: Vec<(ServerId, Histogram<u32>)>,
+    /// By listener, route (`None` as above) and policy.
+    pub policies: BTreeMap<(u16, u32, u16), PolicyCounts>,
+    /// By listener, route, consumer (`u32::MAX`: one that is not declared) and the hundreds of
+    /// the status.
+    pub consumers: BTreeMap<(u16, u32, u32, u8), u64>,
+}
+
+/// One policy on one route.
+#[derive(Clone, Debug, Default)]
+pub struct PolicyCounts {
+    /// What it took; microseconds.
+    pub seconds: Vec<((), Histogram<u32>)>,
+    /// Requests that it refused, or would have.
+    pub denied: u64,
 }
 
 impl RequestCounts {
@@ -104,6 +122,26 @@ impl RequestCounts {
         measure::record(&mut route.seconds, (), took);
         if let (Some(server), Some(took)) = (record.server, record.upstream) {
             measure::record(&mut self.upstream, server, took);
+        }
+        if let Some(principal) = record.consumer.as_deref().filter(|one| !one.id.is_empty()) {
+            let consumer = principal.declared.unwrap_or(u32::MAX);
+            let key = (key.0, key.1, consumer, (record.status / 100) as u8);
+            *self.consumers.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Counts what the policies of a request took, and which of them refused it.
+    pub fn count_policies(
+        &mut self,
+        record: &RequestRecord,
+        costs: &[(u16, Duration)],
+        denied: &[u16],
+    ) {
+        let (listener, route) = (record.listener.0, record.route.unwrap_or(u32::MAX));
+        for &(policy, took) in costs {
+            let counts = self.policies.entry((listener, route, policy)).or_default();
+            measure::record(&mut counts.seconds, (), took);
+            counts.denied += u64::from(denied.contains(&policy));
         }
     }
 }

@@ -30,6 +30,24 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     pub listeners: BTreeMap<String, ListenerStatus>,
     pub pools: BTreeMap<String, PoolStatus>,
+    /// What policies took on each route, the slowest first.
+    #[serde(default)]
+    pub policies: Vec<PolicyStatus>,
+}
+
+/// One policy on one route.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    pub policy: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// "" for requests of no route, and for the listener's own `pool`.
+    pub route: String,
+    pub requests: u64,
+    /// Those that it refused, or would have if it were not a dry run.
+    pub denied: u64,
+    pub p50_us: f64,
+    pub p99_us: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -175,7 +193,27 @@ pub fn render(view: &View<'_>) -> Status {
         pools: pools
             .map(|((pool, now), groups)| (pool.name.clone(), pool_status(view, pool, now, &groups)))
             .collect(),
+        policies: policies(view),
     }
+}
+
+fn policies(view: &View<'_>) -> Vec<PolicyStatus> {
+    let specs = &view.snapshot.plan.policies;
+    let rows = view.policies();
+    let mut all: Vec<PolicyStatus> = rows
+        .iter()
+        .map(|(&(policy, route), totals)| PolicyStatus {
+            policy: specs[usize::from(policy)].name.clone(),
+            kind: specs[usize::from(policy)].type_word().to_owned(),
+            route: route.to_owned(),
+            requests: totals.seconds.count(),
+            denied: totals.denied,
+            p50_us: totals.seconds.quantile_ms(0.5) * 1e3,
+            p99_us: totals.seconds.quantile_ms(0.99) * 1e3,
+        })
+        .collect();
+    all.sort_by(|one, other| other.p99_us.total_cmp(&one.p99_us));
+    all
 }
 
 fn workers(view: &View<'_>) -> Vec<WorkerStatus> {

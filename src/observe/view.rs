@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::counters::ConnectResult;
-use super::histograms::Totals;
+use super::histograms::{PolicyTotals, Totals};
 use super::reason::{REASONS, Reason};
 use crate::config::plan::{BindAddr, Pem, Server};
 use crate::control::membership::{NameId, Resolution};
@@ -137,6 +137,27 @@ impl ServerGroup<'_> {
     #[must_use]
     pub fn condition(&self, now: Time) -> Condition {
         self.shown().map(|state| state.condition(now)).min().unwrap_or(Condition::Down)
+    }
+}
+
+impl<'a> View<'a> {
+    /// What policies took and refused, by policy and name of the route: routes that share a name
+    /// are one.
+    #[must_use]
+    pub fn policies(&self) -> BTreeMap<(u16, &'a str), PolicyTotals> {
+        let mut rows: BTreeMap<(u16, &str), PolicyTotals> = BTreeMap::new();
+        for (&(listener, route, policy), totals) in &self.totals.policies {
+            rows.entry((policy, self.route_name(listener, route))).or_default().add(totals);
+        }
+        rows
+    }
+
+    /// "" for no route, and for the listener's own pool.
+    #[must_use]
+    pub fn route_name(&self, listener: ListenerId, route: Option<u32>) -> &'a str {
+        let http = self.snapshot.plan.listeners[usize::from(listener.0)].http.as_ref();
+        let spec = http.zip(route).and_then(|(http, route)| http.routes.get(route as usize));
+        spec.map_or("", |route| route.name.as_str())
     }
 }
 

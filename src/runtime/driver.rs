@@ -84,6 +84,9 @@ pub trait Driver: 'static {
     /// The cached clock: taken once a turn.
     fn now(&self) -> Time;
 
+    /// The clock, looked at now: for what is short against a turn.
+    fn clock(&self) -> Time;
+
     /// Submits what is queued, waits for at least one completion or until `deadline`, and
     /// appends all completions there are to `out`. Does not wait if `deadline <= now`.
     ///

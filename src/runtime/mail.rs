@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
 use super::driver::Fd;
+use crate::http::Verified;
 use crate::net::Peer;
 use crate::observe::requests::RequestCounts;
 use crate::registry::{ListenerId, PoolId, ServerId, Snapshot};
@@ -24,6 +25,8 @@ pub enum Mail {
     Adopt { fd: Fd, listener: ListenerId, peer: Peer },
     /// A waiting client may try again: a server has room.
     Released { pool: PoolId, slot: u32, generation: u32, arrival: u64 },
+    /// A password was looked at, for a request that waits.
+    Verified(Verified),
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
     /// Asks for the histograms filled since the last time.

@@ -181,6 +181,10 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 impl Driver for Uring {
+    fn clock(&self) -> Time {
+        Time(sys::monotonic_ns())
+    }
+
     fn now(&self) -> Time {
         self.now
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::queue::ArrayQueue;
@@ -23,9 +23,11 @@ use super::uring::{Uring, UringConfig};
 use super::{buffers, sys};
 use crate::config::plan::{Outlier, Plan};
 use crate::control::notice::{Notice, Notices};
+use crate::http::Passwords;
 use crate::l4::accept::Budget;
 use crate::l4::gate::Gate;
-use crate::limits::{ENTRIES_MAX, PerIp};
+use crate::limits::{ENTRIES_MAX, LimitTable, PerIp};
+use crate::observe::clock::WallClock;
 use crate::observe::counters::{ConnectResult, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
@@ -64,6 +66,12 @@ pub struct Shared {
     pub budget: Budget,
     /// By listener: its table of client addresses, if a limit needs one.
     pub per_ip: Vec<Option<PerIp>>,
+    /// What policies have let pass, over all workers.
+    pub limits: LimitTable,
+    /// Works out hashes of passwords.
+    pub passwords: Passwords,
+    /// From the monotonic clock to that of the wall, in nanoseconds. Control keeps it right.
+    wall: AtomicI64,
 }
 
 /// Records that wait for the log writer, per worker: a second of 8,000 sessions.
@@ -97,7 +105,21 @@ impl Shared {
             workers: workers?,
             budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
             per_ip: plan.listeners.iter().map(table).collect(),
+            limits: LimitTable::new(sys::secret()),
+            passwords: Passwords::start(plan.consumers.iter().any(|one| one.basic.is_some()))?,
+            wall: AtomicI64::new(WallClock::read().offset_ns()),
         })
+    }
+
+    /// What to add to the monotonic clock for that of the wall, in nanoseconds.
+    #[must_use]
+    pub fn wall(&self) -> i64 {
+        self.wall.load(Ordering::Relaxed)
+    }
+
+    /// Compares both clocks again: the wall's may have been stepped.
+    pub fn read_wall(&self) {
+        self.wall.store(WallClock::read().offset_ns(), Ordering::Relaxed);
     }
 }
 
@@ -285,6 +307,7 @@ impl<D: Driver> Worker<D> {
             Mail::Released { pool, slot, generation, .. } => {
                 self.gate.on_released(pool, slot, generation);
             }
+            Mail::Verified(verified) => self.gate.on_verified(verified),
             Mail::Snapshot(snapshot) => {
                 let old = self.gate.use_snapshot(snapshot);
                 self.gate.post_old(old);

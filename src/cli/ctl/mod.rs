@@ -33,7 +33,11 @@ pub struct CtlArgs {
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum CtlCommand {
     /// Listeners, pools and servers: what is up, and what it does
-    Status,
+    Status {
+        /// Only the policies that take longest, by route
+        #[arg(long)]
+        slow: bool,
+    },
 }
 
 #[must_use]
@@ -47,11 +51,11 @@ pub fn run(args: &CtlArgs) -> ExitCode {
         Err(error) => return fail(USAGE, error),
     };
     match args.command {
-        CtlCommand::Status => status(&url, token.as_deref(), args.json),
+        CtlCommand::Status { slow } => status(&url, token.as_deref(), args.json, slow),
     }
 }
 
-fn status(url: &AdminUrl, token: Option<&str>, json: bool) -> ExitCode {
+fn status(url: &AdminUrl, token: Option<&str>, json: bool, slow: bool) -> ExitCode {
     let body = match get(url, "/v1/status", token) {
         Ok(body) => body,
         Err(error) => return fail(FAILED, error),
@@ -60,6 +64,7 @@ fn status(url: &AdminUrl, token: Option<&str>, json: bool) -> ExitCode {
         return print_all(&body);
     }
     match serde_json::from_slice::<Status>(&body) {
+        Ok(status) if slow => print_all(table::slowest(&status).as_bytes()),
         Ok(status) => {
             let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             print_all(table::render(&status, colour).as_bytes())

@@ -79,6 +79,26 @@ fn mode(listener: &ListenerStatus) -> String {
 }
 
 /// What needs somebody to look at it: files that cannot be used, dates that come near.
+/// Policies that are told of as the slowest.
+const SLOWEST: usize = 20;
+
+/// The policies that take longest.
+pub(super) fn slowest(status: &Status) -> String {
+    let mut page = String::new();
+    if status.policies.is_empty() {
+        return "no policy has run yet\n".into();
+    }
+    let mut table = Table::new(&["POLICY", "TYPE", "ROUTE", "REQUESTS", "REFUSED", "P50", "P99"]);
+    for row in status.policies.iter().take(SLOWEST) {
+        let [p50, p99] = [row.p50_us, row.p99_us].map(|us| format!("{us:.0} µs"));
+        let [requests, denied] = [row.requests, row.denied].map(|count| count.to_string());
+        let route = if row.route.is_empty() { "-".into() } else { row.route.clone() };
+        table.row([row.policy.clone(), row.kind.clone(), route, requests, denied, p50, p99]);
+    }
+    table.write(&mut page, false);
+    page
+}
+
 fn certificates(status: &Status, page: &mut String) {
     for (name, listener) in &status.listeners {
         if let Some(error) = &listener.tls_error {

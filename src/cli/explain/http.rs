@@ -8,8 +8,8 @@ use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
 
 use super::{Question, pool};
 use crate::config::plan::{HttpListener, Plan};
-use crate::http::Site;
 use crate::http::explain::{Explained, Fate, explain as judge, head_of};
+use crate::http::{Rules, Site};
 use crate::registry::ListenerId;
 
 /// Appends what becomes of the request.
@@ -35,7 +35,8 @@ pub(super) fn explain(
         ));
     };
     let head = head_of(request, &question.headers)?;
-    let site = Site::new(id, listener, http, false)
+    let rules = Arc::new(Rules::new(plan));
+    let site = Site::new(id, listener, http, &rules, false)
         .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
     let _ = writeln!(text, "request   {request}");
     match judge(&site, &head, question.client) {
@@ -59,6 +60,11 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
     }
     if let Some(client) = found.client.filter(|_| found.client != question.client) {
         let _ = writeln!(text, "for       {client}, named by X-Forwarded-For of a trusted peer");
+    }
+    for &policy in &found.policies {
+        let spec = &plan.policies[policy];
+        let dry = if spec.dry_run { ", dry run" } else { "" };
+        let _ = writeln!(text, "policy    {} ({}{dry})", spec.name, spec.type_word());
     }
     match &found.fate {
         Fate::Forward { route, pool: at, line, host } => {

@@ -391,6 +391,8 @@ fn plan(rng: &mut Rng) -> Plan {
         ..plan::Pool::of("back", Vec::new())
     };
     Plan {
+        policies: Vec::new(),
+        consumers: Vec::new(),
         runtime: plan::Runtime {
             workers: Some(1),
             timeout_drain: Duration::from_secs(30),
@@ -430,7 +432,7 @@ fn snapshot(plan: &Arc<Plan>, endpoints: &[Endpoint]) -> Snapshot {
             active: AtomicU32::new(0).into(),
         })],
         pools: vec![PoolSnapshot {
-            state: Arc::new(PoolState::new("back")),
+            state: Arc::new(PoolState::new("back", None)),
             members: servers.iter().enumerate().map(member).collect(),
         }],
         servers,

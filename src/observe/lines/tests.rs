@@ -51,6 +51,8 @@ pub fn request() -> RequestRecord {
         bytes_in: 10,
         bytes_out: 20,
         proto: Proto::Http11,
+        consumer: None,
+        policies: None,
         secure: true,
         text: Some(Box::new(RequestText {
             method: "GET".into(),
@@ -82,6 +84,8 @@ fn format() -> LineFormat {
     let mut plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
     plan.listeners[0].mode = Mode::Http;
     plan.listeners[0].http = Some(HttpListener {
+        policies: Vec::new(),
+        server_timing: false,
         routes: vec![
             RouteSpec { name: "users".into(), ..RouteSpec::default() },
             RouteSpec::default(),

@@ -17,6 +17,10 @@ use crate::runtime::time::Time;
 use crate::runtime::token::Token;
 
 impl Driver for Sim {
+    fn clock(&self) -> Time {
+        self.now()
+    }
+
     fn now(&self) -> Time {
         lock(&self.state).world.now
     }

@@ -93,6 +93,12 @@ impl<D: Driver> Shell<D> {
     }
 
     /// Runs `job` beside the task that calls this.
+    /// The clock, looked at now.
+    #[must_use]
+    pub fn clock(&self) -> Time {
+        self.desk().driver().clock()
+    }
+
     pub fn spawn(&self, job: impl Future<Output = ()> + 'static) {
         self.desk().spawned.push(Box::pin(job));
     }

@@ -1,0 +1,186 @@
+//! Answers that are made here and not by a server.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
+use sluicegate_l7::http1::request::Method;
+use sluicegate_l7::http1::{Framing, Version};
+use sluicegate_l7::route::spec::ActionSpec;
+
+use super::errand::Verdict;
+use super::policies::Refusal;
+use super::session::{Account, Session, Then};
+use crate::observe::reason::Reason;
+use crate::runtime::driver::Driver;
+use crate::runtime::time::Time;
+
+impl<D: Driver> Session<D> {
+    /// Sends an answer of our own.
+    pub(super) async fn answer(
+        &mut self,
+        answer: &Answer,
+        manner: Manner<'_>,
+        account: &mut Account,
+    ) {
+        if self.is_grpc {
+            return self.answer_grpc(answer, manner, account).await;
+        }
+        let mut out = self.office.draft();
+        let site = Arc::clone(&self.site);
+        let page = site.plan.errors.iter().find(|page| page.status == answer.status);
+        let own_body = page
+            .map(|page| Content { content_type: &page.content_type, body: page.body.as_bytes() });
+        answer.write_http1(&Manner { own_body, ..manner }, &mut out);
+        account.status = answer.status;
+        self.say(&out, account).await;
+        self.office.put_away(out);
+    }
+
+    /// The same for a client of gRPC: 200, and the status of gRPC in the head, which ends the
+    /// stream ("Trailers-Only").
+    async fn answer_grpc(&mut self, answer: &Answer, manner: Manner<'_>, account: &mut Account) {
+        let mut lines = self.office.draft();
+        lines.extend_from_slice(manner.lines);
+        lines.extend_from_slice(b"Content-Type: application/grpc\r\ngrpc-status: ");
+        lines.extend_from_slice(answer.grpc_status().to_string().as_bytes());
+        lines.extend_from_slice(b"\r\ngrpc-message: ");
+        lines.extend_from_slice(answer.detail.as_bytes());
+        lines.extend_from_slice(b"\r\n");
+        let nothing = Content { content_type: "", body: b"" };
+        self.made(200, nothing, manner.is_head, manner.closes, &lines, account).await;
+        self.office.put_away(lines);
+    }
+
+    /// Sends an answer of our own to the client, who has `body_timeout` to take it.
+    pub(super) async fn say(&mut self, out: &[u8], account: &mut Account) -> bool {
+        let shell = Rc::clone(self.office.shell());
+        let until = shell.now() + self.site.plan.timeouts.body;
+        // A client that does not take it has lost nothing but the answer.
+        let sent = matches!(shell.timeout(until, self.stream.send(out)).await, Ok(Ok(())));
+        if sent {
+            let head = out.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
+            account.bytes_out += (out.len() - head) as u64;
+        }
+        sent
+    }
+
+    /// Answers what is answered here: no route, another method, redirect, fixed answer.
+    pub(super) async fn make_answer(
+        &mut self,
+        verdict: Verdict,
+        location: &[u8],
+        account: &mut Account,
+    ) -> Then {
+        let errand = verdict.errand();
+        account.of(errand);
+        let is_head = errand.method == Method::Head;
+        let mut lines = self.office.draft();
+        errand.write_own_lines(&mut lines);
+        let keeps =
+            errand.keep_alive && errand.framing == Framing::None && !self.office.is_draining();
+        if keeps && errand.version == Version::Http10 {
+            lines.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+        match &verdict {
+            Verdict::NoRoute { .. } => {
+                account.reason = Reason::NoRoute;
+                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                self.answer(&Answer::of("no-route"), manner, account).await;
+            }
+            Verdict::Method { allowed, .. } => {
+                account.reason = Reason::Method;
+                lines.extend_from_slice(b"Allow: ");
+                self.site.table.write_allow(*allowed, &mut lines);
+                lines.extend_from_slice(b"\r\n");
+                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                self.answer(&Answer::of("method"), manner, account).await;
+            }
+            Verdict::Redirect { status, .. } => {
+                lines.extend_from_slice(b"Location: ");
+                lines.extend_from_slice(location);
+                lines.extend_from_slice(b"\r\n");
+                let nothing = Content { content_type: "", body: b"" };
+                self.made(*status, nothing, is_head, !keeps, &lines, account).await;
+            }
+            Verdict::Respond { errand } => {
+                let site = Arc::clone(&self.site);
+                if let ActionSpec::Respond(spec) = &site.table.spec(errand.route).action {
+                    let content =
+                        Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
+                    self.made(spec.status, content, is_head, !keeps, &lines, account).await;
+                }
+            }
+            Verdict::Refused { refusal, .. } => {
+                self.refusal(refusal, is_head, !keeps, &mut lines, account).await;
+            }
+            Verdict::Forward(_) => {}
+        }
+        self.office.put_away(lines);
+        let taken = std::mem::replace(account, Account::new(Time::ZERO));
+        self.account(taken, *verdict.into_errand());
+        if keeps { Then::Next } else { Then::Close }
+    }
+
+    /// What a policy answers.
+    async fn refusal(
+        &mut self,
+        refusal: &Refusal,
+        is_head: bool,
+        closes: bool,
+        lines: &mut Vec<u8>,
+        account: &mut Account,
+    ) {
+        match refusal {
+            Refusal::Denied(denial) => {
+                account.reason = Reason::from_word(denial.reason).unwrap_or(Reason::Internal);
+                lines.extend_from_slice(&denial.lines);
+                let mut answer = Answer::of(denial.reason).with_status(denial.status);
+                if !denial.detail.is_empty() {
+                    answer = answer.with_detail(denial.detail);
+                }
+                if let Some(seconds) = denial.retry_after {
+                    answer = answer.with_retry_after(seconds);
+                }
+                self.answer(&answer, Manner { is_head, closes, lines, own_body: None }, account)
+                    .await;
+            }
+            Refusal::Preflight(own) => {
+                lines.extend_from_slice(own);
+                let nothing = Content { content_type: "", body: b"" };
+                self.made(204, nothing, is_head, closes, lines, account).await;
+            }
+            Refusal::Relayed { status, lines: own, body } => {
+                lines.extend_from_slice(own);
+                account.reason = Reason::of_refusal(*status);
+                // Its type stands among its lines.
+                self.made(
+                    *status,
+                    Content { content_type: "", body },
+                    is_head,
+                    closes,
+                    lines,
+                    account,
+                )
+                .await;
+            }
+        }
+    }
+
+    pub(super) async fn made(
+        &mut self,
+        status: u16,
+        content: Content<'_>,
+        is_head: bool,
+        closes: bool,
+        lines: &[u8],
+        account: &mut Account,
+    ) {
+        let mut out = self.office.draft();
+        let manner = Manner { is_head, closes, lines, own_body: None };
+        answer::write_made(status, content, &manner, &mut out);
+        account.status = status;
+        self.say(&out, account).await;
+        self.office.put_away(out);
+    }
+}

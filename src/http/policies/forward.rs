@@ -1,0 +1,125 @@
+//! A service that decides about each request ("forward auth").
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use sluicegate_l7::http1::{Known, Lines};
+use sluicegate_l7::policy::Denial;
+use sluicegate_l7::policy::consumer::{Principal, is_id};
+use sluicegate_l7::policy::spec::ForwardAuthSpec;
+use sluicegate_l7::policy::token_cache::TokenKey;
+use sluicegate_l7::route::Fields as _;
+
+use super::ask::{Reply, ask};
+use super::auth::Outcome;
+use super::gate::Refusal;
+use super::run::Step;
+use crate::runtime::driver::Driver;
+
+pub(super) async fn run<D: Driver>(
+    step: &Step<'_, '_, D>,
+    at: usize,
+    asked: &ForwardAuthSpec,
+) -> Outcome {
+    let mut request = Vec::with_capacity(1_024);
+    write_question(step, asked, &mut request);
+    let answers = step.office.answers(at, asked.cache.entries);
+    // The question is all that the answer can depend on.
+    let key = TokenKey::of(&request);
+    if asked.cache.ttl.is_some() || asked.cache.negative.is_some() {
+        match answers.find(&key, 0, step.office.unix_time()) {
+            Some(Some(principal)) => return Outcome::Known(Some(principal)),
+            Some(None) => return Outcome::Refused(Refusal::Denied(Denial::forbidden())),
+            None => {}
+        }
+    }
+    let until = step.office.now() + asked.timeout;
+    let Ok(reply) = ask(step.office, asked.pool, &request, until).await else {
+        return if asked.allow_on_error {
+            Outcome::Known(None)
+        } else {
+            Outcome::Refused(Refusal::Denied(Denial::unavailable()))
+        };
+    };
+    let now = step.office.unix_time();
+    if !(200..300).contains(&reply.status) {
+        if let Some(negative) = asked.cache.negative {
+            answers.keep(key, 0, None, now.saturating_add(negative), now);
+        }
+        return Outcome::Refused(relayed(reply));
+    }
+    let principal = Arc::new(principal_of(asked, &reply));
+    if let Some(ttl) = asked.cache.ttl {
+        answers.keep(key, 0, Some(Arc::clone(&principal)), now.saturating_add(ttl), now);
+    }
+    Outcome::Known(Some(principal))
+}
+
+fn write_question<D: Driver>(step: &Step<'_, '_, D>, asked: &ForwardAuthSpec, out: &mut Vec<u8>) {
+    let case = step.case;
+    let bytes = case.lines.bytes;
+    let host = case.head.host.map_or(&b""[..], |span| span.of(bytes));
+    let mut line = |name: &str, value: &[u8]| {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    };
+    line("GET ", &[asked.path.as_bytes(), b" HTTP/1.1"].concat());
+    line("Host: ", if asked.host.is_empty() { host } else { asked.host.as_bytes() });
+    line("X-Forwarded-Method: ", case.method.as_bytes());
+    line("X-Forwarded-Proto: ", case.scheme.as_bytes());
+    line("X-Forwarded-Host: ", host);
+    let query = case.query.map(|query| format!("?{query}")).unwrap_or_default();
+    line("X-Forwarded-Uri: ", format!("{}{query}", case.path).as_bytes());
+    if let Some(client) = step.client() {
+        line("X-Forwarded-For: ", client.to_canonical().to_string().as_bytes());
+    }
+    for name in &asked.send {
+        for at in 0.. {
+            let Some(value) = case.lines.line(name, at) else { break };
+            line(&format!("{name}: "), value);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Who it is by the answer of the service, and what servers are told of it.
+fn principal_of(asked: &ForwardAuthSpec, reply: &Reply) -> Principal {
+    let lines = Lines { bytes: &reply.head, fields: &reply.fields };
+    let id = asked.consumer.as_ref().and_then(|name| lines.line(name, 0));
+    let id = id.and_then(|value| std::str::from_utf8(value).ok()).filter(|id| is_id(id));
+    let mut copied = Vec::new();
+    for name in &asked.copy {
+        for at in 0.. {
+            let Some(value) = lines.line(&name.to_ascii_lowercase(), at) else { break };
+            // A Vec takes every write.
+            let _ = write!(copied, "{name}: ");
+            copied.extend_from_slice(value);
+            copied.extend_from_slice(b"\r\n");
+        }
+    }
+    Principal {
+        id: id.unwrap_or_default().to_owned(),
+        groups: Vec::new(),
+        declared: None,
+        claims: None,
+        lines: copied,
+    }
+}
+
+/// The answer of the service as the client gets it.
+fn relayed(reply: Reply) -> Refusal {
+    let mut lines = Vec::new();
+    for field in reply.fields.end_to_end() {
+        if matches!(
+            field.known,
+            Some(Known::ContentLength | Known::Server | Known::XPoweredBy | Known::Via)
+        ) {
+            continue;
+        }
+        for part in [field.name.of(&reply.head), b": ", field.value.of(&reply.head), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    Refusal::Relayed { status: reply.status, lines, body: reply.body }
+}

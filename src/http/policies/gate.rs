@@ -1,0 +1,114 @@
+//! What policies found out about a request, and what they took for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_l7::policy::Denial;
+use sluicegate_l7::policy::consumer::Principal;
+use sluicegate_l7::policy::limit_lines::{LimitLine, write_rate_limit, write_rate_limit_policy};
+
+use super::super::site::Site;
+use crate::limits::Permit;
+
+/// Of one request, until it is over.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// Who asks.
+    pub principal: Option<Arc<Principal>>,
+    /// The policy that found that out.
+    pub auth: Option<u16>,
+    /// Places among requests in flight.
+    pub permits: Vec<Permit>,
+    /// How limits stand, by policy.
+    pub standings: Vec<(u16, Standing)>,
+    /// What each policy took, and all of them.
+    pub costs: Vec<(u16, Duration)>,
+    pub took: Duration,
+    /// The policy that refused, also if that was only counted.
+    pub denied: Vec<u16>,
+    /// The body may be no larger.
+    pub body_max: Option<u64>,
+}
+
+/// How a limit stands after a request, for its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    pub quota: u32,
+    pub window: u64,
+    pub remaining: u32,
+    pub reset_after: Duration,
+}
+
+/// An answer in place of a server's.
+#[derive(Debug)]
+pub enum Refusal {
+    Denied(Denial),
+    /// 204, with these lines.
+    Preflight(Vec<u8>),
+    /// What an auth service says, as it is.
+    Relayed {
+        status: u16,
+        lines: Vec<u8>,
+        body: Vec<u8>,
+    },
+}
+
+impl Gate {
+    /// Appends what servers are told of who asks.
+    pub fn write_consumer(&self, site: &Site, out: &mut Vec<u8>) {
+        let Some(principal) = &self.principal else { return };
+        let mut line = |name: &str, value: &str| {
+            for part in [name, ": ", value, "\r\n"] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        };
+        if !principal.id.is_empty() {
+            line("X-Consumer-Id", &principal.id);
+            if !principal.groups.is_empty() {
+                line("X-Consumer-Groups", &principal.groups.join(","));
+            }
+            if let Some(auth) = self.auth {
+                line("X-Consumer-Auth", &site.rules.specs()[usize::from(auth)].name);
+            }
+        }
+        out.extend_from_slice(&principal.lines);
+    }
+
+    /// Appends how limits stand.
+    pub fn write_limits(&self, site: &Site, out: &mut Vec<u8>) {
+        if self.standings.is_empty() {
+            return;
+        }
+        let lines: Vec<LimitLine<'_>> = self
+            .standings
+            .iter()
+            .map(|(policy, now)| LimitLine {
+                name: &site.rules.specs()[usize::from(*policy)].name,
+                quota: now.quota,
+                window: now.window,
+                remaining: now.remaining,
+                reset_after: now.reset_after,
+            })
+            .collect();
+        out.extend_from_slice(b"RateLimit: ");
+        write_rate_limit(&lines, out);
+        out.extend_from_slice(b"\r\nRateLimit-Policy: ");
+        write_rate_limit_policy(&lines, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Appends what each policy took (Server Timing, W3C), in milliseconds.
+    pub fn write_timing(&self, site: &Site, out: &mut Vec<u8>) {
+        use std::io::Write as _;
+        if self.costs.is_empty() {
+            return;
+        }
+        out.extend_from_slice(b"Server-Timing: ");
+        for (at, (policy, took)) in self.costs.iter().enumerate() {
+            let name = &site.rules.specs()[usize::from(*policy)].name;
+            let comma = if at == 0 { "" } else { ", " };
+            let _ = write!(out, "{comma}{name};dur={:.3}", took.as_secs_f64() * 1e3);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}

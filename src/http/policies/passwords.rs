@@ -1,0 +1,123 @@
+//! Passwords: slow hashes, worked out on a thread of their own, and remembered by each worker.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use sluicegate_l7::policy::Denial;
+use sluicegate_l7::policy::consumer::{PasswordHash, Principal};
+use sluicegate_l7::policy::token_cache::TokenKey;
+
+use super::super::office::Office;
+use super::super::waiting::Word;
+use super::rules::Rules;
+use crate::runtime::driver::Driver;
+use crate::runtime::mail::{Mail, Mailbox};
+
+/// Passwords that wait to be looked at. A hash takes some tens of milliseconds, so the last of
+/// them waits seconds; more than that are refused.
+const WAITING_MAX: usize = 64;
+
+/// How long a worker remembers a good password; a changed hash is another question.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const REMEMBERED_MAX: usize = 10_000;
+
+/// A task waits for its password no longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A password that somebody gave, and whom to tell.
+struct Question {
+    hash: PasswordHash,
+    password: Vec<u8>,
+    mailbox: Mailbox,
+    verified: Verified,
+}
+
+/// What a thread tells a task: by its ticket, whether the password was right.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    pub ticket: u32,
+    pub generation: u32,
+    pub good: bool,
+}
+
+/// The thread that works hashes out. Without any consumer with a password there is none.
+#[derive(Debug, Default)]
+pub struct Passwords {
+    queue: Option<SyncSender<Question>>,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Question(…)")
+    }
+}
+
+impl Passwords {
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(needed: bool) -> std::io::Result<Self> {
+        if !needed {
+            return Ok(Self::default());
+        }
+        let (queue, questions) = sync_channel(WAITING_MAX);
+        std::thread::Builder::new().name("passwords".into()).spawn(move || work(&questions))?;
+        Ok(Self { queue: Some(queue) })
+    }
+}
+
+fn work(questions: &Receiver<Question>) {
+    while let Ok(question) = questions.recv() {
+        let Question { hash, password, mailbox, mut verified } = question;
+        verified.good = hash.verify(&password);
+        // A worker whose box is full has given up waiting long ago.
+        let _ = mailbox.post(Mail::Verified(verified));
+    }
+}
+
+/// Who it is, if the password is that of the name.
+///
+/// # Errors
+/// When it cannot be worked out now.
+pub(super) async fn verify<D: Driver>(
+    office: &Rc<Office<D>>,
+    rules: &Rules,
+    name: &str,
+    password: &[u8],
+) -> Result<Option<Arc<Principal>>, Denial> {
+    let known = rules.consumers.password(name);
+    // Somebody unknown takes as long as somebody known.
+    let Some(hash) = known.or_else(|| rules.consumers.any_password()) else { return Ok(None) };
+    let answers = office.passwords_known(REMEMBERED_MAX);
+    let question = [hash.as_str().as_bytes(), &[0], name.as_bytes(), &[0], password].concat();
+    let (key, now) = (TokenKey::of(&question), office.unix_time());
+    if let Some(Some(principal)) = answers.find(&key, 0, now) {
+        return Ok(Some(principal));
+    }
+    let good = ask(office, hash, password).await?;
+    let principal = known.and_then(|_| rules.consumers.by_name(name)).filter(|_| good);
+    if principal.is_some() {
+        answers.keep(key, 0, principal.clone(), now.saturating_add(REMEMBERED), now);
+    }
+    Ok(principal)
+}
+
+async fn ask<D: Driver>(
+    office: &Rc<Office<D>>,
+    hash: &PasswordHash,
+    password: &[u8],
+) -> Result<bool, Denial> {
+    let full = || Denial::new("overloaded", 503).with_detail("too many passwords at once");
+    let queue = office.passwords().queue.as_ref().ok_or_else(Denial::unavailable)?;
+    let word = Word::new(Rc::clone(office));
+    let question = Question {
+        hash: hash.clone(),
+        password: password.to_vec(),
+        mailbox: office.mailbox(),
+        verified: Verified { ticket: word.at, generation: word.generation, good: false },
+    };
+    queue.try_send(question).map_err(|_| full())?;
+    let shell = Rc::clone(office.shell());
+    shell.timeout(shell.now() + PATIENCE, word.heard()).await.map_err(|_| full())
+}

@@ -1,0 +1,180 @@
+//! The policies and consumers of a plan, made ready once.
+
+use std::sync::Arc;
+
+use sluicegate_l7::policy::chain::Chain;
+use sluicegate_l7::policy::consumer::Consumers;
+use sluicegate_l7::policy::credential::{KeyFrom, TokenFrom};
+use sluicegate_l7::policy::jwks::KeySet;
+use sluicegate_l7::policy::spec::{AuthSpec, Credential, JwtKeys, Kind, PolicySpec, TransformSpec};
+use sluicegate_l7::policy::transform::{BodyChanges, QueryChanges};
+
+use crate::config::plan::Plan;
+use crate::control::jwks::SharedKeys;
+use crate::limits::AccessList;
+
+/// Immutable, shared by all workers.
+#[derive(Debug, Default)]
+pub struct Rules {
+    specs: Vec<PolicySpec>,
+    pub consumers: Consumers,
+    /// By policy: what of it takes work to make.
+    made: Vec<Made>,
+}
+
+#[derive(Debug)]
+enum Made {
+    Nothing,
+    Access(AccessList),
+    Keys(Arc<SharedKeys>),
+}
+
+impl Rules {
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            specs: plan.policies.clone(),
+            consumers: Consumers::new(plan.consumers.clone()),
+            made: plan.policies.iter().map(made).collect(),
+        }
+    }
+
+    #[must_use]
+    pub fn specs(&self) -> &[PolicySpec] {
+        &self.specs
+    }
+
+    #[must_use]
+    pub fn access(&self, policy: usize) -> Option<&AccessList> {
+        match &self.made[policy] {
+            Made::Access(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    /// The keys of a policy's tokens.
+    #[must_use]
+    pub fn keys(&self, policy: usize) -> Option<&Arc<SharedKeys>> {
+        match &self.made[policy] {
+            Made::Keys(keys) => Some(keys),
+            _ => None,
+        }
+    }
+
+    fn auth(&self, policy: usize) -> Option<&AuthSpec> {
+        match &self.specs[policy].kind {
+            Kind::Auth(auth) => Some(auth),
+            _ => None,
+        }
+    }
+
+    /// The policy and, if it is one of alternatives, those.
+    pub fn with_parts(&self, policy: usize) -> impl Iterator<Item = usize> + '_ {
+        let parts: &[usize] = match self.auth(policy).map(|auth| &auth.by) {
+            Some(Credential::Any(of)) => of,
+            _ => &[],
+        };
+        std::iter::once(policy).chain(parts.iter().copied())
+    }
+
+    fn hiding<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r Credential> + 'r {
+        let parts = chain.steps().iter().flat_map(|&step| self.with_parts(step));
+        parts.filter_map(|part| self.auth(part).filter(|auth| auth.hide).map(|auth| &auth.by))
+    }
+
+    /// Whether servers do not see this field, as it has a credential.
+    #[must_use]
+    pub fn hides(&self, chain: &Chain, name: &[u8], value: &[u8]) -> bool {
+        if chain.is_empty() {
+            return false;
+        }
+        let is = |own: &str| name.eq_ignore_ascii_case(own.as_bytes());
+        let scheme = |scheme: &str| {
+            is("authorization")
+                && value.len() > scheme.len()
+                && value[..scheme.len()].eq_ignore_ascii_case(scheme.as_bytes())
+        };
+        self.hiding(chain).any(|credential| match credential {
+            Credential::ApiKey(KeyFrom::Header(own)) => is(own),
+            Credential::Basic => scheme("basic "),
+            Credential::Jwt(jwt) => hides_token(&jwt.from, is, scheme),
+            Credential::Introspection(asked) => hides_token(&asked.from, is, scheme),
+            _ => false,
+        })
+    }
+
+    /// The parameter that has a credential which servers do not see.
+    #[must_use]
+    pub fn hidden_query<'r>(&'r self, chain: &'r Chain) -> Option<&'r str> {
+        self.hiding(chain).find_map(|credential| match credential {
+            Credential::ApiKey(KeyFrom::Query(name)) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Changes to the query.
+    pub fn query_changes<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r QueryChanges> {
+        self.transforms(chain).map(|spec| &spec.query).filter(|changes| !changes.is_empty())
+    }
+}
+
+impl Rules {
+    fn transforms<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r TransformSpec> {
+        chain.steps().iter().filter_map(|&step| match &self.specs[step].kind {
+            Kind::Transform(transform) => Some(transform),
+            _ => None,
+        })
+    }
+
+    /// Changes to the bodies of requests.
+    pub fn request_changes<'r>(
+        &'r self,
+        chain: &'r Chain,
+    ) -> impl Iterator<Item = &'r BodyChanges> {
+        self.transforms(chain).map(|spec| &spec.request).filter(|changes| !changes.is_empty())
+    }
+
+    /// Changes to the bodies of answers.
+    pub fn answer_changes<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r BodyChanges> {
+        self.transforms(chain).map(|spec| &spec.response).filter(|changes| !changes.is_empty())
+    }
+
+    /// How large a body may be that is changed.
+    #[must_use]
+    pub fn body_max(&self, chain: &Chain) -> u64 {
+        self.transforms(chain).map(|spec| spec.body_max).min().unwrap_or(0)
+    }
+}
+
+/// A cookie among others stays: it could only be cut out of its line.
+fn hides_token(from: &TokenFrom, is: impl Fn(&str) -> bool, scheme: impl Fn(&str) -> bool) -> bool {
+    match from {
+        TokenFrom::Bearer => scheme("bearer "),
+        TokenFrom::Header(name) => is(name),
+        TokenFrom::Cookie(_) => false,
+    }
+}
+
+fn made(spec: &PolicySpec) -> Made {
+    match &spec.kind {
+        Kind::Ip { allow, deny } => Made::Access(AccessList::new(allow, deny)),
+        Kind::Auth(auth) => match &auth.by {
+            Credential::Jwt(jwt) => keys_of(&jwt.keys),
+            _ => Made::Nothing,
+        },
+        _ => Made::Nothing,
+    }
+}
+
+fn keys_of(keys: &JwtKeys) -> Made {
+    match keys {
+        // Both were read when the file was checked.
+        JwtKeys::Secret(secret) => made_keys(KeySet::of_secret(secret).ok()),
+        JwtKeys::Set(text) => made_keys(KeySet::parse_jwks(text.as_bytes()).ok()),
+        JwtKeys::Url(_) => Made::Keys(Arc::default()),
+    }
+}
+
+fn made_keys(keys: Option<KeySet>) -> Made {
+    keys.map_or(Made::Nothing, |keys| Made::Keys(Arc::new(SharedKeys::fixed(keys))))
+}

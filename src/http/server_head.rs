@@ -1,0 +1,172 @@
+//! The head that a server gets: the client's, without what is not its to say, and with what the
+//! gateway says of it.
+
+use sluicegate_l7::http1::{Framing, Known, Reject, Version};
+use sluicegate_l7::identity::Identity;
+use sluicegate_l7::policy::credential;
+use sluicegate_l7::route::spec::RouteSpec;
+use sluicegate_l7::route::{headers, rewrite};
+
+use super::errand::{Bench, Case, Errand, Scene};
+use crate::config::plan::ClientCertField;
+
+/// Appends the head for the server.
+pub(super) fn write_head(
+    bench: &Bench<'_>,
+    case: &Scene<'_>,
+    spec: &RouteSpec,
+    errand: &Errand,
+    out: &mut Vec<u8>,
+) -> Result<(), Reject> {
+    let bytes = case.lines.bytes;
+    out.extend_from_slice(case.head.method_name.of(bytes));
+    out.push(b' ');
+    if case.head.asterisk {
+        out.push(b'*');
+    } else {
+        rewrite::write_path(&spec.rewrite, case.path, case, out).map_err(|_| Reject::PathSyntax)?;
+    }
+    write_query(bench, case, errand, out);
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    if !rewrite::write_host(&spec.rewrite, case, out) {
+        out.extend_from_slice(case.head.host.map_or(&b""[..], |span| span.of(bytes)));
+    }
+    out.extend_from_slice(b"\r\n");
+    let chain = bench.site.chain(Some(errand.route));
+    write_fields(bench, case, spec, errand, out);
+    Identity {
+        peer: bench.peers.ip(),
+        peer_trusted: case.client.peer_trusted,
+        client: case.client.ip,
+        scheme: case.scheme,
+        host: case.head.host.map_or(&b""[..], |span| span.of(bytes)),
+        port: bench.peers.local.map_or(0, |local| local.port()),
+        request_id: case.id.as_bytes(),
+        version: match case.head.version {
+            _ if bench.is_http2 => "2.0",
+            Version::Http10 => "1.0",
+            Version::Http11 => "1.1",
+        },
+        via: &bench.site.via,
+        fields: &case.lines,
+    }
+    .write_http1(out);
+    write_client_cert(bench, out);
+    errand.gate.write_consumer(bench.site, out);
+    write_trace(case, bench, out);
+    write_framing(case, errand, out);
+    let changes = bench.site.changes(chain, spec).map(|(request, _)| request);
+    headers::write_all(&changes, case, out);
+    out.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+/// What stands behind the path: as it came, without a credential in it, as policies change it.
+fn write_query(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
+    let site = bench.site;
+    let chain = site.chain(Some(errand.route));
+    let start = out.len();
+    out.push(b'?');
+    let hidden = site.rules.hidden_query(chain);
+    let mut query = std::borrow::Cow::Borrowed(case.query.unwrap_or_default());
+    let mut write = |write: &dyn Fn(&str, &mut Vec<u8>)| {
+        let mut changed = Vec::new();
+        write(&query, &mut changed);
+        // Escapes and what was ASCII before.
+        query = String::from_utf8(changed).unwrap_or_default().into();
+    };
+    if let Some(name) = hidden {
+        write(&|query, out| credential::write_query_without(query, name, out));
+    }
+    for changes in site.rules.query_changes(chain) {
+        write(&|query, out| changes.write(query, out));
+    }
+    out.extend_from_slice(query.as_bytes());
+    if query.is_empty() && (case.query.is_none() || hidden.is_some()) {
+        out.truncate(start);
+    }
+}
+
+fn write_fields(
+    bench: &Bench<'_>,
+    case: &Case<'_>,
+    spec: &RouteSpec,
+    errand: &Errand,
+    out: &mut Vec<u8>,
+) {
+    let (bytes, site) = (case.lines.bytes, bench.site);
+    let chain = site.chain(Some(errand.route));
+    for field in case.lines.fields.end_to_end() {
+        let name = field.name.of(bytes);
+        // An encoded answer could not be changed.
+        let for_us = field.known == Some(Known::AcceptEncoding)
+            && site.rules.answer_changes(chain).next().is_some();
+        let passes = !for_us
+            && site.sieve.passes(field.known, name)
+            && !site.owns(name)
+            && !site.rules.hides(chain, name, field.value.of(bytes))
+            && site.changes(chain, spec).all(|(request, _)| headers::passes(request, name));
+        if !passes {
+            continue;
+        }
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(field.value.of(bytes));
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// What the servers are told of a client's certificate, which was verified.
+fn write_client_cert(bench: &Bench<'_>, out: &mut Vec<u8>) {
+    let Some(client) = bench.peers.tls.as_ref().and_then(|tls| tls.client.as_ref()) else { return };
+    for field in &bench.site.client_cert_headers {
+        let (name, value) = match field {
+            ClientCertField::Subject => ("X-Client-Cert-Subject: ", client.subject.as_str()),
+            ClientCertField::San => ("X-Client-Cert-San: ", &*client.san.join(",")),
+            ClientCertField::Fingerprint => ("X-Client-Cert-Fingerprint: ", &*client.fingerprint),
+        };
+        for part in [name, value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+fn write_trace(case: &Case<'_>, bench: &Bench<'_>, out: &mut Vec<u8>) {
+    let mut random = [0; 24];
+    for (at, word) in bench.random.iter().enumerate() {
+        random[8 * at..8 * at + 8].copy_from_slice(&word.rotate_left(17).to_ne_bytes());
+    }
+    let (trace, continued) = sluicegate_l7::trace::Trace::of(&case.lines, random);
+    out.extend_from_slice(b"traceparent: ");
+    out.extend_from_slice(&trace.encode());
+    out.extend_from_slice(b"\r\n");
+    if continued {
+        for value in case.lines.fields.values(case.lines.bytes, Known::Tracestate) {
+            out.extend_from_slice(b"tracestate: ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn write_framing(case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    if errand.changes_body {
+        return; // Its length is not known yet.
+    }
+    match case.head.framing {
+        Framing::Length(length) => {
+            let _ = write!(out, "Content-Length: {length}\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Framing::None | Framing::UntilClose => {}
+    }
+    if case.head.expect_continue {
+        out.extend_from_slice(b"Expect: 100-continue\r\n");
+    }
+    if let (true, Some(upgrade)) = (errand.upgrades, case.head.upgrade) {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+        out.extend_from_slice(upgrade.of(case.lines.bytes));
+        out.extend_from_slice(b"\r\n");
+    }
+}
