@@ -52,13 +52,18 @@ def chosen(options):
 
 
 def takes_part(proxy, kind):
-    """The splice variant differs from plain HAProxy in bulk only."""
-    return kind.id == "P3" or not isinstance(proxy, proxies.HaproxySplice)
+    """The splice variant differs from plain HAProxy in bulk only; policies are ours; what PyPI
+    brings is measured at TCP."""
+    if isinstance(proxy, proxies.HaproxySplice):
+        return kind.id == "P3"
+    if "+" in kind.duty:
+        return isinstance(proxy, proxies.Sluicegate)
+    return kind.duty == "tcp" or not isinstance(proxy, proxies.FromPypi)
 
 
 def measure_once(proxy, kind, to_port, directory):
     say(f"{kind.id} {proxy.name}")
-    with proxy.start(to_port, free_port(), directory) as running:
+    with proxy.start(to_port, free_port(), directory, kind.duty) as running:
         return kind.measure(running)
 
 
@@ -70,6 +75,7 @@ def measure_all(everyone, kinds, rounds):
             say(f"round {at + 1} of {rounds}")
             turned = everyone[at % len(everyone):] + everyone[:at % len(everyone)]
             for kind in kinds:
+                kind.prepare(samples, next(p for p in everyone if isinstance(p, proxies.Sluicegate)))
                 with kind.server(directory) as server:
                     for proxy in turned:
                         if takes_part(proxy, kind):

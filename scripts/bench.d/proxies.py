@@ -1,10 +1,17 @@
 #!/usr/bin/env python3
 """The proxies that are compared: how each is started with one thread and the same duty.
 
-Equal duty: plain TCP to one server, one worker or thread, no access log, no admin listener,
-timeouts of ten minutes, a backlog of 4,096. What a proxy does by default stays as it is.
+Equal duty: one server behind, one worker or thread, no access log, no admin listener, timeouts
+of ten minutes, a backlog of 4,096, 128 connections to the server kept. What a proxy does by
+default stays as it is. The duties:
+
+- tcp: plain TCP
+- tls: TLS ends here, TCP goes on
+- http, https: HTTP/1.1 to the server; with TLS also HTTP/2 from clients
+- http+N: as http, with N policies on the route (Sluicegate alone)
 """
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -25,8 +32,22 @@ class Proxy:
     def version(self):
         raise NotImplementedError
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
         raise NotImplementedError
+
+
+def certificate(directory):
+    """A P-256 certificate for localhost: the file of both, and each alone."""
+    both, cert, key = (Path(directory) / name for name in ("both.pem", "cert.pem", "key.pem"))
+    if not both.exists():
+        words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        words += ["-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        words += ["-keyout", key, "-out", cert]
+        done = subprocess.run([need("openssl"), *map(str, words)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failed(f"openssl made no certificate: {done.stderr}")
+        both.write_text(cert.read_text() + key.read_text())
+    return both, cert, key
 
 
 def first_version(command):
@@ -55,8 +76,14 @@ class Sluicegate(Proxy):
     def version(self):
         return first_version([self.binary, "--version"])
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
         config = Path(directory) / "sluicegate.toml"
+        mode = "http" if duty.startswith("http") else "tcp"
+        tls = ""
+        if duty in ("tls", "https"):
+            _, cert, key = certificate(directory)
+            tls = f'tls = {{ cert = "file:{cert}", key = "file:{key}" }}'
+        names, policies = policies_of(int(duty.partition("+")[2] or 0))
         config.write_text(
             f"""version = 1
 [runtime]
@@ -65,14 +92,43 @@ workers = 1
 access = "off"
 [listener.bench]
 bind = "127.0.0.1:{port}"
-mode = "tcp"
+mode = "{mode}"
 pool = "bench"
+{tls}
+{f"policies = {names}" if names else ""}
+{policies}
+[pool.bench]
+keepalive = {{ idle = 128 }}
 [pool.bench.servers]
 s = "127.0.0.1:{to_port}"
 """
         )
         command = [self.binary, "run", "--config", config]
         return Process(command, port, PROXY_CORE, directory)
+
+
+KEY = "bench-key-0123456789abcdef"
+
+POLICIES = [
+    ("keys", 'type = "api-key"'),
+    ("offices", 'type = "ip"\nallow = ["127.0.0.0/8"]'),
+    ("small", 'type = "size-limit"'),
+    ("members", 'type = "acl"\nallow = ["group:bench"]'),
+    ("per-user", 'type = "rate-limit"\nkey = "consumer"\nlimit = "1000000/s"'),
+    ("per-ip", 'type = "rate-limit"\nkey = "ip"\nlimit = "1000000/s"\nearly = true'),
+    ("monthly", 'type = "quota"\nkey = "consumer"\nlimit = "4000000000/month"'),
+    ("marks", 'type = "headers"\nheaders = { set = { X-Gateway = "bench" } }'),
+]
+
+
+def policies_of(count):
+    """Names for `policies`, and their tables."""
+    chosen = POLICIES[:count]
+    tables = "\n".join(f"[policy.{name}]\n{text}" for name, text in chosen)
+    if chosen:
+        digest = hashlib.sha256(KEY.encode()).hexdigest()
+        tables += f'\n[consumer.bench]\nkeys = ["sha256:{digest}"]\ngroups = ["bench"]\n'
+    return [name for name, _ in chosen], tables
 
 
 class Haproxy(Proxy):
@@ -82,20 +138,28 @@ class Haproxy(Proxy):
     def version(self):
         return first_version([need("haproxy"), "-v"])
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
         config = Path(directory) / f"haproxy-{port}.cfg"
+        mode = "http" if duty.startswith("http") else "tcp"
+        tls = ""
+        if duty in ("tls", "https"):
+            alpn = "alpn h2,http/1.1" if duty == "https" else ""
+            tls = f"ssl crt {certificate(directory)[0]} {alpn}"
+        reuse = "http-reuse always" if mode == "http" else ""
         config.write_text(
             f"""global
   nbthread 1
   maxconn 6000
+  tune.ssl.default-dh-param 2048
 defaults
-  mode tcp
+  mode {mode}
   timeout connect 3s
   timeout client 10m
   timeout server 10m
   {self.options}
 listen bench
-  bind 127.0.0.1:{port} backlog 4096
+  bind 127.0.0.1:{port} backlog 4096 {tls}
+  {reuse}
   server s 127.0.0.1:{to_port}
 """
         )
@@ -115,7 +179,7 @@ class Nginx(Proxy):
     def version(self):
         return first_version([need("nginx"), "-v"])
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
         config = Path(directory) / f"nginx-{port}.conf"
         load = f"load_module {self.module};" if Path(self.module).exists() else ""
         config.write_text(
@@ -123,17 +187,40 @@ class Nginx(Proxy):
 master_process off; daemon off; pid {directory}/nginx-{port}.pid; error_log stderr crit;
 worker_rlimit_nofile 20000;
 events {{ worker_connections 10000; }}
-stream {{
-  upstream bench {{ server 127.0.0.1:{to_port}; }}
-  server {{
-    listen 127.0.0.1:{port} backlog=4096;
-    proxy_pass bench; proxy_connect_timeout 3s; proxy_timeout 10m;
-  }}
-}}
+{self.http(to_port, port, directory, duty) if duty.startswith("http") else self.stream(to_port, port, directory, duty)}
 """
         )
         command = [need("nginx"), "-p", directory, "-e", "stderr", "-c", config]
         return Process(command, port, PROXY_CORE, directory)
+
+    def keys(self, directory):
+        _, cert, key = certificate(directory)
+        return f"ssl_certificate {cert}; ssl_certificate_key {key};"
+
+    def stream(self, to_port, port, directory, duty):
+        ssl = "ssl" if duty == "tls" else ""
+        return f"""stream {{
+  upstream bench {{ server 127.0.0.1:{to_port}; }}
+  {self.keys(directory) if ssl else ""}
+  server {{
+    listen 127.0.0.1:{port} {ssl} backlog=4096;
+    proxy_pass bench; proxy_connect_timeout 3s; proxy_timeout 10m;
+  }}
+}}"""
+
+    def http(self, to_port, port, directory, duty):
+        ssl = "ssl http2" if duty == "https" else ""
+        places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        temporary = " ".join(f"{place}_temp_path {directory}/nginx-{place};" for place in places)
+        return f"""http {{
+  access_log off; {temporary} keepalive_requests 1000000;
+  upstream bench {{ server 127.0.0.1:{to_port}; keepalive 128; keepalive_requests 1000000; }}
+  {self.keys(directory) if ssl else ""}
+  server {{
+    listen 127.0.0.1:{port} {ssl} backlog=4096;
+    location / {{ proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+  }}
+}}"""
 
 
 class FromPypi(Proxy):
@@ -169,7 +256,9 @@ class Envoy(FromPypi):
     program = "envoy"
     version_words = ("--version",)
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
+        if duty != "tcp":
+            return None
         config = Path(directory) / f"envoy-{port}.yaml"
         config.write_text(
             f"""static_resources:
@@ -207,7 +296,9 @@ class Traefik(FromPypi):
     program = "traefik"
     version_words = ("version",)
 
-    def start(self, to_port, port, directory):
+    def start(self, to_port, port, directory, duty="tcp"):
+        if duty != "tcp":
+            return None
         config = Path(directory) / f"traefik-{port}.yaml"
         routes = Path(directory) / f"traefik-routes-{port}.yaml"
         config.write_text(

@@ -8,11 +8,13 @@ CPU is that of the proxy alone, from just before the load to just after it.
 import json
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from proxies import KEY
 from processes import LOAD_CORE, Failed, Process, free_port, need, pinned, run_load
 
 IDLE_SESSIONS = 4000
@@ -26,8 +28,14 @@ class Work:
     # figure: (what it is, unit, bar against the best peer, whether less is better)
     figures = {}
 
+    # What the proxy has to do, see proxies.py.
+    duty = "tcp"
+
     def __init__(self, quick):
         self.quick = quick
+
+    def prepare(self, samples, sluicegate):
+        """Called before each round, with what was measured so far."""
 
     def server(self, directory):
         raise NotImplementedError
@@ -182,4 +190,197 @@ def exchange(session):
         got += part
 
 
-ALL = (RedisGet, NewConnections, Bulk, IdleSessions)
+def http_server(directory, size=0):
+    """nginx with a short answer at `/`, and a file of `size` bytes at `/file`."""
+    port = free_port()
+    place = Path(directory) / f"server-{port}"
+    place.mkdir()
+    if size:
+        with open(place / "file", "wb") as file:
+            file.truncate(size)
+    config = place / "nginx.conf"
+    places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{name}_temp_path {place}/{name};" for name in places)
+    config.write_text(
+        f"""master_process off; daemon off; pid {place}/pid; error_log stderr crit;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 10000; }}
+http {{
+  access_log off; {temporary} keepalive_requests 100000000; sendfile on;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096; root {place};
+    location = / {{ return 200 "{'x' * 128}"; }}
+  }}
+}}
+"""
+    )
+    command = [need("nginx"), "-p", place, "-e", "stderr", "-c", config]
+    return Process(command, port, LOAD_CORE, directory)
+
+
+def wrk(url, seconds, connections, *more):
+    """Requests, and requests per second."""
+    words = ["-t1", f"-c{connections}", f"-d{seconds}s", *more, url]
+    printed = run_load([need("wrk"), *words], timeout_s=60 + seconds)
+    requests = re.search(r"(\d+) requests in ([\d.]+)s", printed)
+    wrong = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
+    if not requests or wrong:
+        raise Failed(f"wrk was not answered well: {printed}")
+    return int(requests.group(1)), int(requests.group(1)) / float(requests.group(2))
+
+
+class Http(Work):
+    id = "P4"
+    title = "HTTP/1.1 kept alive, 64 connections"
+    duty = "http"
+    figures = {
+        "cpu": ("CPU per request", "µs", 0.80, True),
+        "rate": ("requests per second", "/s", None, False),
+    }
+
+    def server(self, directory):
+        return http_server(directory)
+
+    def measure(self, proxy):
+        url = f"http://127.0.0.1:{proxy.port}/"
+        wrk(url, 1, 64)
+        before = proxy.cpu_ns()
+        requests, rate = wrk(url, 2 if self.quick else 5, 64)
+        return {"cpu": (proxy.cpu_ns() - before) / 1e3 / requests, "rate": rate}
+
+
+class Http2(Work):
+    id = "P5"
+    title = "HTTP/2 over TLS, 16 connections, 32 streams"
+    duty = "https"
+    figures = {
+        "cpu": ("CPU per request", "µs", 1.0, True),
+        "rate": ("requests per second", "/s", 1.0, False),
+    }
+
+    def server(self, directory):
+        return http_server(directory)
+
+    def measure(self, proxy):
+        requests = 30_000 if self.quick else 120_000
+        self.load(proxy.port, requests // 10)
+        before = proxy.cpu_ns()
+        rate = self.load(proxy.port, requests)
+        return {"cpu": (proxy.cpu_ns() - before) / 1e3 / requests, "rate": rate}
+
+    @staticmethod
+    def load(port, requests):
+        words = ["-n", requests, "-c", 16, "-m", 32, f"https://127.0.0.1:{port}/"]
+        printed = run_load([need("h2load"), *words], timeout_s=300)
+        found = re.search(r"finished in .*?, ([\d.]+) req/s", printed)
+        good = re.search(r"status codes: (\d+) 2xx", printed)
+        if not found or not good or int(good.group(1)) != requests:
+            raise Failed(f"h2load was not answered well: {printed}")
+        return float(found.group(1))
+
+
+class Handshakes(Work):
+    id = "P6"
+    title = "full TLS 1.3 handshake and one request"
+    duty = "https"
+    figures = {
+        "cpu": ("CPU per connection", "µs", 0.75, True),
+        "rate": ("connections per second", "/s", None, False),
+    }
+
+    def server(self, directory):
+        return http_server(directory)
+
+    def measure(self, proxy):
+        url = f"https://127.0.0.1:{proxy.port}/"
+        wrk(url, 1, 16, "-H", "Connection: close")
+        before = proxy.cpu_ns()
+        requests, rate = wrk(url, 2 if self.quick else 4, 16, "-H", "Connection: close")
+        return {"cpu": (proxy.cpu_ns() - before) / 1e3 / requests, "rate": rate}
+
+
+class TlsBulk(Work):
+    id = "P7"
+    title = "TLS bulk through a TCP listener, 4 streams"
+    duty = "tls"
+    size = 256 << 20
+    figures = {
+        "cpu": ("CPU per MB", "µs", 0.5, True),
+        "rate": ("throughput", "MB/s", None, False),
+    }
+
+    def server(self, directory):
+        return http_server(directory, self.size)
+
+    def measure(self, proxy):
+        url = f"https://127.0.0.1:{proxy.port}/file"
+        times = 1 if self.quick else 2
+        words = ["--silent", "--insecure", "--http1.1", "--parallel", "--parallel-max", 4]
+        for _ in range(4 * times):
+            words += ["--output", "/dev/null", url]
+        before, began = proxy.cpu_ns(), time.monotonic()
+        run_load([need("curl"), *words], timeout_s=120)
+        megabytes = 4 * times * self.size / 1e6
+        cpu = (proxy.cpu_ns() - before) / 1e3 / megabytes
+        return {"cpu": cpu, "rate": megabytes / (time.monotonic() - began)}
+
+
+class HttpLatency(Work):
+    """At half of what HAProxy can do at most, in an open loop by our own load generator."""
+
+    id = "P9"
+    title = "HTTP/1.1 at half of HAProxy's rate, open loop"
+    duty = "http"
+    figures = {"p99": ("p99 latency", "µs", 1.0, True)}
+    rate = 10_000
+
+    def server(self, directory):
+        return http_server(directory)
+
+    def prepare(self, samples, sluicegate):
+        self.generator = sluicegate.binary
+        peaks = [sample["rate"] for sample in samples.get("P4", {}).get("HAProxy", [])]
+        if peaks:
+            self.rate = int(statistics.median(peaks) / 2)
+
+    def measure(self, proxy):
+        seconds = 2 if self.quick else 5
+        words = ["bench", "http", f"http://127.0.0.1:{proxy.port}/", "--rate", self.rate]
+        words += ["--connections", 64, "--duration", f"{seconds}s", "--json"]
+        printed = run_load([self.generator, *words], timeout_s=120)
+        return {"p99": json.loads(printed)["latency_us"]["p99"]}
+
+
+def with_policies(count):
+    """The same with policies on the route, at a rate that leaves the proxy idle half the time."""
+
+    class Policies(HttpLatency):
+        id = f"P10.{count}"
+        title = f"HTTP/1.1 with {count} policies"
+        duty = f"http+{count}"
+        figures = {
+            "p50": ("p50 latency at 8,000/s", "µs", None, True),
+            "cpu": ("CPU per request", "µs", None, True),
+            "rate": ("requests per second", "/s", None, False),
+        }
+
+        def prepare(self, samples, sluicegate):
+            self.generator = sluicegate.binary
+
+        def measure(self, proxy):
+            url = f"http://127.0.0.1:{proxy.port}/"
+            header = f"X-Api-Key: {KEY}"
+            seconds = 2 if self.quick else 4
+            words = ["bench", "http", url, "--rate", 8_000, "--connections", 16]
+            words += ["--header", header, "--duration", f"{seconds}s", "--json"]
+            printed = run_load([self.generator, *words], timeout_s=120)
+            before = proxy.cpu_ns()
+            requests, rate = wrk(url, seconds, 64, "-H", header)
+            cpu = (proxy.cpu_ns() - before) / 1e3 / requests
+            return {"p50": json.loads(printed)["latency_us"]["p50"], "cpu": cpu, "rate": rate}
+
+    return Policies
+
+
+POLICIES = tuple(with_policies(count) for count in (0, 1, 4, 8))
+ALL = (RedisGet, NewConnections, Bulk, Http, Http2, Handshakes, TlsBulk, IdleSessions, HttpLatency, *POLICIES)

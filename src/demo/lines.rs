@@ -3,19 +3,20 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 use super::picture::{Picture, ServerRow};
+use super::web::Web;
 use crate::loadgen::report::{grouped, microseconds};
 
 /// What is open and what to try, for the first lines and the screen.
 #[must_use]
-pub fn to_try(tcp: SocketAddr, admin: Option<SocketAddr>) -> Vec<String> {
-    let mut lines = vec![
-        format!("curl http://{tcp}/"),
-        format!("printf 'hi\\n' | nc {} {}", tcp.ip(), tcp.port()),
-    ];
-    if let Some(admin) = admin {
+pub fn to_try(picture: &Picture) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(tcp) = picture.tcp {
+        lines.push(format!("curl http://{tcp}/"));
+    }
+    lines.extend(picture.web.iter().flat_map(Web::to_try));
+    if let Some(admin) = picture.admin {
         lines.push(format!("sluicegate ctl --admin http://{admin} status"));
         lines.push(format!("curl http://{admin}/metrics"));
     }
@@ -29,11 +30,14 @@ pub fn to_try(tcp: SocketAddr, admin: Option<SocketAddr>) -> Vec<String> {
 pub fn begin(picture: &Picture, out: &mut impl Write) -> io::Result<()> {
     let Some(tcp) = picture.tcp else { return Ok(()) };
     writeln!(out, "listening on {tcp} (tcp), three servers behind it")?;
+    if let Some(web) = &picture.web {
+        writeln!(out, "listening on {} (http: TLS, HTTP/2, routes, policies)", web.address)?;
+    }
     if let Some(admin) = picture.admin {
         writeln!(out, "admin API on http://{admin}")?;
     }
     writeln!(out, "try:")?;
-    for line in to_try(tcp, picture.admin) {
+    for line in to_try(picture) {
         writeln!(out, "  {line}")?;
     }
     out.flush()
@@ -65,6 +69,7 @@ pub fn show(picture: &Picture, out: &mut impl Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use super::*;
@@ -98,10 +103,16 @@ mod tests {
 
     #[test]
     fn what_to_try_names_the_real_ports() {
-        let tcp = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let text = to_try(tcp, Some(SocketAddr::from(([127, 0, 0, 1], 8082)))).join("\n");
-        assert!(
-            text.contains("nc 127.0.0.1 8080") && text.contains("--admin http://127.0.0.1:8082")
-        );
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let web = Some(Web { address: at(8081), key: "k".into() });
+        let (tcp, admin) = (Some(at(8080)), Some(at(8082)));
+        let text = to_try(&Picture { tcp, web, admin, ..Picture::default() }).join("\n");
+        for part in [
+            "http://127.0.0.1:8080/",
+            "https://127.0.0.1:8081/keyed",
+            "--admin http://127.0.0.1:8082",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod screen;
 pub mod servers;
 pub mod story;
 pub mod summary;
+pub mod web;
 
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use self::screen::Screen;
 use self::servers::{NAMES, Servers};
 use self::story::{Act, Story};
 use self::summary::Summary;
+use self::web::Web;
 use crate::control::{Running, ServeError};
 use crate::loadgen::connection::Orders;
 use crate::loadgen::interrupt::Interrupt;
@@ -82,13 +84,15 @@ pub fn run(options: Options) -> Result<Summary, ServeError> {
     let interrupt = Interrupt::new();
     let servers = Servers::start()
         .map_err(|error| ServeError::System(format!("the demo's servers cannot start: {error}")))?;
-    let running = gateway::start(options.port, &servers.addresses)?;
+    let key = web::new_key();
+    let running = gateway::start(options.port, &key, &servers.addresses)?;
     let tcp = running
         .address(gateway::LISTENER)
         .ok_or_else(|| ServeError::Failed("the demo's listener has no address".into()))?;
     let picture = Picture {
         length: options.length,
         tcp: Some(tcp),
+        web: running.address(web::LISTENER).map(|address| Web { address, key }),
         admin: gateway::admin(&running),
         ..Picture::default()
     };

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::web::Web;
 use crate::control::Running;
 use crate::loadgen::Live;
 use crate::loadgen::tally::{Failure, Tally};
@@ -54,6 +55,7 @@ pub struct Picture {
     /// `None`: until somebody ends it.
     pub length: Option<Duration>,
     pub tcp: Option<SocketAddr>,
+    pub web: Option<Web>,
     pub admin: Option<SocketAddr>,
     pub servers: Vec<ServerRow>,
     pub sessions: u32,
@@ -156,7 +158,9 @@ impl<'a> Watcher<'a> {
         picture.sessions = status.listeners.values().map(|listener| listener.active).sum();
         picture.held = status.pools.values().map(|pool| pool.held).sum();
         let before = std::mem::take(&mut picture.servers);
-        let servers = status.pools.into_values().flat_map(|pool| pool.servers);
+        // Each has a pool of its own besides, for the HTTP listener.
+        let all = status.pools.into_iter().filter(|(name, _)| name == super::gateway::POOL);
+        let servers = all.flat_map(|(_, pool)| pool.servers);
         picture.servers = servers
             .map(|(name, server)| {
                 let last = before.iter().find(|row| row.name == name).map_or(0, |row| row.total);

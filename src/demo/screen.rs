@@ -90,12 +90,12 @@ impl Palette {
 /// Draws one picture.
 pub fn draw(picture: &Picture, colour: bool, frame: &mut Frame<'_>) {
     let palette = Palette { colour };
-    let trials = picture.tcp.map_or_else(Vec::new, |tcp| to_try(tcp, picture.admin));
+    let trials = to_try(picture);
     let [title, servers, load, events, tries] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(picture.servers.len().max(3) as u16 + 3),
         Constraint::Length(5),
-        Constraint::Min(5),
+        Constraint::Min(3),
         Constraint::Length(trials.len() as u16 + 2),
     ])
     .areas(frame.area());
@@ -192,6 +192,7 @@ mod tests {
 
     use super::*;
     use crate::demo::picture::{ServerRow, Told};
+    use crate::demo::web::Web;
 
     fn picture() -> Picture {
         let row = |name: &str, state: &str| ServerRow {
@@ -213,6 +214,7 @@ mod tests {
             elapsed: Duration::from_secs(12),
             length: Some(Duration::from_secs(30)),
             tcp: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            web: Some(Web { address: SocketAddr::from(([127, 0, 0, 1], 8081)), key: "k".into() }),
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 8082))),
             servers: vec![row("blue", "up"), row("green", "down"), row("red", "up")],
             sessions: 13,
@@ -245,6 +247,7 @@ mod tests {
             "24,000 requests   errors 0",
             "10.0 s  green is killed",
             "curl http://127.0.0.1:8080/",
+            "https://127.0.0.1:8081/keyed",
             "sluicegate ctl --admin http://127.0.0.1:8082 status",
             "curl http://127.0.0.1:8082/metrics",
         ] {

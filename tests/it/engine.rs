@@ -43,6 +43,8 @@ pub fn plan_over(servers: &[SocketAddr]) -> Plan {
         planned_server(&format!("s{at}"), plan::ServerAddr::Ip(*address))
     };
     Plan {
+        policies: Vec::new(),
+        consumers: Vec::new(),
         runtime: plan::Runtime {
             workers: None,
             timeout_drain: Duration::from_secs(5),
@@ -81,7 +83,7 @@ impl Engine {
         let plan = Arc::new(plan);
         let mut servers = Vec::new();
         let pools = plan.pools.iter().enumerate().map(|(pool, planned)| PoolSnapshot {
-            state: Arc::new(PoolState::new(&planned.name)),
+            state: Arc::new(PoolState::new(&planned.name, None)),
             members: members(PoolId(pool as u16), planned, &mut servers),
         });
         let pools = pools.collect();

@@ -29,6 +29,7 @@ mod engine;
 mod failover;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod gate;
+mod gateway;
 mod grpc;
 mod hold;
 mod http;
@@ -44,10 +45,12 @@ mod observing;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
+mod published_keys;
 mod real_servers;
 mod redis_script;
 mod relay;
 mod renewal;
+mod shared_limits;
 mod slow_clients;
 mod stream;
 mod talk;
