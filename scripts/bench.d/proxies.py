@@ -116,7 +116,7 @@ POLICIES = [
     ("members", 'type = "acl"\nallow = ["group:bench"]'),
     ("per-user", 'type = "rate-limit"\nkey = "consumer"\nlimit = "1000000/s"'),
     ("per-ip", 'type = "rate-limit"\nkey = "ip"\nlimit = "1000000/s"\nearly = true'),
-    ("monthly", 'type = "quota"\nkey = "consumer"\nlimit = "4000000000/month"'),
+    ("monthly", 'type = "quota"\nkey = "consumer"\nlimit = "1000000000/month"'),
     ("marks", 'type = "headers"\nheaders = { set = { X-Gateway = "bench" } }'),
 ]
 

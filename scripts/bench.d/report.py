@@ -60,7 +60,7 @@ def bar_text(summary):
 
 def table(summaries, names):
     """Markdown. `names` are the columns, in order."""
-    head = ["work through L4", "figure", *names, "to the best", "bar", ""]
+    head = ["work", "figure", *names, "to the best", "bar", ""]
     rows = [head, ["---"] * len(head)]
     for summary in summaries:
         cells = [f"{summary['id']} {summary['work']}", summary["figure"]]

@@ -129,7 +129,7 @@ fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
 
 /// Keeps the keys of tokens up to date that are fetched.
 fn fetch_keys(desk: &Rc<Desk>) {
-    let names = Names::new(&desk.instance.plan.runtime.dns);
+    let mut names = None;
     let rules = Arc::clone(&desk.instance.snapshot().fronts.rules);
     for (at, spec) in rules.specs().iter().enumerate() {
         let Kind::Auth(auth) = &spec.kind else { continue };
@@ -146,7 +146,9 @@ fn fetch_keys(desk: &Rc<Desk>) {
                 let (refresh, grace, cooldown) = (from.refresh, from.grace, from.cooldown);
                 let schedule = Schedule { refresh, grace, cooldown };
                 let jwks = Jwks { name, source, schedule, timeout: from.timeout };
-                let task = keep_fetched(jwks, names.clone(), Arc::clone(shared), desk.log.clone());
+                let dns = &desk.instance.plan.runtime.dns;
+                let names = names.get_or_insert_with(|| Names::new(dns)).clone();
+                let task = keep_fetched(jwks, names, Arc::clone(shared), desk.log.clone());
                 tokio::task::spawn_local(task);
             }
             Err(error) => {

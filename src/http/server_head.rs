@@ -65,25 +65,31 @@ pub(super) fn write_head(
 fn write_query(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
     let site = bench.site;
     let chain = site.chain(Some(errand.route));
-    let start = out.len();
-    out.push(b'?');
     let hidden = site.rules.hidden_query(chain);
-    let mut query = std::borrow::Cow::Borrowed(case.query.unwrap_or_default());
+    let mut changes = site.rules.query_changes(chain).peekable();
+    if hidden.is_none() && changes.peek().is_none() {
+        if let Some(query) = case.query {
+            out.push(b'?');
+            out.extend_from_slice(query.as_bytes());
+        }
+        return;
+    }
+    let mut query = case.query.unwrap_or_default().to_owned();
     let mut write = |write: &dyn Fn(&str, &mut Vec<u8>)| {
-        let mut changed = Vec::new();
-        write(&query, &mut changed);
-        // Escapes and what was ASCII before.
-        query = String::from_utf8(changed).unwrap_or_default().into();
+        let mut next = Vec::new();
+        write(&query, &mut next);
+        // Escapes, and what was ASCII before.
+        query = String::from_utf8(next).unwrap_or_default();
     };
     if let Some(name) = hidden {
         write(&|query, out| credential::write_query_without(query, name, out));
     }
-    for changes in site.rules.query_changes(chain) {
+    for changes in changes {
         write(&|query, out| changes.write(query, out));
     }
-    out.extend_from_slice(query.as_bytes());
-    if query.is_empty() && (case.query.is_none() || hidden.is_some()) {
-        out.truncate(start);
+    if !query.is_empty() {
+        out.push(b'?');
+        out.extend_from_slice(query.as_bytes());
     }
 }
 

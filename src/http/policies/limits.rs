@@ -89,7 +89,10 @@ pub(super) async fn rate<D: Driver>(
         None => here(),
         Some(store) => shared(step, store, &scope, Limits::Rates(rates), here).await?,
     };
-    if let Some(line) = LimitLine::of_rates(&step.spec.name, rates, &decision) {
+    // Where nobody counts there is nothing to tell.
+    if decision != Decision::UNLIMITED
+        && let Some(line) = LimitLine::of_rates(&step.spec.name, rates, &decision)
+    {
         errand.gate.standings.push((policy, standing(&line)));
     }
     said("rate-limited", &decision)
@@ -115,8 +118,10 @@ pub(super) async fn quota<D: Driver>(
         None => here(),
         Some(store) => shared(step, store, &scope, Limits::Quota(*quota), here).await?,
     };
-    let line = LimitLine::of_quota(&step.spec.name, *quota, now, &decision);
-    errand.gate.standings.push((policy, standing(&line)));
+    if decision != Decision::UNLIMITED {
+        let line = LimitLine::of_quota(&step.spec.name, *quota, now, &decision);
+        errand.gate.standings.push((policy, standing(&line)));
+    }
     said("quota", &decision)
 }
 
