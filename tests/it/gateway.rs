@@ -24,7 +24,7 @@ fn key_hash(key: &str) -> String {
     })
 }
 
-fn gate(backend: &Backend, listener: &str, rest: &str) -> Gate {
+pub fn gate(backend: &Backend, listener: &str, rest: &str) -> Gate {
     let address = backend.address;
     Gate::start(&format!(
         "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"stdout\"\n\
@@ -33,7 +33,7 @@ fn gate(backend: &Backend, listener: &str, rest: &str) -> Gate {
     ))
 }
 
-fn echo() -> Backend {
+pub fn echo() -> Backend {
     Backend::start(|seen| Reply::ok(seen.path()))
 }
 
@@ -46,16 +46,16 @@ fn ask(gate: &Gate, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn get(gate: &Gate, path: &str, lines: &str) -> String {
+pub fn get(gate: &Gate, path: &str, lines: &str) -> String {
     let head = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n{lines}\r\n");
     ask(gate, head.as_bytes())
 }
 
-fn status(answer: &str) -> u16 {
+pub fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
-fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+pub fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     answer.split("\r\n").skip(1).find_map(|line| {
         let (own, value) = line.split_once(": ")?;
         own.eq_ignore_ascii_case(name).then_some(value)
@@ -84,7 +84,7 @@ fn alice() -> String {
     format!("[consumer.alice]\nkeys = [\"{}\"]\ngroups = [\"gold\", \"staff\"]\n", key_hash(KEY))
 }
 
-fn last(backend: &Backend) -> Seen {
+pub fn last(backend: &Backend) -> Seen {
     backend.seen().last().expect("a request").clone()
 }
 
@@ -429,88 +429,6 @@ fn a_password_is_looked_at_beside_the_workers_and_guessing_is_slowed_down() {
 
 fn bcrypt_of(password: &str) -> String {
     bcrypt::hash_with_salt(password, 4, [7; 16]).expect("a hash").to_string()
-}
-
-#[test]
-fn a_service_decides_and_what_it_says_is_copied_both_ways() {
-    let auth = Backend::start(|seen| match seen.field("Authorization") {
-        Some("Token good") => Reply {
-            bytes: b"HTTP/1.1 204 No Content\r\nX-User: carol\r\nX-Role: ops\r\n\r\n".to_vec(),
-            closes: false,
-        },
-        _ => Reply::raw(
-            "HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nContent-Length: 4\r\n\r\ngo!\n",
-        ),
-    });
-    let backend = echo();
-    let rest = format!(
-        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/check?x=1\"\n\
-         copy = [\"X-Role\"]\nconsumer = \"header:X-User\"\n",
-        auth.address
-    );
-    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
-    let passed = get(&gate, "/a?b=c", "Authorization: Token good\r\nX-Role: root\r\n");
-    assert_eq!(status(&passed), 200, "{passed}");
-    let seen = last(&backend);
-    assert_eq!((seen.field("X-Role"), seen.field("X-Consumer-Id")), (Some("ops"), Some("carol")));
-    let asked = &auth.seen()[0];
-    assert_eq!(asked.line(), "GET /check?x=1 HTTP/1.1");
-    assert_eq!(asked.field("X-Forwarded-Uri"), Some("/a?b=c"));
-    assert_eq!(asked.field("X-Forwarded-Method"), Some("GET"));
-    let sent_away = get(&gate, "/a", "");
-    assert_eq!(status(&sent_away), 302, "{sent_away}");
-    assert_eq!(field(&sent_away, "Location"), Some("https://login.test/"));
-    assert!(sent_away.ends_with("\r\n\r\ngo!\n"), "{sent_away}");
-    assert_eq!(backend.seen().len(), 1);
-}
-
-#[test]
-fn a_token_that_means_nothing_here_is_asked_about_once_for_all_who_bring_it() {
-    let idp = Backend::start(|seen| {
-        let good = seen.body.starts_with(b"token=opaque-1&");
-        let body = if good {
-            "{\"active\":true,\"client_id\":\"dora\",\"scope\":\"read\"}"
-        } else {
-            "{\"active\":false}"
-        };
-        Reply::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
-    });
-    let backend = echo();
-    let rest = format!(
-        "[policy.opaque]\ntype = \"introspection\"\nurl = \"http://{}/introspect\"\n\
-         client_id = \"gate\"\nclient_secret = \"s3cret\"\nconsumer = \"claim:client_id\"\n",
-        idp.address
-    );
-    let gate = gate(&backend, "policies = [\"opaque\"]", &rest);
-    for _ in 0..3 {
-        assert_eq!(status(&get(&gate, "/a", "Authorization: Bearer opaque-1\r\n")), 200);
-    }
-    assert_eq!(last(&backend).field("X-Consumer-Id"), Some("dora"));
-    let asked = idp.seen();
-    // One for each worker that met the token.
-    assert!((1..=2).contains(&asked.len()), "{}", asked.len());
-    assert_eq!(asked[0].line(), "POST /introspect HTTP/1.1");
-    let login = format!("Basic {}", STANDARD.encode("gate:s3cret"));
-    assert_eq!(asked[0].field("Authorization"), Some(login.as_str()));
-    assert_eq!(status(&get(&gate, "/a", "Authorization: Bearer opaque-2\r\n")), 401);
-    assert_eq!(status(&get(&gate, "/a", "")), 401);
-}
-
-#[test]
-fn without_its_auth_service_requests_get_503_or_pass_as_the_policy_says() {
-    let backend = echo();
-    let nobody = super::peers::free_address();
-    let rest = format!(
-        "[[listener.web.route]]\nmatch = {{ path = \"/open/*\" }}\npolicies = [\"lenient\"]\npool = \"app\"\n\
-         [[listener.web.route]]\nmatch = {{ path = \"/shut/*\" }}\npolicies = [\"strict\"]\npool = \"app\"\n\
-         [policy.strict]\ntype = \"forward-auth\"\nurl = \"http://{nobody}/\"\n\
-         [policy.lenient]\ntype = \"forward-auth\"\nurl = \"http://{nobody}/\"\non_error = \"allow\"\n"
-    );
-    let gate = gate(&backend, "", &rest);
-    let shut = get(&gate, "/shut", "");
-    assert_eq!(status(&shut), 503, "{shut}");
-    assert!(shut.contains("\"error\":\"auth-unavailable\""), "{shut}");
-    assert_eq!(status(&get(&gate, "/open", "")), 200);
 }
 
 #[test]
