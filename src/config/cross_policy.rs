@@ -302,6 +302,16 @@ fn mentions(draft: &Draft<'_>, fields: &Fields, above: &[Mention], found: &mut F
     }
 }
 
+/// Whether one of the policies that it names is not known, or not what it is: it may be any.
+fn names_unknown(draft: &Draft<'_>, fields: &Fields) -> bool {
+    let Some(said) = fields.said("policies") else { return false };
+    let named = draft.root.named("policy");
+    texts(said).map(|(text, _)| text.strip_prefix('!').unwrap_or(text)).any(|name| {
+        let policy = draft.policy_names.get(name).and_then(|&at| named[at].1.fields());
+        name != "*" && policy.is_none_or(|fields| fields.section.tag_word().is_none())
+    })
+}
+
 fn chain_alone(
     draft: &Draft<'_>,
     listener: &ListenerDraft<'_>,
@@ -310,7 +320,9 @@ fn chain_alone(
     found: &mut Findings,
 ) {
     let policies = &draft.policies.specs;
-    let any_auth = chain.of_phase(Phase::Auth, policies).next().is_some();
+    let any_auth = chain.of_phase(Phase::Auth, policies).next().is_some()
+        || names_unknown(draft, listener.fields)
+        || names_unknown(draft, fields);
     let place = fields.said("policies").map_or(fields.place, |said| said.key_place);
     for &step in chain.steps() {
         let name = clip(&policies[step].name);
@@ -401,6 +413,10 @@ fn breakers(draft: &Draft<'_>, found: &mut Findings) {
 fn unused(draft: &Draft<'_>, used: &HashSet<usize>, found: &mut Findings) {
     if draft.listeners.len() != draft.root.named("listener").len() {
         return; // One that was refused may use any of them.
+    }
+    let mut all = draft.listeners.iter().flat_map(|one| one.routes.iter().chain([&one.fields]));
+    if all.any(|fields| names_unknown(draft, fields)) {
+        return; // So may one that is misspelled.
     }
     let alternative = |at: usize| {
         draft.policies.specs.iter().enumerate().any(|(by, spec)| {
