@@ -356,7 +356,7 @@ def with_policies(count):
 
     class Policies(HttpLatency):
         id = f"P10.{count}"
-        title = f"HTTP/1.1 with {count} policies"
+        title = f"HTTP/1.1 with {count} polic{'y' if count == 1 else 'ies'}"
         duty = f"http+{count}"
         figures = {
             "p50": ("p50 latency at 8,000/s", "µs", None, True),

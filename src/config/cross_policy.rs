@@ -13,6 +13,7 @@ use super::code;
 use super::cross_http::{add, excludes, needs};
 use super::fields::{Fields, Item, Said};
 use super::keys;
+use super::lint::plain_secret;
 use super::plan::Mode;
 use super::report::{Finding, Findings};
 use super::source::Place;
@@ -38,7 +39,19 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     unused(draft, &used, found);
 }
 
+fn plain_secrets(fields: &Fields, found: &mut Findings) {
+    let store = fields.knows("store").then(|| fields.table("store")).flatten();
+    for table in [Some(fields), store].into_iter().flatten() {
+        for key in ["secret", "client_secret", "redis"] {
+            if table.knows(key) {
+                plain_secret(table, key, found);
+            }
+        }
+    }
+}
+
 fn policy_alone(draft: &Draft<'_>, at: usize, fields: &Fields, found: &mut Findings) {
+    plain_secrets(fields, found);
     match fields.section.tag_word().unwrap_or_default() {
         "jwt" => jwt(fields, found),
         "api-key" => excludes(fields, "header", "query", "a key stands in one place", found),

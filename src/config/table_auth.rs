@@ -243,6 +243,9 @@ pub(super) static INTROSPECTION: Section = kind_of(
     ],
 );
 
+const KEPT_ENTRIES: Key =
+    Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many.").or_integer(100_000);
+
 static TOKEN_CACHE: Section = section(
     "`cache`",
     "[policy.NAME.cache] (introspection)",
@@ -250,8 +253,7 @@ static TOKEN_CACHE: Section = section(
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("30s"),
         Key::new("negative", time_or_off(MS, DURATION_MAX), "Bad ones.").or("5s"),
-        Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many.")
-            .or_integer(100_000),
+        KEPT_ENTRIES,
     ],
 );
 
@@ -262,8 +264,7 @@ static FORWARD_CACHE: Section = section(
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("off"),
         Key::new("negative", time_or_off(MS, DURATION_MAX), "Others.").or("off"),
-        Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many.")
-            .or_integer(100_000),
+        KEPT_ENTRIES,
     ],
 );
 

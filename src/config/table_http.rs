@@ -35,6 +35,17 @@ const VALUE: Kind = Kind::OneOrList { of: &Kind::Text(Text::FieldValue), min: 1,
 const FREE_VALUE: Kind =
     Kind::OneOrList { of: &Kind::Text(Text::Free { max: 4_096 }), min: 1, max: ITEMS_MAX };
 pub(super) const STATUS_MADE: Kind = Kind::Integer { min: 200, max: 599 };
+
+/// The body of an answer that is made here, and its type.
+pub(super) const BODY_MADE: Key = Key::new(
+    "body",
+    Kind::Text(Text::Body { max: BODY_BYTES_MAX }),
+    "The body, or `\"file:/path\"`.",
+)
+.or_described("empty");
+pub(super) const TYPE_MADE: Key =
+    Key::new("content_type", Kind::Text(Text::ContentType), "Its type.")
+        .or("text/plain; charset=utf-8");
 /// Methods, hosts and the like: one text or a list of them.
 const fn one_or_list(of: &'static Kind) -> Kind {
     Kind::OneOrList { of, min: 1, max: ITEMS_MAX }
@@ -352,17 +363,7 @@ static RESPOND: Section = section(
     "`respond`",
     "[listener.NAME.route.respond]",
     "An answer without a server.",
-    &[
-        Key::new("status", STATUS_MADE, "Its status code.").or_integer(200),
-        Key::new(
-            "body",
-            Kind::Text(Text::Body { max: BODY_BYTES_MAX }),
-            "The body, or `\"file:/path\"`.",
-        )
-        .or_described("empty"),
-        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.")
-            .or("text/plain; charset=utf-8"),
-    ],
+    &[Key::new("status", STATUS_MADE, "Its status code.").or_integer(200), BODY_MADE, TYPE_MADE],
 );
 
 static RETRIES: Section = section(

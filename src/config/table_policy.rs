@@ -9,7 +9,7 @@ use super::table::{MS, NETWORKS_MAX, time, word};
 use super::table_auth::{
     ANY, API_KEY_POLICY, BASIC, CLIENT_CERT, FORWARD_AUTH, INTROSPECTION, JWT,
 };
-use super::table_http::{BODY_BYTES_MAX, HEADERS, RESPONSE_HEADERS, STATUS_MADE};
+use super::table_http::{BODY_MADE, HEADERS, RESPONSE_HEADERS, STATUS_MADE, TYPE_MADE};
 use super::units::{DURATION_MAX, SIZE_MAX};
 
 /// Policies get 16-bit ids, as limits are told apart by them.
@@ -439,13 +439,7 @@ static FALLBACK: Section = section(
     &[
         Key::new("pool", Kind::Text(Text::PoolName), "The pool that stands in."),
         Key::new("status", STATUS_MADE, "Status code of the answer.").or_integer(503),
-        Key::new(
-            "body",
-            Kind::Text(Text::Body { max: BODY_BYTES_MAX }),
-            "The body, or `\"file:/path\"`.",
-        )
-        .or_described("empty"),
-        Key::new("content_type", Kind::Text(Text::ContentType), "Its type.")
-            .or("text/plain; charset=utf-8"),
+        BODY_MADE,
+        TYPE_MADE,
     ],
 );

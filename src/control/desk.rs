@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use sluicegate_l7::policy::breaker::BreakerState;
 use tokio::sync::Notify;
 
 use super::instance::Instance;
@@ -191,6 +192,25 @@ impl Desk {
         }
     }
 
+    /// A breaker has opened (servers are not asked) or closed.
+    pub fn tell_breaker(&self, pool: PoolId, state: BreakerState) {
+        let plan = &self.instance.snapshot().plan;
+        let name = &plan.pools[usize::from(pool.0)].name;
+        let (kind, text) = match state {
+            BreakerState::Closed => {
+                let text = format!("breaker of {name} is closed: its probes went well");
+                self.log.info(&text);
+                (EventKind::BreakerClosed, text)
+            }
+            BreakerState::Open | BreakerState::HalfOpen => {
+                let text = format!("breaker of {name} is open: too many requests fail or are slow");
+                self.log.warn(&text);
+                (EventKind::BreakerOpened, text)
+            }
+        };
+        self.instance.events.push(kind, text);
+    }
+
     fn eject(&self, state: &ServerState, outlier: &Outlier) {
         let until = clock::now() + outlier.eject_for;
         state.ejected_until.store(until.0, Ordering::Release);
@@ -240,6 +260,19 @@ mod tests {
         let events = desk.instance.events.since(0);
         assert_eq!(events.len(), 1, "{events:?}");
         assert_eq!(events[0].kind, EventKind::ServerEjected);
+    }
+
+    #[test]
+    fn a_breaker_that_opens_and_closes_is_told_by_the_name_of_its_pool() {
+        let desk = desk();
+        let name = desk.instance.snapshot().plan.pools[0].name.clone();
+        for state in [BreakerState::Open, BreakerState::Closed] {
+            desk.tell_breaker(PoolId(0), state);
+        }
+        let events = desk.instance.events.since(0);
+        let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+        assert_eq!(kinds, [EventKind::BreakerOpened, EventKind::BreakerClosed]);
+        assert!(events.iter().all(|event| event.text.contains(&*name)), "{events:?}");
     }
 
     #[test]

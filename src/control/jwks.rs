@@ -171,9 +171,10 @@ async fn fetch(
     let document = fetched.unwrap_or_else(|_| Err(format!("timeout after {:?}", jwks.timeout)));
     let keys = document
         .and_then(|document| KeySet::parse_jwks(&document).map_err(|error| error.to_string()));
+    // Said before it is counted: who sees the count finds the line.
+    reporter.on_fetched(&keys, ring.keys().is_some());
     let counter = if keys.is_ok() { &shared.fetched } else { &shared.failed };
     counter.fetch_add(1, Ordering::Relaxed);
-    reporter.on_fetched(&keys, ring.keys().is_some());
     ring.on_fetched(now(), keys.ok())
 }
 

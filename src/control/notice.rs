@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
+use sluicegate_l7::policy::breaker::BreakerState;
 use tokio::sync::Notify;
 
 use crate::observe::counters::ConnectResult;
-use crate::registry::{ServerId, Snapshot};
+use crate::registry::{PoolId, ServerId, Snapshot};
 
 #[derive(Debug)]
 pub enum Notice {
@@ -14,6 +15,8 @@ pub enum Notice {
     ConnectFailed { server: ServerId, result: ConnectResult },
     /// `errors_in_row` of a server reached its pool's `outlier.errors`.
     Outlier { server: ServerId },
+    /// The circuit breaker of a pool has opened or closed.
+    Breaker { pool: PoolId, state: BreakerState },
     /// A snapshot no worker uses any more, to be dropped here.
     Old(Arc<Snapshot>),
     /// The last session of a worker that drains has ended, or it was stopped.

@@ -106,7 +106,7 @@ impl<'a> Watcher<'a> {
         for event in self.running.instance.events.since(self.seen) {
             self.seen = event.number;
             let tone = match event.kind {
-                EventKind::ServerUp | EventKind::Ready => Tone::Good,
+                EventKind::ServerUp | EventKind::BreakerClosed | EventKind::Ready => Tone::Good,
                 EventKind::Draining | EventKind::MemberAdded | EventKind::CertificatesRenewed => {
                     Tone::Plain
                 }

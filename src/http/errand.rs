@@ -108,6 +108,12 @@ impl Errand {
 }
 
 impl Errand {
+    /// The route, if there is one.
+    #[must_use]
+    pub fn route(&self) -> Option<usize> {
+        (self.route != usize::MAX).then_some(self.route)
+    }
+
     /// Appends the lines of an answer that the gateway makes itself.
     pub fn write_own_lines(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"X-Request-Id: ");
@@ -118,56 +124,22 @@ impl Errand {
 }
 
 /// What is to be done about a request.
-pub enum Verdict {
-    Forward(Box<Errand>),
-    /// The draft holds the `Location` value.
-    Redirect {
-        errand: Box<Errand>,
-        status: u16,
-    },
-    Respond {
-        errand: Box<Errand>,
-    },
-    NoRoute {
-        errand: Box<Errand>,
-    },
-    Method {
-        errand: Box<Errand>,
-        allowed: Allowed,
-    },
-    /// A policy answers.
-    Refused {
-        errand: Box<Errand>,
-        refusal: Refusal,
-    },
+pub struct Verdict {
+    pub errand: Box<Errand>,
+    pub act: Act,
 }
 
-impl Verdict {
-    /// The route, if there is one.
-    pub fn route(&self) -> Option<usize> {
-        let route = self.errand().route;
-        (route != usize::MAX).then_some(route)
-    }
-
-    pub const fn errand(&self) -> &Errand {
-        let (Self::Forward(errand)
-        | Self::Redirect { errand, .. }
-        | Self::Respond { errand }
-        | Self::NoRoute { errand }
-        | Self::Method { errand, .. }
-        | Self::Refused { errand, .. }) = self;
-        errand
-    }
-
-    pub fn into_errand(self) -> Box<Errand> {
-        let (Self::Forward(errand)
-        | Self::Redirect { errand, .. }
-        | Self::Respond { errand }
-        | Self::NoRoute { errand }
-        | Self::Method { errand, .. }
-        | Self::Refused { errand, .. }) = self;
-        errand
-    }
+pub enum Act {
+    Forward,
+    /// The draft holds the `Location` value.
+    Redirect {
+        status: u16,
+    },
+    Respond,
+    NoRoute,
+    Method(Allowed),
+    /// A policy answers.
+    Refused(Refusal),
 }
 
 /// What decides about a request.
@@ -377,8 +349,8 @@ pub fn conclude(
             let scene = Scene { case, captures, principal: principal.as_deref() };
             decide(bench, &scene, errand, draft)
         }
-        Found::NoRoute => Ok(Verdict::NoRoute { errand }),
-        Found::MethodMissed(allowed) => Ok(Verdict::Method { errand, allowed }),
+        Found::NoRoute => Ok(Verdict { errand, act: Act::NoRoute }),
+        Found::MethodMissed(allowed) => Ok(Verdict { errand, act: Act::Method(allowed) }),
     }
 }
 
@@ -396,7 +368,7 @@ pub fn refuse(
         let scene = Scene { case, captures, principal: principal.as_deref() };
         write_answer_lines(bench, &scene, &mut errand);
     }
-    Verdict::Refused { errand, refusal }
+    Verdict { errand, act: Act::Refused(refusal) }
 }
 
 /// What the route and its policies add to an answer.
@@ -444,9 +416,9 @@ fn decide(
                 query: case.query,
             };
             redirect::write_location(redirect, &own, case, draft).map_err(|_| Reject::Target)?;
-            return Ok(Verdict::Redirect { errand, status: redirect.status });
+            return Ok(Verdict { errand, act: Act::Redirect { status: redirect.status } });
         }
-        ActionSpec::Respond(_) => return Ok(Verdict::Respond { errand }),
+        ActionSpec::Respond(_) => return Ok(Verdict { errand, act: Act::Respond }),
     };
     errand.pool = pool;
     errand.sticky = spec.sticky.as_ref().and_then(|spec| sticky::find(spec, &case.lines));
@@ -465,5 +437,5 @@ fn decide(
         }
     }
     server_head::write_head(bench, case, spec, &errand, draft)?;
-    Ok(Verdict::Forward(errand))
+    Ok(Verdict { errand, act: Act::Forward })
 }

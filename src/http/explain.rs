@@ -9,7 +9,7 @@ use sluicegate_l7::http1::request;
 use sluicegate_l7::http1::{Fields, Reject};
 use sluicegate_l7::route::spec::ActionSpec;
 
-use super::errand::{self, Bench, Scratch, Verdict};
+use super::errand::{self, Act, Bench, Scratch, Verdict};
 use super::session::{Peers, reason_of};
 use super::site::Site;
 use crate::observe::reason::Reason;
@@ -99,16 +99,16 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
         host: case.host.to_owned(),
         path: case.matching.to_owned(),
         client: case.client.ip,
-        policies: site.chain(verdict.route()).steps().to_vec(),
+        policies: site.chain(verdict.errand.route()).steps().to_vec(),
         fate: fate(site, &verdict, &draft),
         routes: routes.into_iter().map(|(route, why)| (route, why.to_string())).collect(),
     })
 }
 
-fn fate(site: &Site, verdict: &Verdict, draft: &[u8]) -> Fate {
+fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match verdict {
-        Verdict::Forward(errand) => {
+    match act {
+        Act::Forward => {
             let head = text(draft);
             let mut lines = head.split("\r\n");
             let line = lines.next().unwrap_or_default().to_owned();
@@ -116,10 +116,10 @@ fn fate(site: &Site, verdict: &Verdict, draft: &[u8]) -> Fate {
             let (route, pool) = (errand.route, errand.pool);
             Fate::Forward { route, pool, line, host: host.to_owned() }
         }
-        Verdict::Redirect { errand, status } => {
+        Act::Redirect { status } => {
             Fate::Redirect { route: errand.route, status: *status, location: text(draft) }
         }
-        Verdict::Respond { errand } => {
+        Act::Respond => {
             let status = match &site.table.spec(errand.route).action {
                 ActionSpec::Respond(spec) => spec.status,
                 _ => 200,
@@ -127,8 +127,8 @@ fn fate(site: &Site, verdict: &Verdict, draft: &[u8]) -> Fate {
             Fate::Respond { route: errand.route, status }
         }
         // No policy is run.
-        Verdict::NoRoute { .. } | Verdict::Refused { .. } => Fate::NoRoute,
-        Verdict::Method { allowed, .. } => {
+        Act::NoRoute | Act::Refused(_) => Fate::NoRoute,
+        Act::Method(allowed) => {
             let mut allow = Vec::new();
             site.table.write_allow(*allowed, &mut allow);
             Fate::Method { allow: text(&allow) }

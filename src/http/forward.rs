@@ -116,7 +116,7 @@ impl<D: Driver> Session<D> {
                 .attempt(pool, errand, place, fresh, flow, until, terms, &mut watch, account)
                 .await;
             if !(reused && matches!(attempt, Attempt::Again(_))) {
-                watch.failed(&attempt, self.office.now());
+                watch.failed(&self.office, &attempt);
             }
             let reason = match attempt {
                 Attempt::Again(_) if reused => {
@@ -276,7 +276,7 @@ impl<D: Driver> Session<D> {
         };
         account.upstream = Some(self.office.now().since(sent_at));
         account.status = head.status;
-        watch.answered(head.status, sent_at, self.office.now());
+        watch.answered(&self.office, head.status, sent_at);
         if head.status >= 500 {
             self.office.suspect(&upstream.place.state);
         } else {

@@ -8,7 +8,7 @@ use sluicegate_l7::http1::request::Method;
 use sluicegate_l7::http1::{Framing, Version};
 use sluicegate_l7::route::spec::ActionSpec;
 
-use super::errand::Verdict;
+use super::errand::{Act, Verdict};
 use super::policies::Refusal;
 use super::session::{Account, Session, Then};
 use crate::observe::reason::Reason;
@@ -72,8 +72,8 @@ impl<D: Driver> Session<D> {
         location: &[u8],
         account: &mut Account,
     ) -> Then {
-        let errand = verdict.errand();
-        account.of(errand);
+        let Verdict { errand, act } = verdict;
+        account.of(&errand);
         let is_head = errand.method == Method::Head;
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
@@ -82,13 +82,13 @@ impl<D: Driver> Session<D> {
         if keeps && errand.version == Version::Http10 {
             lines.extend_from_slice(b"Connection: keep-alive\r\n");
         }
-        match &verdict {
-            Verdict::NoRoute { .. } => {
+        match &act {
+            Act::NoRoute => {
                 account.reason = Reason::NoRoute;
                 let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
                 self.answer(&Answer::of("no-route"), manner, account).await;
             }
-            Verdict::Method { allowed, .. } => {
+            Act::Method(allowed) => {
                 account.reason = Reason::Method;
                 lines.extend_from_slice(b"Allow: ");
                 self.site.table.write_allow(*allowed, &mut lines);
@@ -96,14 +96,14 @@ impl<D: Driver> Session<D> {
                 let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
                 self.answer(&Answer::of("method"), manner, account).await;
             }
-            Verdict::Redirect { status, .. } => {
+            Act::Redirect { status } => {
                 lines.extend_from_slice(b"Location: ");
                 lines.extend_from_slice(location);
                 lines.extend_from_slice(b"\r\n");
                 let nothing = Content { content_type: "", body: b"" };
                 self.made(*status, nothing, is_head, !keeps, &lines, account).await;
             }
-            Verdict::Respond { errand } => {
+            Act::Respond => {
                 let site = Arc::clone(&self.site);
                 if let ActionSpec::Respond(spec) = &site.table.spec(errand.route).action {
                     let content =
@@ -111,14 +111,14 @@ impl<D: Driver> Session<D> {
                     self.made(spec.status, content, is_head, !keeps, &lines, account).await;
                 }
             }
-            Verdict::Refused { refusal, .. } => {
+            Act::Refused(refusal) => {
                 self.refusal(refusal, is_head, !keeps, &mut lines, account).await;
             }
-            Verdict::Forward(_) => {}
+            Act::Forward => {}
         }
         self.office.put_away(lines);
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
-        self.account(taken, *verdict.into_errand());
+        self.account(taken, *errand);
         if keeps { Then::Next } else { Then::Close }
     }
 

@@ -25,6 +25,7 @@ use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan;
 use crate::control::jwks::HeldKeys;
+use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
 use crate::l4::measure;
 use crate::limits::LimitTable;
@@ -326,6 +327,11 @@ impl<D: Driver> Office<D> {
 
     pub(super) fn passwords(&self) -> &Passwords {
         &self.shared.passwords
+    }
+
+    /// Tells the control thread.
+    pub(super) fn tell(&self, notice: Notice) {
+        self.shared.notices.post(notice);
     }
 
     pub(super) fn mailbox(&self) -> Mailbox {

@@ -19,7 +19,7 @@ use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Reject, Version};
 
-use super::errand::{self, Bench, Errand, Scratch, Verdict};
+use super::errand::{self, Act, Bench, Errand, Scratch, Verdict};
 use super::h2::{self, Preface};
 use super::office::Office;
 use super::policies::{self, Gate};
@@ -138,7 +138,7 @@ impl Account {
     /// What is known of it before it is answered.
     pub(super) fn of(&mut self, errand: &Errand) {
         self.client = errand.client;
-        self.route = (errand.route != usize::MAX).then_some(errand.route as u32);
+        self.route = errand.route().map(|route| route as u32);
     }
 }
 
@@ -208,7 +208,7 @@ impl<D: Driver> Session<D> {
         let mut account = Account::new(started_at);
         let then = match verdict {
             Err(reject) => self.refuse(reject, Some(&head), &mut account).await,
-            Ok(Verdict::Forward(mut errand)) => {
+            Ok(Verdict { mut errand, act: Act::Forward }) => {
                 self.inbox.consume(head.len);
                 errand.timeouts = self.office.http_timeouts(&self.site, errand.pool);
                 account.of(&errand);

@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sluicegate_l7::policy::breaker::Outcome;
+use sluicegate_l7::policy::limit_lines::retry_after;
 use sluicegate_l7::policy::spec::{BreakerPolicy, Fallback};
 
 use super::office::Office;
 use super::retry::{Attempt, is_connect};
+use crate::control::notice::Notice;
 use crate::limits::Passage;
 use crate::observe::reason::Reason;
 use crate::registry::PoolId;
@@ -17,6 +19,7 @@ use crate::runtime::time::Time;
 /// One attempt that the breaker let pass, until it is known how it went. Dropped before, it says
 /// nothing.
 pub(super) struct Watch {
+    pool: PoolId,
     passage: Option<Passage>,
     counts: Counts,
 }
@@ -43,13 +46,13 @@ impl Counts {
 
 impl Watch {
     /// The head of an answer is here.
-    pub fn answered(&mut self, status: u16, sent_at: Time, now: Time) {
+    pub fn answered<D: Driver>(&mut self, office: &Office<D>, status: u16, sent_at: Time) {
         let error = self.counts.status && (500..=599).contains(&status);
-        self.record(error, now.since(sent_at), now);
+        self.record(office, error, office.now().since(sent_at));
     }
 
     /// The attempt came to an end; one that was answered is recorded already.
-    pub fn failed(&mut self, attempt: &Attempt, now: Time) {
+    pub fn failed<D: Driver>(&mut self, office: &Office<D>, attempt: &Attempt) {
         let (Attempt::Again(reason) | Attempt::Unseen(reason) | Attempt::Failed(reason)) = attempt
         else {
             return;
@@ -62,14 +65,14 @@ impl Watch {
             _ => return,
         };
         if error {
-            self.record(true, Duration::ZERO, now);
+            self.record(office, true, Duration::ZERO);
         }
     }
 
-    fn record(&mut self, error: bool, took: Duration, now: Time) {
-        if let Some(passage) = self.passage.take() {
-            // Metrics show the state.
-            let _ = passage.record(now, Outcome { error, took });
+    fn record<D: Driver>(&mut self, office: &Office<D>, error: bool, took: Duration) {
+        let Some(passage) = self.passage.take() else { return };
+        if let Some(state) = passage.record(office.now(), Outcome { error, took }) {
+            office.tell(Notice::Breaker { pool: self.pool, state });
         }
     }
 }
@@ -82,20 +85,21 @@ impl<D: Driver> Office<D> {
     pub(super) fn watch(self: &Rc<Self>, pool: PoolId) -> Result<Watch, Reason> {
         let counts = self.pool_plan(pool).breaker.as_ref().map(Counts::of);
         let Some(counts) = counts else {
-            return Ok(Watch { passage: None, counts: Counts::default() });
+            return Ok(Watch { pool, passage: None, counts: Counts::default() });
         };
         let state = self.pool_state(pool);
         let passage = match &state.breaker {
-            Some(breaker) => Some(breaker.admit(self.now()).map_err(|_| Reason::BreakerOpen)?),
+            Some(breaker) => Some(breaker.admit(self.now()).ok_or(Reason::BreakerOpen)?),
             None => None,
         };
-        Ok(Watch { passage, counts })
+        Ok(Watch { pool, passage, counts })
     }
 
     /// Seconds until an open breaker lets somebody try.
     pub(super) fn breaker_opens_in(&self, pool: PoolId) -> u32 {
-        let open_for = self.pool_plan(pool).breaker.as_ref().map(|policy| policy.breaker.open_for);
-        open_for.map_or(1, |open_for| open_for.as_secs().clamp(1, 3_600) as u32)
+        let state = self.pool_state(pool);
+        let wait = state.breaker.as_ref().map_or(Duration::ZERO, |own| own.opens_in(self.now()));
+        u32::try_from(retry_after(wait)).unwrap_or(u32::MAX)
     }
 
     /// What clients of the pool get instead of this failure.

@@ -38,9 +38,8 @@ impl PoolBreaker {
         lock(&self.breaker).set_plan(plan);
     }
 
-    /// # Errors
-    /// How long until it is worth asking again, when the pool is not to be asked.
-    pub fn admit(self: &Arc<Self>, now: Time) -> Result<Passage, Duration> {
+    /// `None`: the pool is not to be asked; see [`PoolBreaker::opens_in`].
+    pub fn admit(self: &Arc<Self>, now: Time) -> Option<Passage> {
         let mut breaker = lock(&self.breaker);
         let admit = breaker.admit(now.0);
         self.publish(&breaker);
@@ -48,9 +47,15 @@ impl PoolBreaker {
         let (ticket, probe) = match admit {
             Admit::Pass(ticket) => (ticket, false),
             Admit::Probe(ticket) => (ticket, true),
-            Admit::Shed { retry_after } => return Err(retry_after),
+            Admit::Shed => return None,
         };
-        Ok(Passage { breaker: Arc::clone(self), ticket: Some(ticket), probe })
+        Some(Passage { breaker: Arc::clone(self), ticket: Some(ticket), probe })
+    }
+
+    /// How long until it is worth asking again.
+    #[must_use]
+    pub fn opens_in(&self, now: Time) -> Duration {
+        lock(&self.breaker).opens_in(now.0)
     }
 
     /// For metrics: 0 closed, 1 half-open, 2 open.
@@ -117,14 +122,15 @@ mod tests {
     #[test]
     fn many_workers_together_get_exactly_the_probes() {
         let breaker = opened();
-        assert_eq!(breaker.admit(START).unwrap_err(), PLAN.open_for);
+        assert!(breaker.admit(START).is_none());
+        assert_eq!(breaker.opens_in(START), PLAN.open_for);
         let (later, probes) = (START + PLAN.open_for, AtomicU32::new(0));
         let held = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..100 {
-                        if let Ok(passage) = breaker.admit(later) {
+                        if let Some(passage) = breaker.admit(later) {
                             assert!(passage.probe);
                             probes.fetch_add(1, Ordering::Relaxed);
                             held.lock().unwrap().push(passage);
@@ -145,8 +151,8 @@ mod tests {
         let breaker = opened();
         let later = START + PLAN.open_for;
         let mut held: Vec<_> = (0..3).map(|_| breaker.admit(later).unwrap()).collect();
-        assert!(breaker.admit(later).is_err());
+        assert!(breaker.admit(later).is_none());
         held.pop();
-        assert!(breaker.admit(later).is_ok());
+        assert!(breaker.admit(later).is_some());
     }
 }

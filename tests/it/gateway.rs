@@ -396,6 +396,11 @@ fn a_pool_that_fails_gets_a_pause_and_clients_get_the_fallback() {
     assert_eq!(state(), Some(0.0));
     let reasons: Vec<Value> = gate.log(6).iter().map(|line| line["reason"].clone()).collect();
     assert!(reasons.contains(&json!("breaker-open")), "{reasons:?}");
+    until("both changes are told", || {
+        let said = gate.diagnostics();
+        let told = ["breaker of app is open", "breaker of app is closed"];
+        if told.iter().all(|words| said.contains(words)) { Ok(()) } else { Err(said) }
+    });
 }
 
 #[test]

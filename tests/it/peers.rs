@@ -98,7 +98,7 @@ impl Peer {
 
     /// A database cluster with the superuser `lb` and trust authentication.
     pub fn postgres() -> Self {
-        Self::start(|port, dir| {
+        let postgres = Self::start(|port, dir| {
             let owner = postgres_owner(dir);
             let data = dir.join("data");
             let mut init = command("initdb");
@@ -109,7 +109,13 @@ impl Peer {
             server.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
             as_user(server.current_dir(dir), owner.as_ref());
             server
-        })
+        });
+        // It accepts before it serves, and tells whoever asks that it is starting up.
+        until("PostgreSQL serves", || {
+            let said = postgres.output();
+            if said.contains("ready to accept connections") { Ok(()) } else { Err(said) }
+        });
+        postgres
     }
 
     /// nginx with `locations` inside its one server.

@@ -18,6 +18,15 @@ use sluicegate_l7::policy::redis_script::{
 use super::deadline::PATIENCE;
 use super::peers::{Peer, need};
 
+/// A server of its own for a test, and a client; `None` where there is no Redis.
+fn redis() -> Option<(Peer, Client)> {
+    need(&["redis-server"]).then(|| {
+        let redis = Peer::redis();
+        let client = Client::of(&redis);
+        (redis, client)
+    })
+}
+
 struct Client {
     stream: TcpStream,
     inbox: Vec<u8>,
@@ -131,11 +140,7 @@ fn take_in_micros(rates: &[Rate], buckets: &mut [Bucket], now: u64) -> bool {
 
 #[test]
 fn several_rates_in_redis_are_exactly_those_of_the_gateway() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let mut client = Client::of(&redis);
+    let Some((_redis, mut client)) = redis() else { return };
     let sets: [&[Rate]; 4] = [
         &[rate(7, 1, 3)],
         &[rate(10, 1, 10), rate(100, 60, 25), rate(11, 3_600, 40)],
@@ -171,11 +176,7 @@ fn several_rates_in_redis_are_exactly_those_of_the_gateway() {
 
 #[test]
 fn quotas_in_redis_end_where_the_calendar_of_the_gateway_ends_them() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let mut client = Client::of(&redis);
+    let Some((_redis, mut client)) = redis() else { return };
     let mut chance = Chance(0xca1e);
     for (which, window) in [Window::Hour, Window::Day, Window::Month].into_iter().enumerate() {
         let quota = QuotaSpec { limit: number(3), window };
@@ -202,11 +203,7 @@ fn quotas_in_redis_end_where_the_calendar_of_the_gateway_ends_them() {
 
 #[test]
 fn the_digest_is_the_scripts_and_a_flushed_server_learns_it_again() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let mut client = Client::of(&redis);
+    let Some((_redis, mut client)) = redis() else { return };
     let rates = [rate(10, 1, 10)];
     let limits = Limits::Rates(&rates);
     let unknown = Reply::Refused(Refusal::NoScript);
@@ -221,11 +218,8 @@ fn the_digest_is_the_scripts_and_a_flushed_server_learns_it_again() {
 
 #[test]
 fn two_gateways_share_one_bucket_by_the_servers_clock() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let (mut one, mut other) = (Client::of(&redis), Client::of(&redis));
+    let Some((redis, mut one)) = redis() else { return };
+    let mut other = Client::of(&redis);
     let rates = [rate(10, 86_400, 10), rate(1_000, 1, 1_000)];
     let limits = Limits::Rates(&rates);
     let mut allowed = 0;
@@ -246,11 +240,7 @@ fn two_gateways_share_one_bucket_by_the_servers_clock() {
 
 #[test]
 fn a_key_that_is_not_ours_is_refused_or_begins_anew_and_harms_no_other() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let mut client = Client::of(&redis);
+    let Some((_redis, mut client)) = redis() else { return };
     let rates = [rate(10, 1, 10)];
     let limits = Limits::Rates(&rates);
     assert_eq!(client.line(&["LPUSH", "list", "x"]), ":1");
@@ -267,11 +257,7 @@ fn a_key_that_is_not_ours_is_refused_or_begins_anew_and_harms_no_other() {
 
 #[test]
 fn a_server_that_may_not_write_says_so_and_decides_nothing() {
-    if !need(&["redis-server"]) {
-        return;
-    }
-    let redis = Peer::redis();
-    let mut client = Client::of(&redis);
+    let Some((_redis, mut client)) = redis() else { return };
     let rates = [rate(10, 1, 10)];
     let unwilling = Reply::Refused(Refusal::Unwilling);
     assert_eq!(client.line(&["CONFIG", "SET", "maxmemory", "1"]), "+OK");

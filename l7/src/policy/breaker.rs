@@ -60,10 +60,8 @@ pub enum Admit {
     Pass(Ticket),
     /// One of the requests that decide whether it closes.
     Probe(Ticket),
-    Shed {
-        /// Until the next probe may pass; zero if that hangs on those in flight.
-        retry_after: Duration,
-    },
+    /// See [`Breaker::opens_in`].
+    Shed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +116,7 @@ impl Breaker {
         let now = self.at(now);
         match &mut self.phase {
             Phase::Closed(_) => Admit::Pass(Ticket(self.generation)),
-            Phase::Open { until } if now < *until => {
-                Admit::Shed { retry_after: Duration::from_nanos(*until - now) }
-            }
+            Phase::Open { until } if now < *until => Admit::Shed,
             Phase::Open { .. } => {
                 self.enter(Phase::HalfOpen { in_flight: 1, good: 0 });
                 Admit::Probe(Ticket(self.generation))
@@ -129,7 +125,7 @@ impl Breaker {
                 *in_flight += 1;
                 Admit::Probe(Ticket(self.generation))
             }
-            Phase::HalfOpen { .. } => Admit::Shed { retry_after: Duration::ZERO },
+            Phase::HalfOpen { .. } => Admit::Shed,
         }
     }
 
@@ -164,6 +160,17 @@ impl Breaker {
             && ticket.0 == self.generation
         {
             *in_flight = in_flight.saturating_sub(1);
+        }
+    }
+
+    /// Until the next probe may pass; zero if that hangs on those in flight.
+    #[must_use]
+    pub fn opens_in(&self, now: u64) -> Duration {
+        match self.phase {
+            Phase::Open { until } => {
+                Duration::from_nanos(until.saturating_sub(now.max(self.latest)))
+            }
+            _ => Duration::ZERO,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -101,7 +101,7 @@ impl Node<'_> {
             let members = members.into_iter().map(|(name, raw)| (name, Node::Raw(raw)));
             *self = Node::Object(members.collect());
         } else if text.starts_with('[') {
-            let Items(items) = serde_json::from_str(text).map_err(|_| NotJson)?;
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| NotJson)?;
             *self = Node::List(items.into_iter().map(Node::Raw).collect());
         }
         Ok(())
@@ -218,28 +218,6 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
         }
         deserializer.deserialize_map(Read)
-    }
-}
-
-struct Items<'b>(Vec<&'b RawValue>);
-
-impl<'de> Deserialize<'de> for Items<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Items<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(Items(items))
-            }
-        }
-        deserializer.deserialize_seq(Read)
     }
 }
 

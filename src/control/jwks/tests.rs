@@ -61,14 +61,13 @@ impl Issuer {
                 }
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 let answer = says.lock().unwrap().clone();
-                let request = match &tls {
-                    None => serve(stream, &answer),
+                match &tls {
+                    None => serve(stream, &answer, &seen),
                     Some(config) => {
                         let tls = ServerConnection::new(config.clone()).unwrap();
-                        serve(StreamOwned::new(tls, stream), &answer)
+                        serve(StreamOwned::new(tls, stream), &answer, &seen);
                     }
-                };
-                seen.lock().unwrap().extend(request);
+                }
             }
         });
         Self { address, answer, requests, stop, thread: Some(thread) }
@@ -101,18 +100,18 @@ impl Drop for Issuer {
     }
 }
 
-/// One request and its answer; the request's head, if there was one.
-fn serve(mut stream: impl Read + Write, answer: &str) -> Option<String> {
+/// One request and its answer; what was asked is in `seen` before anybody has the answer.
+fn serve(mut stream: impl Read + Write, answer: &str, seen: &Mutex<Vec<String>>) {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         if !matches!(stream.read(&mut byte), Ok(1)) {
-            return None;
+            return;
         }
         head.push(byte[0]);
     }
+    seen.lock().unwrap().push(String::from_utf8_lossy(&head).to_ascii_lowercase());
     // A client that has read enough may be gone.
     let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
-    Some(String::from_utf8_lossy(&head).to_ascii_lowercase())
 }
 
 /// A fetcher that runs until it is dropped.

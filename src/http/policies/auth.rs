@@ -52,9 +52,6 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 const NEW_KEY_PATIENCE: Duration = Duration::from_secs(2);
 const NEW_KEY_LOOK: Duration = Duration::from_millis(5);
 
-/// Where bad credentials of a policy are counted, beside what policies limit.
-const FAILURES: u16 = 1 << 15;
-
 /// Runs a policy that says who it is.
 pub(super) async fn run<D: Driver>(
     step: &Step<'_, '_, D>,
@@ -112,8 +109,9 @@ fn blocked<D: Driver>(
     let (rate, client) = (spec.failures?, step.client()?);
     let limits = step.office.limits();
     let address = crate::limits::scope_of(client);
-    let key = limits.key(&[b"failures", &address]);
-    let (policy, now) = (at as u16 | FAILURES, step.office.now().0);
+    let key = limits.key(&[&address]);
+    // A policy that says who it is limits nothing else, so its number is free.
+    let (policy, now) = (at as u16, step.office.now().0);
     let decision = if takes {
         limits.take(policy, key, &[rate], now)
     } else {

@@ -44,8 +44,8 @@ fn scope<D: Driver>(step: &Step<'_, '_, D>, by: &[LimitKey], errand: &Errand) ->
             },
             (LimitKey::Route, _) => {
                 part(b'l', listener.as_bytes());
-                if errand.route != usize::MAX {
-                    part(b'r', step.site.table.spec(errand.route).name.as_bytes());
+                if let Some(route) = errand.route() {
+                    part(b'r', step.site.table.spec(route).name.as_bytes());
                 }
             }
             (LimitKey::Listener, _) => part(b'l', listener.as_bytes()),

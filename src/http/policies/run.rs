@@ -43,9 +43,13 @@ pub async fn run<D: Driver>(
     case: &Case<'_>,
     errand: &mut Errand,
 ) -> Result<(), Refusal> {
-    let route = (errand.route != usize::MAX).then_some(errand.route);
+    let steps = site.chain(errand.route()).steps();
+    if steps.is_empty() {
+        return Ok(());
+    }
+    errand.gate.costs.reserve_exact(steps.len());
     let mut began = office.clock();
-    for &at in site.chain(route).steps() {
+    for &at in steps {
         let spec = &site.rules.specs()[at];
         let step = Step { office, site, peers, case, at, spec };
         let result = one(&step, errand).await;

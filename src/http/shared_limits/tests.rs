@@ -7,19 +7,11 @@ use std::num::NonZeroU32;
 use sluicegate_l7::policy::rate::Rate;
 
 use super::*;
-use crate::runtime::buffers::Sizes;
 use crate::runtime::driver::Completion;
+use crate::runtime::sim::tests::SIZES;
 use crate::runtime::sim::{Behaviour, Far, Faults, Network, Sim};
 use crate::runtime::tasks::{Lent, TaskId, Tasks};
 
-const SIZES: Sizes = Sizes {
-    ring_count: 8,
-    ring_size: 1_024,
-    block_count: 16,
-    block_size: 4_096,
-    large_count: 2,
-    large_size: 32_768,
-};
 const TIMEOUT: Duration = Duration::from_millis(500);
 const COOLDOWN: Duration = Duration::from_secs(10);
 /// Longer than anything takes on this network, and far less than `TIMEOUT` allows.

@@ -21,7 +21,7 @@ mod ops;
 pub mod rng;
 mod socket;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod world;
 
 use std::cell::{RefCell, RefMut};

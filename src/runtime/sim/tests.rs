@@ -11,7 +11,8 @@ use crate::runtime::buffers::{ChunkId, Queue};
 use crate::runtime::driver::{Completion, Driver, Interest, POLL_ERR, StreamOptions};
 use crate::runtime::token::{Tag, Token};
 
-const SIZES: Sizes = Sizes {
+/// Small, so that tests reach its ends.
+pub(crate) const SIZES: Sizes = Sizes {
     ring_count: 8,
     ring_size: 1_024,
     block_count: 16,

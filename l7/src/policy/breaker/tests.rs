@@ -23,7 +23,7 @@ const SLOW: Outcome = Outcome { error: false, took: Duration::from_secs(3) };
 fn ticket(admit: Admit) -> Ticket {
     match admit {
         Admit::Pass(ticket) | Admit::Probe(ticket) => ticket,
-        Admit::Shed { .. } => panic!("shed"),
+        Admit::Shed => panic!("shed"),
     }
 }
 
@@ -89,11 +89,11 @@ fn errors_older_than_the_window_are_forgotten() {
 #[test]
 fn open_sheds_and_says_for_how_long() {
     let mut breaker = opened();
-    let shed = |ms| Admit::Shed { retry_after: Duration::from_millis(ms) };
-    assert_eq!(breaker.admit(START), shed(5_000));
-    assert_eq!(breaker.admit(START + SECOND), shed(4_000));
     // A worker whose clock is behind does not see an earlier state.
-    assert_eq!(breaker.admit(START), shed(4_000));
+    for (now, seconds) in [(START, 5), (START + SECOND, 4), (START, 4)] {
+        assert_eq!(breaker.admit(now), Admit::Shed);
+        assert_eq!(breaker.opens_in(now), Duration::from_secs(seconds));
+    }
 }
 
 #[test]
@@ -105,10 +105,9 @@ fn closes_after_as_many_good_probes_and_lets_no_more_than_those_pass() {
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
     let second = breaker.admit(now);
     assert!(matches!(second, Admit::Probe(_)));
-    let none = Admit::Shed { retry_after: Duration::ZERO };
-    assert_eq!(breaker.admit(now), none);
+    assert_eq!((breaker.admit(now), breaker.opens_in(now)), (Admit::Shed, Duration::ZERO));
     assert_eq!(breaker.record(now, ticket(first), GOOD), None);
-    assert_eq!(breaker.admit(now), none, "one good answer and one in flight");
+    assert_eq!(breaker.admit(now), Admit::Shed, "one good answer and one in flight");
     assert_eq!(breaker.record(now, ticket(second), GOOD), Some(BreakerState::Closed));
     assert!(matches!(breaker.admit(now), Admit::Pass(_)));
     assert_eq!(run(&mut breaker, now, "BBB"), BreakerState::Closed, "it counts from nothing");
@@ -121,7 +120,8 @@ fn a_bad_probe_opens_it_for_as_long_again() {
     let (first, second) = (ticket(breaker.admit(now)), ticket(breaker.admit(now)));
     assert_eq!(breaker.record(now, first, BAD), Some(BreakerState::Open));
     assert_eq!(breaker.record(now, second, GOOD), None);
-    assert_eq!(breaker.admit(now), Admit::Shed { retry_after: Duration::from_secs(5) });
+    assert_eq!(breaker.admit(now), Admit::Shed);
+    assert_eq!(breaker.opens_in(now), Duration::from_secs(5));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn an_abandoned_probe_gives_its_place_to_another() {
     let (first, second) = (ticket(breaker.admit(now)), ticket(breaker.admit(now)));
     breaker.abandon(first);
     let third = ticket(breaker.admit(now));
-    assert!(matches!(breaker.admit(now), Admit::Shed { .. }));
+    assert_eq!(breaker.admit(now), Admit::Shed);
     assert_eq!(breaker.record(now, second, GOOD), None);
     assert_eq!(breaker.record(now, third, GOOD), Some(BreakerState::Closed));
 }
@@ -146,7 +146,7 @@ fn answers_from_before_a_change_count_for_nothing() {
     assert_eq!(breaker.record(now, late[0], BAD), None);
     assert_eq!(breaker.record(now, late[1], GOOD), None);
     breaker.abandon(late[2]);
-    assert!(matches!(breaker.admit(now), Admit::Shed { .. }), "no place came free");
+    assert_eq!(breaker.admit(now), Admit::Shed, "no place came free");
     assert_eq!(breaker.record(now, probes[0], GOOD), None);
     assert_eq!(breaker.record(now, probes[1], GOOD), Some(BreakerState::Closed));
     for ticket in &late[3..] {
@@ -209,7 +209,7 @@ proptest! {
                         }
                         flying.push((ticket, true));
                     }
-                    Admit::Shed { .. } => prop_assert_ne!(breaker.state(), BreakerState::Closed),
+                    Admit::Shed => prop_assert_ne!(breaker.state(), BreakerState::Closed),
                 },
                 Step::End { which, error } if !flying.is_empty() => {
                     let (ticket, probe) = flying.swap_remove(which % flying.len());
