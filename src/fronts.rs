@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use crate::config::plan::{self, Plan};
 use crate::http::{Rules, Site};
+use crate::observe::labels::Labels;
 use crate::registry::ListenerId;
 use crate::tls::certificates::LoadError;
-use crate::tls::server::{ServerTls, Tickets};
+use crate::tls::server::ServerTls;
 use crate::tls::upstream::ClientTls;
 
 /// By listener and by pool, as the plan has them.
@@ -20,6 +21,8 @@ pub struct Fronts {
     pub pools: Vec<Back>,
     /// The policies and consumers of all HTTP listeners.
     pub rules: Arc<Rules>,
+    /// What routes and consumers are called in counters and records.
+    pub labels: Arc<Labels>,
 }
 
 /// What a listener has beyond plain TCP.
@@ -42,7 +45,7 @@ impl Fronts {
         Self {
             listeners: vec![Front::default(); plan.listeners.len()],
             pools: vec![Back::default(); plan.pools.len()],
-            rules: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -51,29 +54,51 @@ impl Fronts {
     /// # Errors
     /// The file that cannot be used, and why.
     pub fn new(plan: &Plan) -> Result<Self, LoadError> {
-        let rules = Arc::new(Rules::new(plan));
-        let mut fronts = Self { rules: Arc::clone(&rules), ..Self::default() };
+        Self::after(&Self::default(), plan)
+    }
+
+    /// The same for a plan that has the seats of the one before it: session tickets, fetched keys
+    /// and numbers of names are kept.
+    ///
+    /// # Errors
+    /// As [`Fronts::new`].
+    pub fn after(before: &Self, plan: &Plan) -> Result<Self, LoadError> {
+        let mut labels = (*before.labels).clone();
+        let rules = Arc::new(Rules::after(&before.rules, plan, &mut labels));
         let logged = plan.log.access != plan::AccessLog::Off;
+        let mut listeners = Vec::new();
         for (id, listener) in plan.listeners.iter().enumerate() {
-            let tls = |tls| ServerTls::new(tls, Arc::new(Tickets::default()));
+            let old = before.listeners.get(id);
+            if let (true, Some(old)) = (listener.retired, old) {
+                // Its files may be gone, and nobody new comes here.
+                listeners.push(old.clone());
+                continue;
+            }
+            let tickets = old.and_then(|front| front.tls.as_ref()).map(|tls| tls.tickets());
+            let tls = |tls| ServerTls::new(tls, tickets.cloned().unwrap_or_default());
             let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
             let id = ListenerId(id as u16);
-            let site = |http| Site::new(id, listener, http, &rules, logged);
+            let site = |http| Site::new(id, listener, http, &rules, logged, &mut labels);
             let site = listener.http.as_ref().map(site).transpose();
             let site = site.map_err(|error| LoadError {
                 file: format!("listener `{}`", listener.name),
                 why: format!("route {}: {:?}", error.route + 1, error.why),
             })?;
-            fronts.listeners.push(Front { tls, site: site.map(Arc::new) });
+            listeners.push(Front { tls, site: site.map(Arc::new) });
         }
-        for pool in &plan.pools {
+        let mut pools = Vec::new();
+        for (id, pool) in plan.pools.iter().enumerate() {
+            if let (true, Some(old)) = (pool.retired, before.pools.get(id)) {
+                pools.push(old.clone());
+                continue;
+            }
             let alpn: &[&[u8]] = match pool.protocol {
                 plan::Protocol::H2 => &[b"h2"],
                 plan::Protocol::Http1 | plan::Protocol::H2c => &[],
             };
             let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, alpn)).transpose()?;
-            fronts.pools.push(Back { tls: tls.map(Arc::new) });
+            pools.push(Back { tls: tls.map(Arc::new) });
         }
-        Ok(fronts)
+        Ok(Self { listeners, pools, rules, labels: Arc::new(labels) })
     }
 }

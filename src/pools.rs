@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::balance::{
     AnyPolicy, FlowKey, Nobody, Pick, Policy as _, Rng, Roster, TRIED_MAX, Verdict,
 };
+use crate::config::plan::Balance;
 use crate::registry::{Member, ServerId, Snapshot};
 use crate::runtime::time::Time;
 
@@ -19,6 +20,7 @@ const RESERVE_TRIES_MAX: usize = 8;
 /// One pool, as one worker sees it.
 #[derive(Debug)]
 pub struct PoolRun {
+    balance: Balance,
     policy: AnyPolicy,
     roster: Roster,
     /// The next of `source` to connect from.
@@ -51,7 +53,9 @@ pub fn renew(before: Vec<PoolRun>, snapshot: &Snapshot) -> Vec<PoolRun> {
     let pools = snapshot.pools.iter().zip(&snapshot.plan.pools);
     let renewed = pools.map(|(pool, planned)| {
         let roster = Roster::new(&pool.members);
-        let mut run = known.next().unwrap_or_else(|| PoolRun {
+        let same = known.next().filter(|run| run.balance == planned.balance);
+        let mut run = same.unwrap_or_else(|| PoolRun {
+            balance: planned.balance,
             policy: AnyPolicy::new(planned.balance),
             roster: Roster::new(&[]),
             source_next: 0,

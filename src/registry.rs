@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
@@ -38,6 +38,8 @@ pub struct ServerId(pub u32);
 /// Sixteen bytes of table and a few counters each; a process that needs more is restarted.
 pub const SERVERS_MAX: usize = 16_384;
 pub const LISTENERS_MAX: usize = 1_024;
+/// Names of pools that one process can tell apart.
+pub const POOLS_MAX: usize = 16_384;
 
 /// What workers and control share about one server.
 #[derive(Debug)]
@@ -162,8 +164,8 @@ pub struct PoolState {
     pub waiting: AtomicU32,
     /// Waiters released and not yet connected: bounds the rush at a server that comes back.
     pub released: AtomicU32,
-    /// For HTTP: whether requests go to the pool at all.
-    pub breaker: Option<Arc<PoolBreaker>>,
+    /// For HTTP: whether requests go to the pool at all. Counts while the plan has one.
+    breaker: OnceLock<Arc<PoolBreaker>>,
     queue: Mutex<WaitQueue>,
 }
 
@@ -180,13 +182,27 @@ pub const RELEASED_MAX: u32 = 64;
 impl PoolState {
     #[must_use]
     pub fn new(name: &str, breaker: Option<BreakerPlan>) -> Self {
-        Self {
-            breaker: breaker.map(PoolBreaker::new),
+        let pool = Self {
+            breaker: OnceLock::new(),
             name: name.into(),
             waiting: AtomicU32::new(0),
             released: AtomicU32::new(0),
             queue: Mutex::new(WaitQueue::default()),
-        }
+        };
+        pool.renew_breaker(breaker);
+        pool
+    }
+
+    /// Takes the numbers of a new plan; one that is open stays so.
+    pub fn renew_breaker(&self, breaker: Option<BreakerPlan>) {
+        let Some(plan) = breaker else { return };
+        self.breaker.get_or_init(|| PoolBreaker::new(plan)).set_plan(plan);
+    }
+
+    /// The breaker, if any plan has had one.
+    #[must_use]
+    pub fn breaker(&self) -> Option<&Arc<PoolBreaker>> {
+        self.breaker.get()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, WaitQueue> {

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::check::print_report;
-use super::{CONFIG, fail};
+use super::{CONFIG, REFUSED, fail};
 use crate::config::{self, Loaded, Report};
+use crate::control::reload::Source;
+use crate::control::upgrade::Inherited;
 use crate::control::{self, ServeOptions};
 
 /// Serve by a file, or by the one-liner without a file.
@@ -48,8 +50,19 @@ pub fn run(args: &RunArgs) -> ExitCode {
     if !loaded.warnings.findings().is_empty() {
         print_report(&loaded.warnings);
     }
-    let options = ServeOptions::process(&loaded.plan);
-    match control::serve(loaded.plan, options) {
+    let mut options = ServeOptions::process(&loaded.plan);
+    let Loaded { plan, files, outline, .. } = loaded;
+    options.source = args.config.clone().map(|path| Source { path, outline, files });
+    match Inherited::from_environment() {
+        Ok(inherited) => options.inherited = inherited,
+        Err(error) => {
+            return fail(
+                REFUSED,
+                format_args!("the listening sockets were not handed over: {error}"),
+            );
+        }
+    }
+    match control::serve(plan, options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(error.exit_code(), error),
     }

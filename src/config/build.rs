@@ -201,6 +201,7 @@ fn runtime(fields: &Fields) -> Runtime {
         delay_shutdown: duration(fields, "shutdown_delay"),
         max_conns: integer(fields, "max_conns").map(|n| n as u32),
         dns: dns(&section(fields, "dns", &table::DNS)),
+        watch: boolean(fields, "watch").unwrap_or(false),
     }
 }
 

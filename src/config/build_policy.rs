@@ -64,7 +64,12 @@ pub fn policies(
         let dry_run = said.fields().is_some_and(|fields| {
             fields.knows("dry_run") && boolean(fields, "dry_run") == Some(true)
         });
-        all.specs.push(PolicySpec { name: name.clone(), dry_run, kind: kind.unwrap_or(empty) });
+        all.specs.push(PolicySpec {
+            name: name.clone(),
+            dry_run,
+            retired: false,
+            kind: kind.unwrap_or(empty),
+        });
     }
     all
 }

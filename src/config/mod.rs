@@ -30,6 +30,7 @@ pub mod keys;
 mod lint;
 mod lint_http;
 mod one_liner;
+mod outline;
 mod parse_json;
 mod parse_toml;
 pub mod plan;
@@ -38,6 +39,7 @@ pub mod read;
 pub mod reference;
 pub mod report;
 pub mod schema;
+mod seats;
 mod snippet;
 pub mod source;
 pub mod table;
@@ -52,7 +54,9 @@ pub mod value;
 mod walk;
 
 pub use one_liner::one_liner;
+pub use outline::Outline;
 pub use report::Report;
+pub use seats::TooMany;
 
 use include::Reading;
 use plan::Plan;
@@ -67,6 +71,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// The named file first, then what it includes: what a watcher has to watch.
     pub files: Vec<PathBuf>,
+    /// To tell what another one changes.
+    pub outline: Outline,
 }
 
 /// Reads and checks one file and what it includes. Takes time with the size of the files (a
@@ -110,7 +116,8 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
         return Err(found.finish(sources));
     }
     let plan = draft.into_plan(hash);
-    Ok(Loaded { plan, warnings: found.finish(sources), files: paths })
+    let outline = Outline::of(&fields, &sources);
+    Ok(Loaded { plan, warnings: found.finish(sources), files: paths, outline })
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub struct Plan {
     pub runtime: Runtime,
     pub admin: Option<Admin>,
     pub log: Log,
-    /// In file order; `ListenerId` indexes it.
+    /// In file order, after a reload by seat (`seats.rs`); `ListenerId` indexes it.
     pub listeners: Vec<Listener>,
     /// In file order, then those that stand for addresses of auth services; `PoolId` indexes it.
     pub pools: Vec<Pool>,
@@ -50,9 +50,11 @@ pub struct Runtime {
     /// Sessions in all; `None`: from `RLIMIT_NOFILE`, with a reserve.
     pub max_conns: Option<u32>,
     pub dns: Dns,
+    /// Reload when the files change.
+    pub watch: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// Empty: those of `/etc/resolv.conf`.
     pub servers: Vec<SocketAddr>,
@@ -147,6 +149,8 @@ pub struct Listener {
     pub timeouts: TimeoutOverrides,
     /// `[defaults]` as they stand below, for a listener that answers without a pool.
     pub defaults: Timeouts,
+    /// No longer in the file: kept for the sessions it still has.
+    pub retired: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -261,6 +265,8 @@ pub struct Pool {
     pub timeouts_http: HttpTimeoutOverrides,
     /// `[defaults]` as they stand below listener and pool.
     pub defaults: Timeouts,
+    /// No longer in the file: kept for the sessions it still has.
+    pub retired: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +300,7 @@ pub struct Outlier {
     pub max_ejected_percent: u8,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     pub kind: CheckKind,
     pub every: Duration,
@@ -310,7 +316,7 @@ pub struct Check {
     pub tls: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckKind {
     Tcp,
     Http(HttpCheck),
@@ -324,7 +330,7 @@ pub enum CheckKind {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpCheck {
     pub method: String,
     pub path: String,
@@ -344,7 +350,7 @@ pub enum Init {
     Down,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub name: String,
     pub address: ServerAddr,
@@ -391,6 +397,7 @@ impl Listener {
             access_log: true,
             timeouts: TimeoutOverrides::default(),
             defaults: Timeouts::default(),
+            retired: false,
         }
     }
 
@@ -438,6 +445,7 @@ impl Pool {
             timeouts: TimeoutOverrides::default(),
             timeouts_http: HttpTimeoutOverrides::default(),
             defaults: Timeouts::default(),
+            retired: false,
         }
     }
 }

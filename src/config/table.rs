@@ -62,7 +62,7 @@ pub static ROOT: Section = Section {
              in the last part. Relative to this file. An included file includes nothing itself. Tables merge; \
              the same name twice is an error.",
         ),
-        Key::new("runtime", Kind::Table(&RUNTIME), "The process as a whole, read once at start."),
+        Key::new("runtime", Kind::Table(&RUNTIME), "The process as a whole."),
         Key::new(
             "admin",
             Kind::Table(&ADMIN),
@@ -104,10 +104,10 @@ pub static ROOT: Section = Section {
 pub static RUNTIME: Section = Section {
     noun: "`[runtime]`",
     heading: "[runtime]",
-    doc: "The process as a whole, read once at start.",
+    doc: "The process as a whole.",
     tag: None,
     short: None,
-    later: &["watch", "engine"],
+    later: &["engine"],
     variants: &[],
     keys: &[
         Key::new(
@@ -135,6 +135,12 @@ pub static RUNTIME: Section = Section {
         )
         .or_described("\"auto\""),
         Key::new("dns", Kind::Table(&DNS), "How `dns:` and `srv:` servers are resolved."),
+        Key::new(
+            "watch",
+            Kind::Bool,
+            "Reload when the configuration file, or one that it includes, changes.",
+        )
+        .or_bool(false),
     ],
 };
 

@@ -66,7 +66,7 @@ fn changed<Id: Copy, T: Reloadable>(
     news.collect()
 }
 
-/// Watches for ever; returns at once when nothing has TLS.
+/// Watches the files of the plan in use for ever; returns at once when nothing has TLS.
 pub(super) async fn watch(desk: Rc<Desk>) {
     let fronts = desk.instance.snapshot().fronts.clone();
     let has_tls = fronts.listeners.iter().any(|front| front.tls.is_some())
@@ -92,7 +92,7 @@ pub(super) async fn watch(desk: Rc<Desk>) {
 
 /// Publishes what can be used, and says what cannot.
 fn take(desk: &Desk, news: &News) {
-    let plan = &desk.instance.plan;
+    let plan = &desk.instance.plan();
     for (id, found) in &news.listeners {
         let what = format!("listener {}", plan.listeners[usize::from(id.0)].name);
         tell(desk, &what, found.as_ref().err());
@@ -156,5 +156,6 @@ fn renewed(fronts: &Fronts, news: &News) -> Fronts {
             pools[usize::from(id.0)].tls = Some(Arc::clone(tls));
         }
     }
-    Fronts { listeners, pools, rules: Arc::clone(&fronts.rules) }
+    let (rules, labels) = (Arc::clone(&fronts.rules), Arc::clone(&fronts.labels));
+    Fronts { listeners, pools, rules, labels }
 }

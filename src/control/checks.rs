@@ -11,6 +11,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -64,8 +65,15 @@ impl Checks {
             firsts.push(result);
         }
         let recheck = Rc::new(Notify::new());
+        // One that is checked in another way now is what it was until that says otherwise.
+        let known = self.tasks.borrow().contains_key(&state.id);
+        let init = match known.then(|| state.up.load(Ordering::Relaxed)) {
+            Some(true) => Init::Up,
+            Some(false) => Init::Down,
+            None => check.init,
+        };
         let checker = Checker {
-            health: Health::new(check.init),
+            health: Health::new(init),
             limits: Limits::from(&check),
             check,
             state: state.clone(),

@@ -5,6 +5,7 @@
 //! [`Desk::keep_house`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 use super::instance::Instance;
 use super::membership::{Change, names_of};
 use crate::balance::Roster;
-use crate::config::plan::{OnDown, Outlier, Pool};
+use crate::config::plan::{OnDown, Outlier, Plan, Pool};
 use crate::health::{Ejection, ejection};
 use crate::observe::clock;
 use crate::observe::events::EventKind;
@@ -28,6 +29,8 @@ pub(super) struct Desk {
     pub log: Log,
     /// Version of the snapshot each worker was given.
     told: RefCell<Vec<u64>>,
+    /// By worker: mail that must arrive and found its box full.
+    unsent: RefCell<Vec<VecDeque<Mail>>>,
     /// Names that have neither resolved nor failed yet.
     names_open: Cell<usize>,
     /// Rings when the last of them has.
@@ -39,14 +42,27 @@ pub(super) struct Desk {
     pub worker_failed: RefCell<Option<String>>,
 }
 
+/// A pool of the plan, which is held meanwhile.
+#[derive(Debug)]
+pub(super) struct Planned(Arc<Plan>, usize);
+
+impl std::ops::Deref for Planned {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.0.pools[self.1]
+    }
+}
+
 impl Desk {
     pub fn new(instance: Arc<Instance>, log: Log) -> Self {
         let version = instance.snapshot().version;
         let told = vec![version; instance.shared.workers.len()];
         Self {
             log,
+            unsent: RefCell::new(told.iter().map(|_| VecDeque::new()).collect()),
             told: RefCell::new(told),
-            names_open: Cell::new(names_of(&instance.plan).count()),
+            names_open: Cell::new(names_of(&instance.plan()).count()),
             names_answered: Notify::new(),
             workers_done: Cell::new(0),
             worker_news: Notify::new(),
@@ -55,8 +71,9 @@ impl Desk {
         }
     }
 
-    pub fn plan_of(&self, state: &ServerState) -> &Pool {
-        &self.instance.plan.pools[usize::from(state.pool.0)]
+    /// What the configuration says of a server's pool now.
+    pub fn plan_of(&self, state: &ServerState) -> Planned {
+        Planned(self.instance.plan(), usize::from(state.pool.0))
     }
 
     /// `pg/pg1 (10.0.0.11:5432)`.
@@ -69,6 +86,33 @@ impl Desk {
         for worker in &self.instance.shared.workers {
             if worker.mailbox.post(mail()).is_err() {
                 self.log.warn(format_args!("worker {} takes no mail: it is stuck", worker.id));
+            }
+        }
+    }
+
+    /// Posts to one worker what it must get, later if its box is full.
+    pub fn post_for_sure(&self, worker: u16, mail: Mail) {
+        let at = usize::from(worker);
+        let mailbox = &self.instance.shared.workers[at].mailbox;
+        let unsent = &mut self.unsent.borrow_mut()[at];
+        unsent.push_back(mail);
+        while let Some(mail) = unsent.pop_front() {
+            if let Err(mail) = mailbox.post(mail) {
+                unsent.push_front(mail);
+                return;
+            }
+        }
+    }
+
+    /// What [`Desk::post_for_sure`] could not post.
+    fn post_unsent(&self) {
+        for at in 0..self.instance.shared.workers.len() {
+            let first = self.unsent.borrow_mut()[at].pop_front();
+            if let Some(mail) = first {
+                let rest = std::mem::take(&mut self.unsent.borrow_mut()[at]);
+                for mail in std::iter::once(mail).chain(rest) {
+                    self.post_for_sure(at as u16, mail);
+                }
             }
         }
     }
@@ -111,7 +155,7 @@ impl Desk {
     /// A lookup has ended; `first`: the first one of its name.
     pub fn name_answered(&self, first: bool) {
         if first {
-            self.names_open.set(self.names_open.get() - 1);
+            self.names_open.set(self.names_open.get().saturating_sub(1));
             self.names_answered.notify_one();
         }
     }
@@ -158,6 +202,7 @@ impl Desk {
         self.instance.sample_busy();
         let snapshot = self.instance.snapshot();
         self.tell_membership(&snapshot);
+        self.post_unsent();
         let now = clock::now();
         for (id, pool) in snapshot.pools.iter().enumerate() {
             // An ejection has ended, or a release was lost: nobody else would let them go.
@@ -245,7 +290,7 @@ mod tests {
         let plan = Arc::new(plan);
         let shared = Arc::new(Shared::new(&plan, &[]).unwrap());
         let membership = Membership::plain(&plan);
-        Desk::new(Arc::new(Instance::new(plan, shared, membership, vec![], None)), Log::memory())
+        Desk::new(Arc::new(Instance::new(shared, membership, vec![], None)), Log::memory())
     }
 
     #[test]

@@ -80,9 +80,9 @@ pub(super) async fn keep_resolved(
     desk: Rc<Desk>,
     checks: Rc<Checks>,
 ) {
-    let plan = desk.instance.plan.clone();
+    let plan = desk.instance.plan();
     let (dns, pool) = (&plan.runtime.dns, &plan.pools[usize::from(name.pool.0)]);
-    let server = &pool.servers[name.index];
+    let Some(server) = name.of(&plan) else { return };
     let (mut first, mut failures) = (true, 0_u32);
     let mut last: Vec<Found> = Vec::new();
     loop {
@@ -96,7 +96,7 @@ pub(super) async fn keep_resolved(
                 }
                 failures = 0;
                 last.clone_from(&answer.found);
-                apply(name, answer.found, &desk, &checks);
+                apply(name.clone(), answer.found, &desk, &checks);
                 answer.valid_for
             }
             Err(error) => {
@@ -105,7 +105,7 @@ pub(super) async fn keep_resolved(
                     desk.log.warn(&text);
                     desk.instance.events.push(EventKind::NameFailed, text);
                 }
-                desk.instance.membership.unresolved(name, error);
+                desk.instance.membership.unresolved(name.clone(), error);
                 failures += 1;
                 let doubled = dns.ttl_min.saturating_mul(1 << failures.min(6));
                 doubled.min(RETRY_MAX).min(dns.ttl_max).max(dns.ttl_min)

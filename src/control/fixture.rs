@@ -29,6 +29,7 @@ pub fn plan(servers: &[SocketAddr]) -> Plan {
                 ttl_max: Duration::from_mins(5),
                 refuse: vec![],
             },
+            watch: false,
         },
         admin: None,
         log: Log { access: AccessLog::Off, level: Level::Info },

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::membership::{Membership, NameId, Resolution};
+use super::reload::Reload;
 use super::scrape::Scraper;
 use crate::config::plan::{BindAddr, Plan};
 use crate::observe::access_log::LogState;
@@ -33,22 +34,28 @@ pub enum Phase {
 
 #[derive(Debug)]
 pub struct Instance {
-    pub plan: Arc<Plan>,
     pub shared: Arc<Shared>,
     pub membership: Membership,
-    /// Addresses really bound, by listener: where the plan says port 0, the kernel's choice.
-    pub bound: Vec<Vec<BindAddr>>,
-    /// The same of the admin API.
+    bound: Mutex<Vec<Vec<BindAddr>>>,
+    /// The address of the admin API, with the real port.
     pub admin: Option<BindAddr>,
     pub events: Events,
     pub log_state: Arc<LogState>,
     pub started_at: Time,
-    pub loaded_at: SystemTime,
+    loading: Mutex<Loading>,
     phase: Mutex<Phase>,
     phase_changed: Condvar,
     scraper: Scraper,
     busy: Mutex<Busy>,
     tls_kept: Mutex<TlsKept>,
+}
+
+/// When the configuration came into use.
+#[derive(Clone, Debug)]
+pub struct Loading {
+    pub at: SystemTime,
+    /// Of all reloads the last one, whatever came of it.
+    pub last: Option<Arc<Reload>>,
 }
 
 /// How busy each worker was between the last two samples.
@@ -62,22 +69,20 @@ struct Busy {
 impl Instance {
     #[must_use]
     pub fn new(
-        plan: Arc<Plan>,
         shared: Arc<Shared>,
         membership: Membership,
         bound: Vec<Vec<BindAddr>>,
         admin: Option<BindAddr>,
     ) -> Self {
         Self {
-            plan,
             shared,
             membership,
-            bound,
+            bound: Mutex::new(bound),
             admin,
             events: Events::default(),
             log_state: Arc::default(),
             started_at: clock::now(),
-            loaded_at: SystemTime::now(),
+            loading: Mutex::new(Loading { at: SystemTime::now(), last: None }),
             phase: Mutex::new(Phase::Starting),
             phase_changed: Condvar::new(),
             scraper: Scraper::default(),
@@ -110,6 +115,36 @@ impl Instance {
         self.membership.snapshot()
     }
 
+    /// The configuration in use.
+    #[must_use]
+    pub fn plan(&self) -> Arc<Plan> {
+        self.snapshot().plan.clone()
+    }
+
+    /// Addresses really bound, by listener: where the plan says port 0, the kernel's choice.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Vec<BindAddr>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_bound(&self, bound: Vec<Vec<BindAddr>>) {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound;
+    }
+
+    /// Since when the configuration is in use, and how the last reload went.
+    #[must_use]
+    pub fn loading(&self) -> Loading {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note_reload(&self, reload: Arc<Reload>) {
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if reload.outcome.is_ok() {
+            loading.at = reload.at;
+        }
+        loading.last = Some(reload);
+    }
+
     /// What `GET /v1/status` says. Asks the workers, so it blocks for up to 500 ms.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -132,14 +167,14 @@ impl Instance {
         render(&View {
             snapshot: &snapshot,
             names: &names,
-            bound: &self.bound,
+            bound: &self.bound(),
             workers: &self.shared.workers,
             busy: &busy,
             late: &scraped.late,
             totals: &scraped.totals,
             now: clock::now(),
             started_at: self.started_at,
-            loaded_at: self.loaded_at,
+            loading: &self.loading(),
             ready: self.phase() == Phase::Ready,
             tls_kept: &tls_kept,
             log_dropped: self.log_dropped(),

@@ -14,21 +14,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sluicegate_l7::policy::keyring::Schedule;
-use sluicegate_l7::policy::spec::{Authority, Credential, JwtKeys, Kind};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::checks::Checks;
 use super::desk::Desk;
-use super::fetch::{Names, Source};
+use super::followers::Followers;
 use super::instance::Phase;
-use super::jwks::{Jwks, keep_fetched};
-use super::membership::names_of;
 use super::notice::Notice;
-use super::start::Started;
-use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify};
-use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes, Verify};
+use super::reload::{Reload, Reloader};
+use super::start::{AdminSocket, Started};
+use super::upgrade::Upgrader;
+use super::{Command, Reply, ServeError, ServeOptions, admin, file_watch, notify};
+use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes};
+use crate::observe::clock;
 use crate::observe::events::EventKind;
 use crate::observe::status::mode_word;
 use crate::observe::view::bind_text;
@@ -52,40 +51,54 @@ const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) async fn live(
     started: Started,
     options: &ServeOptions,
+    sender: mpsc::Sender<Command>,
     mut commands: mpsc::Receiver<Command>,
 ) -> Result<(), ServeError> {
-    let Started { instance, mut workers, admin, access_log } = started;
+    let Started { instance, sockets, mut workers, admin, access_log } = started;
     let desk = Rc::new(Desk::new(instance.clone(), options.log.clone()));
     let checks = Rc::new(Checks::new(desk.clone(), probes_max()));
     tokio::task::spawn_local(hear(desk.clone(), checks.clone()));
-    if let (Some(socket), Some(plan)) = (admin, &instance.plan.admin) {
-        tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone()));
-    }
-    tokio::task::spawn_local(certificates::watch(desk.clone()));
-    resolve_names(&desk, &checks);
-    fetch_keys(&desk);
+    let followers = Rc::new(Followers::new(desk.clone(), checks.clone()));
+    let source = options.source.clone();
+    let reloader = Rc::new(Reloader::new(desk.clone(), followers.clone(), source, sockets));
+    let admin_copy = admin.as_ref().and_then(AdminSocket::copy);
+    let admin = admin.map(|socket| {
+        tokio::task::spawn_local(admin::serve(socket, desk.clone(), sender.clone())).abort_handle()
+    });
+    let upgrader = Upgrader::new(desk.clone(), reloader.clone(), admin_copy, sender.clone());
+    followers.follow();
+    tokio::task::spawn_local(file_watch::watch(desk.clone(), reloader.clone(), sender));
     let early = tokio::select! {
         () = first_round(&desk, &checks) => None,
-        command = commands.recv() => Some(command.unwrap_or(Command::StopNow)),
+        command = told_to_stop(&mut commands, "it is starting; try again when it is ready") =>
+            Some(command),
     };
     let command = if let Some(command) = early {
         command
     } else {
         get_ready(&desk, options).await;
-        serve(&desk, &workers, &mut commands).await
+        reloader.finish_inheriting();
+        serve(&desk, &reloader, &upgrader, &workers, &mut commands).await
     };
+    reloader.release_sockets();
+    drop(upgrader);
+    if let (Command::HandedOver { .. }, Some(admin)) = (&command, admin) {
+        admin.abort();
+    }
+    let handed_over = matches!(command, Command::HandedOver { .. });
     drain(&desk, command, &mut commands).await;
     end_workers(&desk, &mut workers).await;
     // It takes up to its deadline; nothing else is left to do.
     let _ = tokio::task::spawn_blocking(move || access_log.finish()).await;
-    farewell(&desk)
+    farewell(&desk, handed_over)
 }
 
 /// Removes socket files and says how it went.
-fn farewell(desk: &Desk) -> Result<(), ServeError> {
+fn farewell(desk: &Desk, handed_over: bool) -> Result<(), ServeError> {
     let instance = &desk.instance;
-    for bind in instance.bound.iter().flatten().chain(&instance.admin) {
-        if let BindAddr::Unix(path) = bind {
+    for bind in instance.bound().iter().flatten().chain(&instance.admin) {
+        // The files are another process's now.
+        if let (BindAddr::Unix(path), false) = (bind, handed_over) {
             // Nobody listens there any more; the next start would remove it too.
             let _ = std::fs::remove_file(path);
         }
@@ -104,67 +117,13 @@ fn probes_max() -> usize {
     (pairs_max() as usize / 16).clamp(16, 256)
 }
 
-fn resolve_names(desk: &Rc<Desk>, checks: &Rc<Checks>) {
-    let plan = desk.instance.plan.clone();
-    let names: Vec<_> = names_of(&plan).collect();
-    if names.is_empty() {
-        return;
-    }
-    match dns::resolver(&plan.runtime.dns) {
-        Ok(resolver) => {
-            for name in names {
-                let task = dns::keep_resolved(name, resolver.clone(), desk.clone(), checks.clone());
-                tokio::task::spawn_local(task);
-            }
-        }
-        Err(error) => {
-            desk.log.error(format_args!("no name can be resolved: {error}"));
-            for name in names {
-                desk.instance.membership.unresolved(name, error.clone());
-                desk.name_answered(true);
-            }
-        }
-    }
-}
-
-/// Keeps the keys of tokens up to date that are fetched.
-fn fetch_keys(desk: &Rc<Desk>) {
-    let mut names = None;
-    let rules = Arc::clone(&desk.instance.snapshot().fronts.rules);
-    for (at, spec) in rules.specs().iter().enumerate() {
-        let Kind::Auth(auth) = &spec.kind else { continue };
-        let Credential::Jwt(jwt) = &auth.by else { continue };
-        let (JwtKeys::Url(from), Some(shared)) = (&jwt.keys, rules.keys(at)) else { continue };
-        let name = format!("policy `{}`", spec.name);
-        let verify = match &from.verify {
-            Authority::System => Verify::System,
-            Authority::File(path) => Verify::File(path.clone()),
-            Authority::Anybody => Verify::Insecure,
-        };
-        match Source::new(&from.url, &verify) {
-            Ok(source) => {
-                let (refresh, grace, cooldown) = (from.refresh, from.grace, from.cooldown);
-                let schedule = Schedule { refresh, grace, cooldown };
-                let jwks = Jwks { name, source, schedule, timeout: from.timeout };
-                let dns = &desk.instance.plan.runtime.dns;
-                let names = names.get_or_insert_with(|| Names::new(dns)).clone();
-                let task = keep_fetched(jwks, names, Arc::clone(shared), desk.log.clone());
-                tokio::task::spawn_local(task);
-            }
-            Err(error) => {
-                desk.log.error(format_args!("the keys of {name} cannot be fetched: {error}"));
-            }
-        }
-    }
-}
-
 /// Starts the checks of all members and waits for the results that `init = "wait"` asks for.
 async fn first_round(desk: &Desk, checks: &Checks) {
     for member in desk.instance.snapshot().pools.iter().flat_map(|pool| &pool.members) {
         checks.start(&member.state);
     }
     let _ = timeout(NAMES_GRACE, desk.names_answered()).await;
-    let pools = &desk.instance.plan.pools;
+    let pools = &desk.instance.plan().pools;
     let longest = pools.iter().filter_map(|pool| pool.check.as_ref()).map(|check| check.timeout);
     let deadline = Instant::now() + longest.max().unwrap_or_default();
     for first in checks.take_firsts() {
@@ -179,7 +138,7 @@ async fn first_round(desk: &Desk, checks: &Checks) {
 /// come meanwhile are in the backlog already.
 async fn get_ready(desk: &Desk, options: &ServeOptions) {
     if options.announce {
-        let lines = announcement(&desk.instance.plan, &desk.instance.bound);
+        let lines = announcement(&desk.instance.plan(), &desk.instance.bound());
         let print = move || {
             use std::io::Write;
             let mut stdout = std::io::stdout().lock();
@@ -194,7 +153,8 @@ async fn get_ready(desk: &Desk, options: &ServeOptions) {
     desk.post_all(|| Mail::Accept);
     desk.instance.set_phase(Phase::Ready);
     desk.instance.events.push(EventKind::Ready, "ready");
-    tell_manager(desk, "READY=1");
+    // After an upgrade the main process is another one.
+    tell_manager(desk, &format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
 /// One line a listener, then `ready`.
@@ -245,12 +205,21 @@ fn tell_manager(desk: &Desk, state: &str) {
 /// Serves until told to stop, or until it cannot.
 async fn serve(
     desk: &Desk,
+    reloader: &Reloader,
+    upgrader: &Upgrader,
     workers: &[JoinHandle<()>],
     commands: &mut mpsc::Receiver<Command>,
 ) -> Command {
     loop {
         tokio::select! {
-            command = commands.recv() => return command.unwrap_or(Command::StopNow),
+            command = commands.recv() => match command.unwrap_or(Command::StopNow) {
+                Command::Reload(Some(reply)) if upgrader.is_busy() => {
+                    let _ = reply.send(Arc::new(Reload::refused("an upgrade is under way")));
+                }
+                Command::Reload(reply) => reload(desk, reloader, reply).await,
+                Command::Upgrade => upgrader.begin(),
+                command => return command,
+            },
             () = sleep(Duration::from_secs(1)) => desk.keep_house(),
             () = desk.worker_news.notified() => {}
         }
@@ -267,34 +236,82 @@ async fn serve(
     }
 }
 
+/// Reloads; a service manager hears of it, and whoever asked is told how it went.
+async fn reload(desk: &Desk, reloader: &Reloader, reply: Reply) {
+    let now = clock::now().0 / 1_000;
+    tell_manager(desk, &format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    let done = reloader.reload().await;
+    tell_manager(desk, "READY=1");
+    if let Some(reply) = reply {
+        // Whoever asked may have gone.
+        let _ = reply.send(done);
+    }
+}
+
+/// The next command to stop; reloads are refused for `why`.
+async fn told_to_stop(commands: &mut mpsc::Receiver<Command>, why: &str) -> Command {
+    loop {
+        match commands.recv().await.unwrap_or(Command::StopNow) {
+            Command::Reload(Some(reply)) => drop(reply.send(Arc::new(Reload::refused(why)))),
+            Command::Reload(None) | Command::Upgrade | Command::HandedOver { .. } => {}
+            command => return command,
+        }
+    }
+}
+
 /// Lets sessions end.
 async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Command>) {
-    let runtime = &desk.instance.plan.runtime;
     desk.instance.set_phase(Phase::Draining);
     desk.instance.events.push(EventKind::Draining, "draining");
-    tell_manager(desk, "STOPPING=1");
     let mut timed_out = false;
-    if first == Command::Stop {
-        desk.log.info(format_args!(
-            "stopping: sessions have {:?} to end; a second signal ends them at once",
-            runtime.timeout_drain
-        ));
-        let delayed = async {
-            if let Some(delay) = runtime.delay_shutdown {
-                sleep(delay).await;
+    match first {
+        Command::HandedOver { pid } => {
+            desk.log.info(format_args!(
+                "process {pid} has taken over; this one serves the sessions it has to their end"
+            ));
+            desk.post_all(|| Mail::Leave);
+            tokio::select! {
+                () = workers_done(desk) => {}
+                command = told_to_stop(commands, "another process has taken over") => {
+                    if matches!(command, Command::Stop) {
+                        timed_out = drain_in_time(desk, commands).await;
+                    }
+                }
             }
-            desk.post_all(|| Mail::Drain);
-            timed_out = timeout(runtime.timeout_drain, workers_done(desk)).await.is_err();
-        };
-        tokio::select! {
-            () = delayed => {}
-            _ = commands.recv() => desk.log.info("told again: ending at once"),
         }
+        Command::Stop => {
+            tell_manager(desk, "STOPPING=1");
+            timed_out = drain_in_time(desk, commands).await;
+        }
+        _ => tell_manager(desk, "STOPPING=1"),
     }
     if desk.workers_done.get() < desk.instance.shared.workers.len() {
         desk.post_all(|| Mail::Stop { timed_out });
         if timeout(STOP_DEADLINE, workers_done(desk)).await.is_err() {
             desk.log.warn("not every worker ended in time");
+        }
+    }
+}
+
+/// Lets sessions end, for as long as the configuration says. Whether that was too short.
+async fn drain_in_time(desk: &Desk, commands: &mut mpsc::Receiver<Command>) -> bool {
+    let runtime = &desk.instance.plan().runtime;
+    desk.log.info(format_args!(
+        "stopping: sessions have {:?} to end; a second signal ends them at once",
+        runtime.timeout_drain
+    ));
+    let delayed = async {
+        if let Some(delay) = runtime.delay_shutdown {
+            sleep(delay).await;
+        }
+        desk.post_all(|| Mail::Drain);
+        timeout(runtime.timeout_drain, workers_done(desk)).await.is_err()
+    };
+    tokio::select! {
+        timed_out = delayed => timed_out,
+        _ = told_to_stop(commands, "it is stopping") => {
+            desk.log.info("told again: ending at once");
+            false
         }
     }
 }

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
 
+use crate::config::TooMany;
 use crate::config::plan::{Init, Plan, Pool, Server, ServerAddr};
 use crate::fronts::Fronts;
 use crate::net::Endpoint;
@@ -55,11 +56,25 @@ pub struct Change {
     pub removed: Vec<Arc<ServerState>>,
 }
 
-/// A server of the plan: pool, and place in the pool's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A server of the plan, by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NameId {
     pub pool: PoolId,
-    pub index: usize,
+    pub server: Arc<str>,
+}
+
+impl NameId {
+    #[must_use]
+    pub fn new(pool: PoolId, server: &Server) -> Self {
+        Self { pool, server: server.name.as_str().into() }
+    }
+
+    /// What the plan says of it.
+    #[must_use]
+    pub fn of<'p>(&self, plan: &'p Plan) -> Option<&'p Server> {
+        let servers = &plan.pools.get(usize::from(self.pool.0))?.servers;
+        servers.iter().find(|server| *server.name == *self.server)
+    }
 }
 
 #[derive(Debug)]
@@ -82,34 +97,56 @@ impl Membership {
     /// Static servers are members, names have none yet.
     #[must_use]
     pub fn new(plan: &Arc<Plan>, fronts: Arc<Fronts>) -> Self {
-        let listeners = plan.listeners.iter().map(|listener| {
-            Arc::new(ListenerState {
-                name: listener.name.as_str().into(),
-                active: CachePadded::default(),
-            })
-        });
-        let pools = plan.pools.iter().map(|pool| PoolSnapshot {
-            state: Arc::new(PoolState::new(
-                &pool.name,
-                pool.breaker.as_ref().map(|policy| policy.breaker),
-            )),
-            members: Vec::new(),
-        });
         let empty = Snapshot {
             plan: plan.clone(),
-            listeners: listeners.collect(),
-            pools: pools.collect(),
+            listeners: Vec::new(),
+            pools: Vec::new(),
             servers: Vec::new(),
             fronts,
             version: 0,
         };
-        let mut book = Book {
-            by_key: HashMap::new(),
-            names: names_of(plan).map(|name| (name, Resolution::default())).collect(),
-            snapshot: Arc::new(empty),
-        };
-        book.rebuild();
+        let mut book =
+            Book { by_key: HashMap::new(), names: BTreeMap::new(), snapshot: Arc::new(empty) };
+        let fronts = book.snapshot.fronts.clone();
+        book.rebuild(plan, &fronts);
         Self(Mutex::new(book))
+    }
+
+    /// Puts another plan in place, which has the seats of the one before it. Servers, listeners
+    /// and pools that stay keep all that was counted and found out about them.
+    ///
+    /// # Errors
+    /// When one process cannot tell so many addresses apart; nothing has changed then.
+    pub fn replan(&self, plan: &Arc<Plan>, fronts: &Arc<Fronts>) -> Result<Change, TooMany> {
+        let mut book = self.lock();
+        let most = |pool: &Pool| pool.servers.len();
+        let known = book.snapshot.servers.len();
+        if known + plan.pools.iter().map(most).sum::<usize>() > SERVERS_MAX {
+            let fresh = book.fresh(plan);
+            if known + fresh > SERVERS_MAX {
+                return Err(TooMany(format!(
+                    "this process has had {known} server addresses, can tell {SERVERS_MAX} apart \
+                     and would get {fresh} more; restart it, or upgrade it in place"
+                )));
+            }
+        }
+        let same = |name: &NameId| {
+            let (old, new) = (name.of(&book.snapshot.plan), name.of(plan));
+            old.zip(new).is_some_and(|(old, new)| old.address == new.address)
+        };
+        let gone: Vec<_> = book.names.keys().filter(|name| !same(name)).cloned().collect();
+        for name in gone {
+            book.names.remove(&name);
+        }
+        let change = book.rebuild(plan, fronts);
+        for member in change.snapshot.pools.iter().flat_map(|pool| &pool.members) {
+            let state = &member.state;
+            if change.snapshot.plan.pools[usize::from(state.pool.0)].check.is_none() {
+                // Nobody finds out otherwise any more.
+                state.up.store(true, Ordering::Release);
+            }
+        }
+        Ok(change)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -151,7 +188,11 @@ impl Membership {
         let same = entry.members == found;
         let (stale, at) = (false, Some(SystemTime::now()));
         *entry = Resolution { members: found, stale, detail, at };
-        if same { None } else { Some(book.rebuild()) }
+        if same {
+            return None;
+        }
+        let (plan, fronts) = (book.snapshot.plan.clone(), book.snapshot.fronts.clone());
+        Some(book.rebuild(&plan, &fronts))
     }
 
     /// A name did not resolve: its last members stay.
@@ -166,9 +207,9 @@ impl Membership {
 /// The servers of `plan` that are names.
 pub fn names_of(plan: &Plan) -> impl Iterator<Item = NameId> + '_ {
     plan.pools.iter().enumerate().flat_map(|(pool, at)| {
-        at.servers.iter().enumerate().filter_map(move |(index, server)| {
+        at.servers.iter().filter_map(move |server| {
             matches!(server.address, ServerAddr::Dns { .. } | ServerAddr::Srv { .. })
-                .then_some(NameId { pool: PoolId(pool as u16), index })
+                .then(|| NameId::new(PoolId(pool as u16), server))
         })
     })
 }
@@ -180,26 +221,42 @@ fn is_up_at_first(pool: &Pool) -> bool {
 
 impl Book {
     /// Makes the next snapshot from the plan and what the names resolved to.
-    fn rebuild(&mut self) -> Change {
+    fn rebuild(&mut self, plan: &Arc<Plan>, fronts: &Arc<Fronts>) -> Change {
+        for name in names_of(plan) {
+            self.names.entry(name).or_default();
+        }
         let old = self.snapshot.clone();
         let mut servers = old.servers.clone();
-        let mut pools = Vec::with_capacity(old.pools.len());
-        for (id, pool) in old.plan.pools.iter().enumerate() {
-            let id = PoolId(id as u16);
+        let mut pools = Vec::with_capacity(plan.pools.len());
+        for (at, pool) in plan.pools.iter().enumerate() {
+            let id = PoolId(at as u16);
             let mut members = Vec::new();
-            for (index, server) in pool.servers.iter().enumerate() {
-                for found in self.addresses(NameId { pool: id, index }, server) {
+            for server in &pool.servers {
+                for found in self.addresses(&NameId::new(id, server), server) {
                     members.extend(self.member(&mut servers, pool, id, server, found));
                 }
             }
-            pools.push(PoolSnapshot { state: old.pools[usize::from(id.0)].state.clone(), members });
+            let breaker = pool.breaker.as_ref().map(|policy| policy.breaker);
+            let state = if let Some(known) = old.pools.get(at) {
+                known.state.renew_breaker(breaker);
+                known.state.clone()
+            } else {
+                Arc::new(PoolState::new(&pool.name, breaker))
+            };
+            pools.push(PoolSnapshot { state, members });
         }
+        let new = |name: &str| {
+            Arc::new(ListenerState { name: name.into(), active: CachePadded::default() })
+        };
+        let listeners = plan.listeners.iter().enumerate();
+        let listeners = listeners
+            .map(|(at, one)| old.listeners.get(at).cloned().unwrap_or_else(|| new(&one.name)));
         let snapshot = Arc::new(Snapshot {
-            plan: old.plan.clone(),
-            listeners: old.listeners.clone(),
+            plan: plan.clone(),
+            listeners: listeners.collect(),
             pools,
             servers,
-            fronts: old.fronts.clone(),
+            fronts: fronts.clone(),
             version: old.version + 1,
         });
         let (before, after) = (ids_of(&old), ids_of(&snapshot));
@@ -222,13 +279,27 @@ impl Book {
         Change { snapshot, added, removed }
     }
 
-    fn addresses(&self, name: NameId, server: &Server) -> Vec<Found> {
+    /// How many addresses of `plan` are not known yet.
+    fn fresh(&self, plan: &Plan) -> usize {
+        let of = |(at, pool): (usize, &Pool)| {
+            let id = PoolId(at as u16);
+            let fresh = |server: &&Server| {
+                let found = self.addresses(&NameId::new(id, server), server);
+                let key = |one: Found| (id, Arc::from(server.name.as_str()), one.address);
+                found.into_iter().any(|one| !self.by_key.contains_key(&key(one)))
+            };
+            pool.servers.iter().filter(fresh).count()
+        };
+        plan.pools.iter().enumerate().map(of).sum()
+    }
+
+    fn addresses(&self, name: &NameId, server: &Server) -> Vec<Found> {
         let fixed = |address| vec![Found { address, weight: server.weight, backup: server.backup }];
         match &server.address {
             ServerAddr::Ip(address) => fixed(Endpoint::Ip(*address)),
             ServerAddr::Unix(path) => fixed(Endpoint::Unix(path.as_path().into())),
             ServerAddr::Dns { .. } | ServerAddr::Srv { .. } => {
-                self.names.get(&name).map(|entry| entry.members.clone()).unwrap_or_default()
+                self.names.get(name).map(|entry| entry.members.clone()).unwrap_or_default()
             }
         }
     }
@@ -274,7 +345,9 @@ mod tests {
     use super::*;
     use crate::control::fixture;
 
-    const NAME: NameId = NameId { pool: PoolId(0), index: 1 };
+    fn name() -> NameId {
+        NameId { pool: PoolId(0), server: "named".into() }
+    }
 
     fn found(last: u8) -> Found {
         let address = std::net::SocketAddr::from(([127, 0, 0, last], 80));
@@ -295,7 +368,7 @@ mod tests {
     fn a_name_has_no_members_until_it_resolves() {
         let membership = membership();
         assert_eq!(membership.snapshot().pools[0].members.len(), 1);
-        let change = membership.resolved(NAME, vec![found(2), found(3)], String::new()).unwrap();
+        let change = membership.resolved(name(), vec![found(2), found(3)], String::new()).unwrap();
         assert_eq!((change.added.len(), change.removed.len()), (2, 0));
         assert_eq!(change.snapshot.pools[0].members.len(), 3);
     }
@@ -303,20 +376,20 @@ mod tests {
     #[test]
     fn the_same_answer_changes_nothing() {
         let membership = membership();
-        membership.resolved(NAME, vec![found(2)], String::new()).unwrap();
-        assert!(membership.resolved(NAME, vec![found(2)], String::new()).is_none());
+        membership.resolved(name(), vec![found(2)], String::new()).unwrap();
+        assert!(membership.resolved(name(), vec![found(2)], String::new()).is_none());
     }
 
     #[test]
     fn a_removed_member_keeps_its_id_and_state_when_it_returns() {
         let membership = membership();
-        let first = membership.resolved(NAME, vec![found(2)], String::new()).unwrap().added;
+        let first = membership.resolved(name(), vec![found(2)], String::new()).unwrap().added;
         first[0].load.store(5, Ordering::Relaxed);
-        let gone = membership.resolved(NAME, vec![found(3)], String::new()).unwrap();
+        let gone = membership.resolved(name(), vec![found(3)], String::new()).unwrap();
         assert_eq!(gone.removed[0].id, first[0].id);
         assert!(first[0].removed.load(Ordering::Relaxed));
         assert!(gone.snapshot.servers.iter().any(|state| state.id == first[0].id));
-        let back = membership.resolved(NAME, vec![found(2)], String::new()).unwrap();
+        let back = membership.resolved(name(), vec![found(2)], String::new()).unwrap();
         assert_eq!(back.added[0].id, first[0].id);
         assert_eq!(back.added[0].load.load(Ordering::Relaxed), 5);
         assert!(!back.added[0].removed.load(Ordering::Relaxed));
@@ -325,9 +398,9 @@ mod tests {
     #[test]
     fn a_failed_lookup_keeps_the_members_and_says_so() {
         let membership = membership();
-        membership.resolved(NAME, vec![found(2)], String::new()).unwrap();
-        membership.unresolved(NAME, "NXDOMAIN".into());
-        let entry = membership.resolutions().remove(&NAME).unwrap();
+        membership.resolved(name(), vec![found(2)], String::new()).unwrap();
+        membership.unresolved(name(), "NXDOMAIN".into());
+        let entry = membership.resolutions().remove(&name()).unwrap();
         assert!(entry.stale);
         assert_eq!(entry.members, [found(2)]);
         assert_eq!(membership.snapshot().pools[0].members.len(), 2);
@@ -337,7 +410,7 @@ mod tests {
     fn versions_grow_by_one_with_every_change() {
         let membership = membership();
         let before = membership.snapshot().version;
-        let change = membership.resolved(NAME, vec![found(2)], String::new()).unwrap();
+        let change = membership.resolved(name(), vec![found(2)], String::new()).unwrap();
         assert_eq!(change.snapshot.version, before + 1);
     }
 }

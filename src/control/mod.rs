@@ -13,8 +13,10 @@ mod checks;
 mod desk;
 pub mod dns;
 pub mod fetch;
+mod file_watch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod followers;
 pub mod instance;
 pub mod jwks;
 mod life;
@@ -22,11 +24,13 @@ pub mod membership;
 pub mod notice;
 mod notify;
 pub mod probe;
+pub mod reload;
 mod scrape;
 mod signals;
 mod start;
 #[cfg(test)]
 mod tests;
+pub mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,14 +38,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::plan::{BindAddr, Plan};
 use crate::observe::logger::Log;
 use instance::Instance;
+use reload::{Reload, Source};
+use upgrade::Inherited;
 
 /// How to serve.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ServeOptions {
     /// Print a line for each listener and `ready` on stdout.
     pub announce: bool,
@@ -49,19 +55,35 @@ pub struct ServeOptions {
     pub signals: bool,
     /// Where the process says what happens.
     pub log: Log,
+    /// What a reload reads; `None`: it can only say so.
+    pub source: Option<Source>,
+    /// Sockets of the process before this one.
+    pub inherited: Inherited,
 }
 
 impl ServeOptions {
     /// For `run`: announces, listens to signals, says things on stderr.
     #[must_use]
     pub fn process(plan: &Plan) -> Self {
-        Self { announce: true, signals: true, log: Log::stderr(plan.log.level) }
+        Self {
+            announce: true,
+            signals: true,
+            log: Log::stderr(plan.log.level),
+            source: None,
+            inherited: Inherited::default(),
+        }
     }
 
     /// Inside another program: says and prints nothing, and leaves signals alone.
     #[must_use]
     pub fn embedded() -> Self {
-        Self { announce: false, signals: false, log: Log::nowhere() }
+        Self {
+            announce: false,
+            signals: false,
+            log: Log::nowhere(),
+            source: None,
+            inherited: Inherited::default(),
+        }
     }
 }
 
@@ -96,12 +118,23 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+/// Who wants to know how a reload went.
+type Reply = Option<oneshot::Sender<Arc<Reload>>>;
+
 /// What a running instance is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Command {
     /// Drain; the second one ends at once.
     Stop,
     StopNow,
+    /// Read the configuration again.
+    Reload(Reply),
+    /// Start the program again and hand over to it.
+    Upgrade,
+    /// It accepts.
+    HandedOver {
+        pid: u32,
+    },
 }
 
 /// Commands that wait. More than two say nothing new.
@@ -119,8 +152,8 @@ impl Running {
     /// The first TCP address that listener `name` is bound to, with its real port.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        let at = self.instance.plan.listeners.iter().position(|one| one.name == name)?;
-        self.instance.bound[at].iter().find_map(|bind| match bind {
+        let at = self.instance.plan().listeners.iter().position(|one| one.name == name)?;
+        self.instance.bound()[at].iter().find_map(|bind| match bind {
             BindAddr::Ip(address) => Some(*address),
             BindAddr::Unix(_) => None,
         })
@@ -131,6 +164,14 @@ impl Running {
     pub fn stop(&self) {
         // Closed: it has ended by itself.
         let _ = self.commands.try_send(Command::Stop);
+    }
+
+    /// Reads the configuration file again and waits for what comes of it; `None`: it has ended.
+    #[must_use]
+    pub fn reload(&self) -> Option<Arc<Reload>> {
+        let (reply, done) = oneshot::channel();
+        self.commands.blocking_send(Command::Reload(Some(reply))).ok()?;
+        done.blocking_recv().ok()
     }
 
     /// Ends at once. Returns immediately.
@@ -162,14 +203,17 @@ pub fn serve(plan: Plan, options: ServeOptions) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// What the system refused; nothing is left bound then.
-pub fn start(plan: Plan, options: ServeOptions) -> Result<Running, ServeError> {
+pub fn start(plan: Plan, mut options: ServeOptions) -> Result<Running, ServeError> {
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (ready, started) = sync_channel(1);
     let plan = Arc::new(plan);
     let sender = commands.clone();
     let thread = std::thread::Builder::new()
         .name("control".into())
-        .spawn(move || run(&plan, &options, sender, receiver, &ready))
+        .spawn(move || {
+            let inherited = std::mem::take(&mut options.inherited);
+            run(&plan, &options, inherited, sender, receiver, &ready)
+        })
         .map_err(|error| ServeError::System(format!("no thread for control: {error}")))?;
     match started.recv() {
         Ok(instance) => Ok(Running { instance, commands, thread }),
@@ -186,20 +230,21 @@ pub fn start(plan: Plan, options: ServeOptions) -> Result<Running, ServeError> {
 fn run(
     plan: &Arc<Plan>,
     options: &ServeOptions,
+    inherited: Inherited,
     commands: mpsc::Sender<Command>,
     receiver: mpsc::Receiver<Command>,
     ready: &SyncSender<Arc<Instance>>,
 ) -> Result<(), ServeError> {
     let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
         .map_err(|error| ServeError::System(crate::runtime::uring::explain(&error)))?;
-    let started = start::start(plan, &options.log)?;
+    let started = start::start(plan, &options.log, inherited)?;
     // Whoever started us may have gone; then nobody will stop us but a signal.
     let _ = ready.send(started.instance.clone());
     let result = runtime.block_on(async {
         if options.signals {
-            tokio::task::spawn_local(signals::listen(commands, options.log.clone()));
+            tokio::task::spawn_local(signals::listen(commands.clone(), options.log.clone()));
         }
-        life::live(started, options, receiver).await
+        life::live(started, options, commands, receiver).await
     });
     options.log.flush(std::time::Duration::from_secs(1));
     result

@@ -1,4 +1,5 @@
-//! Signals as commands: SIGTERM and SIGINT stop. SIGPIPE is ignored by Rust's own start.
+//! Signals as commands: SIGTERM and SIGINT stop, SIGHUP reloads, SIGUSR2
+//! upgrades. SIGPIPE is ignored by Rust's own start.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -8,12 +9,14 @@ use crate::observe::logger::Log;
 
 /// Turns signals into commands, for ever.
 pub(super) async fn listen(commands: mpsc::Sender<Command>, log: Log) {
-    let (terminate, interrupt, hangup) = (
+    let (terminate, interrupt, hangup, second) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
         signal(SignalKind::hangup()),
+        signal(SignalKind::user_defined2()),
     );
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (terminate, interrupt, hangup)
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup), Ok(mut second)) =
+        (terminate, interrupt, hangup, second)
     else {
         log.error("signals cannot be caught; the process stops without draining");
         return;
@@ -23,7 +26,12 @@ pub(super) async fn listen(commands: mpsc::Sender<Command>, log: Log) {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {
-                log.warn("SIGHUP: this version cannot reload; restart it to apply a new file");
+                // Full: a reload is coming anyway, or the end.
+                let _ = commands.try_send(Command::Reload(None));
+                continue;
+            }
+            _ = second.recv() => {
+                let _ = commands.try_send(Command::Upgrade);
                 continue;
             }
         }

@@ -5,6 +5,7 @@
 //! what came before it and is one sentence.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +16,13 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::ServeError;
 use super::instance::Instance;
 use super::membership::Membership;
+use super::upgrade::{self, Inherited};
 use crate::config::plan::{BindAddr, Plan};
 use crate::fronts::Fronts;
 use crate::observe::access_log::{self, AccessLog};
 use crate::observe::logger::Log;
 use crate::observe::view::bind_text;
+use crate::runtime::listen::Sockets;
 use crate::runtime::worker::{Setup, Shared};
 use crate::runtime::{cpus, listen, mail::Mail, uring, worker};
 
@@ -33,10 +36,21 @@ pub(super) enum AdminSocket {
     Unix(std::os::unix::net::UnixListener),
 }
 
+impl AdminSocket {
+    /// Another descriptor of it, to hand over.
+    pub fn copy(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd().try_clone_to_owned().ok(),
+            Self::Unix(socket) => socket.as_fd().try_clone_to_owned().ok(),
+        }
+    }
+}
+
 /// All that was got from the system.
 #[derive(Debug)]
 pub(super) struct Started {
     pub instance: Arc<Instance>,
+    pub sockets: Sockets,
     pub workers: Vec<JoinHandle<()>>,
     pub admin: Option<AdminSocket>,
     pub access_log: AccessLog,
@@ -46,19 +60,25 @@ pub(super) struct Started {
 ///
 /// # Errors
 /// The first thing that the system refuses.
-pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> {
+pub(super) fn start(
+    plan: &Arc<Plan>,
+    log: &Log,
+    inherited: Inherited,
+) -> Result<Started, ServeError> {
     raise_descriptor_limit();
     uring::probe().map_err(ServeError::System)?;
     let fronts = Fronts::new(plan).map_err(|error| ServeError::Config(error.to_string()))?;
     let cpus = cpus::placement(plan.runtime.workers);
-    let bound =
-        listen::bind(plan, cpus.len()).map_err(|error| ServeError::System(error.to_string()))?;
+    let mut sockets = Sockets::inheriting(inherited);
+    let bound = sockets.rearrange(plan, cpus.len(), || Ok(()));
+    let (bound, ()) = bound.map_err(ServeError::System)?;
     let (admin, admin_address) = match &plan.admin {
         Some(admin) => {
-            let (socket, address) = bind_admin(&admin.bind).map_err(|error| {
-                let address = bind_text(&admin.bind);
-                ServeError::System(format!("the admin API cannot bind {address}: {error}"))
-            })?;
+            let (socket, address) = bind_admin(&admin.bind, sockets.inherit(upgrade::ADMIN))
+                .map_err(|error| {
+                    let address = bind_text(&admin.bind);
+                    ServeError::System(format!("the admin API cannot bind {address}: {error}"))
+                })?;
             (Some(socket), Some(address))
         }
         None => (None, None),
@@ -68,12 +88,12 @@ pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> 
     let shared = Shared::new(plan, &cpus)
         .map_err(|error| ServeError::System(format!("no descriptor for a worker: {error}")))?;
     let membership = Membership::new(plan, Arc::new(fronts));
-    let instance =
-        Instance::new(plan.clone(), Arc::new(shared), membership, bound.addresses, admin_address);
+    let instance = Instance::new(Arc::new(shared), membership, bound.addresses, admin_address);
     let instance = Arc::new(instance);
     let access_log = start_access_log(&instance, log_file, log)?;
-    let workers = spawn_workers(&instance, bound.listening)?;
-    Ok(Started { instance, workers, admin, access_log })
+    let listening = bound.doors.into_iter().map(|doors| doors.opened).collect();
+    let workers = spawn_workers(&instance, listening)?;
+    Ok(Started { instance, sockets, workers, admin, access_log })
 }
 
 fn start_access_log(
@@ -126,7 +146,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn bind_admin(bind: &BindAddr) -> io::Result<(AdminSocket, BindAddr)> {
+fn bind_admin(bind: &BindAddr, mut given: Vec<OwnedFd>) -> io::Result<(AdminSocket, BindAddr)> {
+    if let Some(fd) = given.pop()
+        && let Some(inherited) = adopt_admin(bind, fd)?
+    {
+        return Ok(inherited);
+    }
     match bind {
         BindAddr::Ip(address) => {
             let socket = std::net::TcpListener::bind(address)?;
@@ -136,6 +161,22 @@ fn bind_admin(bind: &BindAddr) -> io::Result<(AdminSocket, BindAddr)> {
         }
         BindAddr::Unix(path) => Ok((bind_admin_unix(path)?, bind.clone())),
     }
+}
+
+/// The socket of the process before, if it is bound where this one wants to be.
+fn adopt_admin(bind: &BindAddr, fd: OwnedFd) -> io::Result<Option<(AdminSocket, BindAddr)>> {
+    let local = socket2::SockRef::from(&fd).local_addr()?;
+    Ok(match (bind, local.as_socket(), local.as_pathname()) {
+        (BindAddr::Ip(wanted), Some(is), _)
+            if is.ip() == wanted.ip() && (wanted.port() == 0 || wanted.port() == is.port()) =>
+        {
+            Some((AdminSocket::Tcp(fd.into()), BindAddr::Ip(is)))
+        }
+        (BindAddr::Unix(wanted), _, Some(is)) if wanted == is => {
+            Some((AdminSocket::Unix(fd.into()), bind.clone()))
+        }
+        _ => None,
+    })
 }
 
 fn bind_admin_unix(path: &Path) -> io::Result<AdminSocket> {

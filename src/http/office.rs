@@ -76,6 +76,8 @@ pub struct Office<D: Driver> {
     /// By policy: where its limits are shared, and the connection there.
     stores: RefCell<Vec<Option<Store<D>>>>,
     draining: Cell<bool>,
+    /// Clients that ask nothing now are not waited for.
+    closes_idle: Cell<bool>,
     prune_at: Cell<Time>,
     /// Heads under construction, kept for the next session that makes one.
     drafts: RefCell<Vec<Vec<u8>>>,
@@ -119,6 +121,7 @@ impl<D: Driver> Office<D> {
             held_keys: RefCell::default(),
             stores: RefCell::default(),
             draining: Cell::new(false),
+            closes_idle: Cell::new(false),
             prune_at: Cell::new(Time::NEVER),
             drafts: RefCell::default(),
         })
@@ -128,7 +131,45 @@ impl<D: Driver> Office<D> {
     pub fn use_snapshot(&self, snapshot: &Arc<Snapshot>) {
         let before = self.pools.take();
         *self.pools.borrow_mut() = pools::renew(before, snapshot);
-        *self.snapshot.borrow_mut() = Arc::clone(snapshot);
+        let before = self.snapshot.replace(Arc::clone(snapshot));
+        if !Arc::ptr_eq(&before.plan, &snapshot.plan) {
+            self.forget(&before.plan, &snapshot.plan);
+        }
+    }
+
+    /// What was found out by a plan, where another one may find otherwise.
+    fn forget(&self, before: &plan::Plan, after: &plan::Plan) {
+        let consumers = before.consumers != after.consumers;
+        if consumers {
+            self.passwords_known.take();
+        }
+        for (at, policy) in before.policies.iter().enumerate() {
+            if !consumers && after.policies.get(at) == Some(policy) {
+                continue;
+            }
+            if let Some(answers) = self.answers.borrow_mut().get_mut(at) {
+                *answers = None;
+            }
+            if let Some(held) = self.held_keys.borrow_mut().get_mut(at) {
+                *held = HeldKeys::default();
+            }
+            let store = self.stores.borrow_mut().get_mut(at).and_then(Option::take);
+            if let Some((_, store)) = store {
+                store.close();
+            }
+        }
+        let speaks = |pool: &plan::Pool| (pool.tls.clone(), pool.protocol, pool.send_proxy);
+        let snapshot = self.snapshot.borrow();
+        // Its servers are no longer spoken to as on the connections there are.
+        let is_other = |server: ServerId| {
+            let state = &snapshot.servers[server.0 as usize];
+            let pool = usize::from(state.pool.0);
+            state.removed.load(Ordering::Relaxed)
+                || before.pools.get(pool).map(speaks) != after.pools.get(pool).map(speaks)
+        };
+        let oldest = |server| if is_other(server) { Time::NEVER } else { Time::ZERO };
+        self.kept.borrow_mut().prune(oldest);
+        self.lines.borrow_mut().leave(is_other);
     }
 
     #[must_use]
@@ -146,9 +187,18 @@ impl<D: Driver> Office<D> {
         self.draining.get()
     }
 
-    /// No more requests on connections that have carried one; kept connections close.
-    pub fn drain(&self) {
+    /// Whether a connection between two requests is to be closed. While it is not, its next
+    /// request, which may be on its way, is answered, and then it closes.
+    #[must_use]
+    pub fn closes_idle(&self) -> bool {
+        self.closes_idle.get()
+    }
+
+    /// The next request of a connection is its last; kept connections close. `idle`: so do those
+    /// between two requests.
+    pub fn drain(&self, idle: bool) {
         self.draining.set(true);
+        self.closes_idle.set(idle || self.closes_idle.get());
         self.kept().prune(|_| Time::NEVER);
         self.bells.ring();
     }

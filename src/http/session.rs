@@ -333,7 +333,7 @@ impl<D: Driver> Session<D> {
                     }
                 }
             }
-            if self.office.is_draining() && began.is_none() && !first {
+            if self.office.closes_idle() && began.is_none() && !first {
                 return Err(Then::Close);
             }
             idle.set(began.is_none() && !first);
@@ -435,7 +435,7 @@ impl<D: Driver> Session<D> {
         };
         let record = RequestRecord {
             listener: self.site.listener,
-            route: account.route,
+            route: self.site.label(account.route),
             client: account.client.or_else(|| self.peers.ip()),
             status: account.status,
             reason: account.reason,
@@ -453,7 +453,7 @@ impl<D: Driver> Session<D> {
             policies: (!gate.costs.is_empty()).then_some(gate.took),
             text,
         };
-        let logged = self.site.logs_route(record.route);
+        let logged = self.site.logs_route(account.route);
         self.office.account_policies(&record, &gate.costs, &gate.denied);
         self.office.account(record, logged);
     }

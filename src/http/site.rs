@@ -11,6 +11,7 @@ use sluicegate_l7::route::{Table, TableError};
 
 use super::policies::Rules;
 use crate::config::plan::{ClientCertField, HttpListener, Listener};
+use crate::observe::labels::Labels;
 use crate::registry::ListenerId;
 
 /// Immutable, shared by all workers.
@@ -37,6 +38,8 @@ pub struct Site {
     pub rules: Arc<Rules>,
     /// By route.
     chains: Vec<Chain>,
+    /// By route: what it is called in counters and records.
+    labels: Vec<u32>,
     /// Where no route was found.
     early: Chain,
     /// Fields that policies write for servers, and that no client may send. Lower case.
@@ -52,6 +55,7 @@ impl Site {
         http: &HttpListener,
         rules: &Arc<Rules>,
         log_is_on: bool,
+        labels: &mut Labels,
     ) -> Result<Self, TableError> {
         // A listener's `pool` is the last of them, a route for all.
         let routes = http.routes.clone();
@@ -85,6 +89,7 @@ impl Site {
             rules: Arc::clone(rules),
             early: chain(&[]).early(specs),
             chains,
+            labels: routes.iter().map(|route| labels.number(&route.name)).collect(),
             owned,
             listener: id,
             name: listener.name.clone(),
@@ -129,6 +134,12 @@ impl Site {
     #[must_use]
     pub fn owns(&self, name: &[u8]) -> bool {
         self.owned.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    }
+
+    /// The number of the route's name in [`Labels`].
+    #[must_use]
+    pub fn label(&self, route: Option<u32>) -> Option<u32> {
+        route.and_then(|route| self.labels.get(route as usize)).copied()
     }
 
     /// Whether requests of a route (`None`: of none) have a line in the access log.

@@ -88,7 +88,7 @@ impl<D: Driver> Office<D> {
             return Ok(Watch { pool, passage: None, counts: Counts::default() });
         };
         let state = self.pool_state(pool);
-        let passage = match &state.breaker {
+        let passage = match state.breaker() {
             Some(breaker) => Some(breaker.admit(self.now()).ok_or(Reason::BreakerOpen)?),
             None => None,
         };
@@ -98,7 +98,7 @@ impl<D: Driver> Office<D> {
     /// Seconds until an open breaker lets somebody try.
     pub(super) fn breaker_opens_in(&self, pool: PoolId) -> u32 {
         let state = self.pool_state(pool);
-        let wait = state.breaker.as_ref().map_or(Duration::ZERO, |own| own.opens_in(self.now()));
+        let wait = state.breaker().map_or(Duration::ZERO, |own| own.opens_in(self.now()));
         u32::try_from(retry_after(wait)).unwrap_or(u32::MAX)
     }
 

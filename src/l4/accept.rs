@@ -4,6 +4,7 @@
 //! one client per descriptor pair it has reserved; with none left it takes nobody, and clients
 //! wait in the backlog until a session ends.
 
+use std::os::fd::IntoRawFd as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use crate::net::Peer;
 use crate::observe::reason::Reason;
 use crate::registry::{ListenerId, ServerId};
 use crate::runtime::driver::{Completion, Driver, Fd};
-use crate::runtime::mail::Mail;
+use crate::runtime::mail::{DoorChanges, Mail};
+use crate::runtime::time::Time;
 use crate::runtime::token::{Tag, Token};
+use crate::runtime::worker::{Listening, SocketId};
 
 /// Free pairs from which on multishot accept is safe: it was seen to take 114 in one enter.
 const PLENTY: i64 = 256;
@@ -72,28 +75,60 @@ enum Accepting {
 /// One listening socket of this worker.
 #[derive(Debug)]
 pub struct Door {
+    id: SocketId,
     listener: ListenerId,
     fd: Fd,
     unix: bool,
     accepting: Accepting,
+    /// Nobody new gets into its queue; from then on it closes.
+    closing: Option<Time>,
     closed: bool,
 }
 
 impl<D: Driver> Gate<D> {
     /// Adds a listening socket; [`Gate::open_doors`] begins to accept.
-    pub fn add_door(&mut self, listener: ListenerId, fd: Fd, unix: bool) {
+    pub fn add_door(&mut self, id: SocketId, listener: ListenerId, fd: Fd, unix: bool) {
         let accepting = Accepting::No;
-        self.doors.push(Door { listener, fd, unix, accepting, closed: false });
+        let door = Door { id, listener, fd, unix, accepting, closing: None, closed: false };
+        // A door that is closed has no accept in flight (its place may be another's).
+        match self.doors.iter_mut().find(|door| door.closed) {
+            Some(free) => *free = door,
+            None => self.doors.push(door),
+        }
+    }
+
+    /// Adds the sockets that this worker was given.
+    pub fn add_doors(&mut self, listening: Vec<Listening>) {
+        for Listening { id, listener, fd, unix } in listening {
+            self.add_door(id, listener, Fd(fd.into_raw_fd()), unix);
+        }
+    }
+
+    /// What a reload does to the doors.
+    pub fn change_doors(&mut self, changes: DoorChanges) {
+        for (id, listener) in changes.moved {
+            for door in self.doors.iter_mut().filter(|door| door.id == id) {
+                door.listener = listener;
+            }
+        }
+        for at in 0..self.doors.len() {
+            if changes.closed.contains(&self.doors[at].id) {
+                self.bar_door(at);
+            }
+        }
+        let opened = !changes.opened.is_empty();
+        self.add_doors(changes.opened);
+        if opened {
+            self.open_doors();
+        }
     }
 
     /// Accepts where it may and does not yet.
     pub fn open_doors(&mut self) {
-        if self.draining {
-            return self.close_doors();
-        }
         self.doors_at = None;
         for at in 0..self.doors.len() {
-            if self.doors[at].accepting != Accepting::No || self.doors[at].closed {
+            let door = &self.doors[at];
+            if door.accepting != Accepting::No || door.closed || door.closing.is_some() {
                 continue;
             }
             let many = self.shared.budget.free() >= PLENTY && !self.doors[at].unix;
@@ -175,44 +210,77 @@ impl<D: Driver> Gate<D> {
 
     /// Serves a connection that a busier worker accepted.
     pub fn adopt(&mut self, fd: Fd, listener: ListenerId, peer: Peer) {
+        debug_assert!(usize::from(listener.0) < self.listeners.len(), "snapshots come first");
         self.admit(fd, listener, peer, peer == Peer::UNIX);
     }
 
     /// Stops accepting for good. Who is in an accept queue already is still served.
     pub fn drain(&mut self) {
-        if !self.draining {
+        if !self.office.closes_idle() {
             self.draining = true;
             for at in 0..self.doors.len() {
-                self.driver.bar_now(self.doors[at].fd);
-                self.empty_queue(at);
+                self.bar_door(at);
             }
-            self.doors_at = Some(self.driver.now() + LAST_LOOK);
-            self.drain_http();
+            self.drain_http(true);
         }
     }
 
-    fn close_doors(&mut self) {
-        if self.doors_at.is_some_and(|at| at > self.driver.now()) {
+    /// Stops accepting because another process accepts from the same queues: who is in them is
+    /// its to serve.
+    pub fn leave(&mut self) {
+        self.handed_over = true;
+        let now = self.driver.now();
+        for door in self.doors.iter_mut().filter(|door| !door.closed) {
+            door.closing = Some(now);
+        }
+        self.closing_at = Some(now);
+        if !self.draining {
+            self.draining = true;
+            self.drain_http(false);
+        }
+    }
+
+    /// Begins to close a door: nobody new gets into its queue.
+    fn bar_door(&mut self, at: usize) {
+        if self.doors[at].closed || self.doors[at].closing.is_some() || self.handed_over {
             return;
         }
-        self.doors_at = None;
+        self.driver.bar_now(self.doors[at].fd);
+        self.empty_queue(at);
+        let at_last = self.driver.now() + LAST_LOOK;
+        self.doors[at].closing = Some(at_last);
+        self.closing_at = Some(self.closing_at.map_or(at_last, |other| other.min(at_last)));
+    }
+
+    /// Closes the doors whose time has come.
+    pub(super) fn close_doors(&mut self) {
+        let now = self.driver.now();
+        self.closing_at = None;
         for at in 0..self.doors.len() {
-            if self.doors[at].closed {
+            let (false, Some(due)) = (self.doors[at].closed, self.doors[at].closing) else {
                 continue;
+            };
+            let mut again = Some(due);
+            if due <= now {
+                self.empty_queue(at);
+                if self.doors[at].accepting == Accepting::No {
+                    self.doors[at].closed = true;
+                    self.driver.close_now(self.doors[at].fd);
+                    again = None;
+                } else {
+                    self.driver.submit_cancel(Token::new(Tag::Accept, 0, at as u32, 0));
+                    again = Some(now + LAST_LOOK);
+                }
             }
-            self.empty_queue(at);
-            if self.doors[at].accepting == Accepting::No {
-                self.doors[at].closed = true;
-                self.driver.close_now(self.doors[at].fd);
-            } else {
-                self.driver.submit_cancel(Token::new(Tag::Accept, 0, at as u32, 0));
-                self.doors_at = Some(self.driver.now() + LAST_LOOK);
+            if let Some(again) = again {
+                self.doors[at].closing = Some(again);
+                self.closing_at = Some(self.closing_at.map_or(again, |other| other.min(again)));
             }
         }
     }
 
     fn empty_queue(&mut self, at: usize) {
-        if self.doors[at].closed {
+        if self.doors[at].closed || self.handed_over {
             return;
         }
         while let Ok(fd) = self.driver.accept_now(self.doors[at].fd) {

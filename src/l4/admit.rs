@@ -73,7 +73,7 @@ impl<D: Driver> Gate<D> {
             return Err(Reason::ListenerLimit);
         }
         self.sessions[slot].holds.listener = true;
-        if let (Some(table), Some(ip)) = (&self.shared.per_ip[at], ip) {
+        if let (Some(table), Some(ip)) = (self.shared.per_ip(id), ip) {
             table.admit(ip, now, &limit).map_err(crate::limits::Refusal::reason)?;
             self.sessions[slot].holds.per_ip = true;
         }

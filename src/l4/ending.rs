@@ -342,7 +342,8 @@ impl<D: Driver> Gate<D> {
         let session = self.sessions[slot];
         let listener = usize::from(session.listener.0);
         if session.holds.per_ip
-            && let (Some(table), Some(ip)) = (&self.shared.per_ip[listener], session.peer.ip())
+            && let (Some(table), Some(ip)) =
+                (self.shared.per_ip(session.listener), session.peer.ip())
         {
             table.release(ip, now);
         }

@@ -52,6 +52,8 @@ pub struct Gate<D: Driver> {
     /// When the doors are looked at again after the descriptors ran out; not in the wheel,
     /// whose ids are sessions.
     pub(super) doors_at: Option<Time>,
+    /// When the next door that closes is looked at.
+    pub(super) closing_at: Option<Time>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) listeners: Vec<ListenerRun>,
     pub(super) pools: Vec<PoolRun>,
@@ -64,6 +66,8 @@ pub struct Gate<D: Driver> {
     pub(super) batch: usize,
     pub(super) histograms: Histograms,
     pub(super) draining: bool,
+    /// Another process has the same listening sockets, which must stay as they are.
+    pub(super) handed_over: bool,
     /// Who holds a pipe with bytes in it: (slot, generation, side).
     pub(super) piped: Vec<(u32, u32, Side)>,
     expired: Vec<u32>,
@@ -109,6 +113,7 @@ impl<D: Driver> Gate<D> {
             timers: Wheel::new(now),
             doors: Vec::new(),
             doors_at: None,
+            closing_at: None,
             listeners: Vec::new(),
             pools: Vec::new(),
             snapshot: Arc::clone(&snapshot),
@@ -119,6 +124,7 @@ impl<D: Driver> Gate<D> {
             batch: 0,
             histograms: Histograms { worker, ..Histograms::default() },
             draining: false,
+            handed_over: false,
             piped: Vec::with_capacity(PIPED_MAX),
             expired: Vec::new(),
         };
@@ -126,8 +132,12 @@ impl<D: Driver> Gate<D> {
         gate
     }
 
-    /// Takes a new membership into use; sessions keep what they have.
+    /// Takes a new plan or membership into use; sessions keep what they have. Returns what is to
+    /// be dropped elsewhere.
     pub fn use_snapshot(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        if snapshot.version < self.snapshot.version {
+            return snapshot;
+        }
         let plan = Arc::clone(&snapshot.plan);
         self.office.use_snapshot(&snapshot);
         self.pools = pools::renew(std::mem::take(&mut self.pools), &snapshot);
@@ -157,7 +167,7 @@ impl<D: Driver> Gate<D> {
         }
         let sessions = self.timers.next_deadline().unwrap_or(Time::NEVER);
         let sessions = sessions.min(self.tasks.deadline()).min(self.office.deadline());
-        self.doors_at.map_or(sessions, |at| at.min(sessions))
+        [self.doors_at, self.closing_at].into_iter().flatten().fold(sessions, Time::min)
     }
 
     /// Says how many completions the turn brought, before they are stepped through.
@@ -226,8 +236,10 @@ impl<D: Driver> Gate<D> {
         }
         self.expired = expired;
         if self.doors_at.is_some_and(|at| at <= now) {
-            self.doors_at = None;
             self.open_doors();
+        }
+        if self.closing_at.is_some_and(|at| at <= now) {
+            self.close_doors();
         }
         self.feed_starved();
         self.office.prune(now);

@@ -182,9 +182,13 @@ impl<D: Driver> Gate<D> {
         });
     }
 
-    /// HTTP connections that wait for a request end now; others after their answer.
-    pub(super) fn drain_http(&mut self) {
-        self.office.drain();
+    /// HTTP connections end after their answer; those that wait for a request now if `hurry`, else
+    /// after one more.
+    pub(super) fn drain_http(&mut self, hurry: bool) {
+        self.office.drain(hurry);
+        if !hurry {
+            return;
+        }
         let idle = |seat: &Seat| seat.idle.as_ref().is_some_and(|idle| idle.get());
         let slots: Vec<u32> = (0..self.seats.len() as u32)
             .filter(|&slot| self.seats[slot as usize].as_deref().is_some_and(idle))

@@ -5,12 +5,13 @@
 //! line stays one line. Owns no file: `access_log` writes what is made here.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::WallClock;
 use super::record::SessionRecord;
 use super::requests::{RequestRecord, RequestText};
-use crate::config::plan::Listener;
+use crate::config::plan::{Listener, Plan};
 use crate::registry::Snapshot;
 use crate::tls::info::TlsInfo;
 
@@ -18,28 +19,24 @@ use crate::tls::info::TlsInfo;
 #[derive(Clone, Debug, Default)]
 pub struct LineFormat {
     listeners: Vec<ListenerNames>,
+    /// By the number of the name.
+    routes: Vec<String>,
     pools: Vec<String>,
     servers: Vec<String>,
+    /// What `listeners` says is of this one.
+    plan: Option<Arc<Plan>>,
 }
 
 #[derive(Clone, Debug)]
 struct ListenerNames {
     name: String,
-    /// By index; the listener's own pool is the last one, and named "".
-    routes: Vec<String>,
     /// Sessions get lines; whether requests do is the worker's to say, route by route.
     logged: bool,
 }
 
 impl ListenerNames {
     fn of(listener: &Listener) -> Self {
-        let routes = listener.http.as_ref().map(|http| http.routes.as_slice()).unwrap_or_default();
-        let names = routes.iter().map(|route| route.name.as_str());
-        Self {
-            name: json_string(&listener.name),
-            routes: names.map(json_string).collect(),
-            logged: listener.access_log,
-        }
+        Self { name: json_string(&listener.name), logged: listener.access_log }
     }
 }
 
@@ -47,8 +44,12 @@ impl LineFormat {
     /// Takes over names that are new in `snapshot`.
     pub fn update(&mut self, snapshot: &Snapshot) {
         let plan = &snapshot.plan;
-        for listener in plan.listeners.iter().skip(self.listeners.len()) {
-            self.listeners.push(ListenerNames::of(listener));
+        if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan)) {
+            self.listeners = plan.listeners.iter().map(ListenerNames::of).collect();
+            self.plan = Some(Arc::clone(plan));
+        }
+        for name in snapshot.fronts.labels.names().iter().skip(self.routes.len()) {
+            self.routes.push(json_string(name));
         }
         for pool in plan.pools.iter().skip(self.pools.len()) {
             self.pools.push(json_string(&pool.name));
@@ -97,8 +98,7 @@ impl LineFormat {
     /// Appends the line of one request.
     pub fn write_request(&self, record: &RequestRecord, clock: WallClock, out: &mut String) {
         let listener = self.listeners.get(usize::from(record.listener.0));
-        let route = record.route.map(|route| route as usize);
-        let route = listener.zip(route).and_then(|(listener, at)| listener.routes.get(at));
+        let route = record.route.and_then(|route| self.routes.get(route as usize));
         out.push_str("{\"ts\":\"");
         clock.write(record.ended_at, out);
         out.push_str("\",\"listener\":");

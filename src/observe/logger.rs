@@ -7,7 +7,7 @@
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,8 @@ pub struct Log(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    level: Level,
+    /// As a number.
+    level: AtomicU8,
     sink: Sink,
     dropped: AtomicU64,
 }
@@ -68,7 +69,13 @@ impl Log {
     }
 
     fn with(level: Level, sink: Sink) -> Self {
+        let level = AtomicU8::new(level as u8);
         Self(Arc::new(Inner { level, sink, dropped: AtomicU64::new(0) }))
+    }
+
+    /// From now on lines of `level` and graver.
+    pub fn set_level(&self, level: Level) {
+        self.0.level.store(level as u8, Ordering::Relaxed);
     }
 
     pub fn error(&self, text: impl Display) {
@@ -107,7 +114,7 @@ impl Log {
     }
 
     fn say(&self, level: Level, text: impl Display) {
-        if level > self.0.level {
+        if level as u8 > self.0.level.load(Ordering::Relaxed) {
             return;
         }
         match &self.0.sink {

@@ -216,7 +216,9 @@ fn process(view: &View<'_>, text: &mut Text) {
     text.family("log_stalled", Kind::Gauge, "1 while the access log takes nothing.");
     text.sample("log_stalled", &[], u8::from(view.log_stalled));
     text.family("config_last_reload_successful", Kind::Gauge, "1 if the last load was applied.");
-    text.sample("config_last_reload_successful", &[], 1);
+    let last = view.loading.last.as_ref();
+    let good = last.is_none_or(|reload| reload.outcome.is_ok());
+    text.sample("config_last_reload_successful", &[], u8::from(good));
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
     text.family("build_info", Kind::Gauge, "1, with the version as a label.");

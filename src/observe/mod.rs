@@ -5,6 +5,7 @@ pub mod clock;
 pub mod counters;
 pub mod events;
 pub mod histograms;
+pub mod labels;
 pub mod lines;
 pub mod logger;
 pub mod metrics;

@@ -39,7 +39,8 @@ impl Proto {
 #[derive(Clone, Debug)]
 pub struct RequestRecord {
     pub listener: ListenerId,
-    /// Index into the listener's routes; its `pool` stands behind the last one. `None`: no route.
+    /// The number of its name in [`Labels`](super::labels::Labels); a listener's own pool is a
+    /// route named "". `None`: no route.
     pub route: Option<u32>,
     pub client: Option<IpAddr>,
     pub status: u16,
@@ -89,7 +90,7 @@ pub struct RouteCounts {
 /// What a worker has counted since it was last asked.
 #[derive(Clone, Debug, Default)]
 pub struct RequestCounts {
-    /// By listener and route; `None` last, as `u32::MAX`.
+    /// By listener and the number of the route's name; no route last, as `u32::MAX`.
     pub routes: BTreeMap<(u16, u32), RouteCounts>,
     /// From the attempt to the answer's head, by server.
     pub upstream: Vec<(ServerId, Histogram<u32>)>,

@@ -61,7 +61,14 @@ pub struct ConfigStatus {
 pub struct ReloadStatus {
     pub ok: bool,
     pub at: String,
+    /// The report, as `check` prints it.
     pub error: Option<String>,
+    /// What it changed.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// Settings that wait for a restart or an upgrade.
+    #[serde(default)]
+    pub pending: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,7 +181,7 @@ pub struct Quantiles {
 #[must_use]
 pub fn render(view: &View<'_>) -> Status {
     let plan = &view.snapshot.plan;
-    let loaded_at = clock::rfc3339(view.loaded_at);
+    let loaded_at = clock::rfc3339(view.loading.at);
     let pools = plan.pools.iter().zip(&view.snapshot.pools).zip(view.groups());
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -185,15 +192,39 @@ pub fn render(view: &View<'_>) -> Status {
         config: ConfigStatus {
             hash: plan.hash.clone(),
             loaded_at: loaded_at.clone(),
-            last_reload: ReloadStatus { ok: true, at: loaded_at, error: None },
+            last_reload: last_reload(view, loaded_at),
         },
         log: LogStatus { dropped: view.log_dropped, stalled: view.log_stalled },
         workers: workers(view),
         listeners: listeners(view),
         pools: pools
+            .filter(|((pool, _), _)| !pool.retired)
             .map(|((pool, now), groups)| (pool.name.clone(), pool_status(view, pool, now, &groups)))
             .collect(),
         policies: policies(view),
+    }
+}
+
+fn last_reload(view: &View<'_>, loaded_at: String) -> ReloadStatus {
+    let Some(last) = &view.loading.last else {
+        return ReloadStatus {
+            ok: true,
+            at: loaded_at,
+            error: None,
+            changes: vec![],
+            pending: vec![],
+        };
+    };
+    let (changes, error) = match &last.outcome {
+        Ok(changes) => (changes.clone(), None),
+        Err(error) => (Vec::new(), Some(error.clone())),
+    };
+    ReloadStatus {
+        ok: error.is_none(),
+        at: clock::rfc3339(last.at),
+        error,
+        changes,
+        pending: last.pending.clone(),
     }
 }
 
@@ -246,7 +277,7 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         };
         (listener.name.clone(), status)
     };
-    plan.listeners.iter().enumerate().map(row).collect()
+    plan.listeners.iter().enumerate().filter(|(_, one)| !one.retired).map(row).collect()
 }
 
 fn certificates(view: &View<'_>, id: ListenerId) -> Vec<CertificateStatus> {
@@ -290,7 +321,7 @@ fn pool_status(
     let servers = groups.iter().map(|group| {
         let status = match group.name {
             Some(name) => named(view, pool, now, group, name),
-            None => group.states.first().map_or_else(
+            None => group.shown().next().or(group.states.last().copied()).map_or_else(
                 || unresolved(group, "too many servers in this process"),
                 |state| single(view, pool, now, state),
             ),

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use super::counters::ConnectResult;
 use super::histograms::{PolicyTotals, Totals};
 use super::reason::{REASONS, Reason};
 use crate::config::plan::{BindAddr, Pem, Server};
+use crate::control::instance::Loading;
 use crate::control::membership::{NameId, Resolution};
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
 use crate::runtime::time::Time;
@@ -35,7 +35,7 @@ pub struct View<'a> {
     pub totals: &'a Totals,
     pub now: Time,
     pub started_at: Time,
-    pub loaded_at: SystemTime,
+    pub loading: &'a Loading,
     pub ready: bool,
     /// Where changed certificate files could not be used.
     pub tls_kept: &'a TlsKept,
@@ -146,18 +146,16 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn policies(&self) -> BTreeMap<(u16, &'a str), PolicyTotals> {
         let mut rows: BTreeMap<(u16, &str), PolicyTotals> = BTreeMap::new();
-        for (&(listener, route, policy), totals) in &self.totals.policies {
-            rows.entry((policy, self.route_name(listener, route))).or_default().add(totals);
+        for (&(_, route, policy), totals) in &self.totals.policies {
+            rows.entry((policy, self.route_name(route))).or_default().add(totals);
         }
         rows
     }
 
     /// "" for no route, and for the listener's own pool.
     #[must_use]
-    pub fn route_name(&self, listener: ListenerId, route: Option<u32>) -> &'a str {
-        let http = self.snapshot.plan.listeners[usize::from(listener.0)].http.as_ref();
-        let spec = http.zip(route).and_then(|(http, route)| http.routes.get(route as usize));
-        spec.map_or("", |route| route.name.as_str())
+    pub fn route_name(&self, route: Option<u32>) -> &'a str {
+        route.map_or("", |route| self.snapshot.fronts.labels.name(route))
     }
 }
 
@@ -237,12 +235,12 @@ impl View<'_> {
         pools
             .map(|(pool, at)| {
                 let pool = PoolId(pool as u16);
-                let servers = at.servers.iter().enumerate();
+                let servers = at.servers.iter();
                 servers
-                    .map(|(index, plan)| ServerGroup {
+                    .map(|plan| ServerGroup {
                         plan,
                         states: states.remove(&(pool, plan.name.as_str())).unwrap_or_default(),
-                        name: self.names.get(&NameId { pool, index }),
+                        name: self.names.get(&NameId::new(pool, plan)),
                     })
                     .collect()
             })

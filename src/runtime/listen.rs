@@ -1,15 +1,18 @@
-//! Binding the listening sockets: one per address and worker, before anything else can fail.
+//! The listening sockets: one per address and worker, bound before anything else can fail, and
+//! rearranged when a new plan has other addresses.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket as Sock, Type};
 
+use super::mail::DoorChanges;
 use super::sys;
-use super::worker::Listening;
+use super::worker::{Listening, SocketId};
 use crate::config::plan::{BindAddr, Listener, Plan};
+use crate::control::upgrade::{Inherited, Successor, copies, key};
 use crate::l4::gate::tcp_options;
 use crate::registry::ListenerId;
 
@@ -30,46 +33,243 @@ impl std::fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// All sockets of a plan.
+/// One bound address: by worker its socket, and which listener accepts there.
+///
+/// Holds a descriptor of each socket beside the worker's, so that options can be changed and the
+/// socket handed on. The kernel closes a socket with its last descriptor, so this one goes first.
 #[derive(Debug)]
-pub struct Bound {
+struct Socket {
+    id: SocketId,
+    listener: ListenerId,
+    /// As the plan says it.
+    planned: BindAddr,
+    /// With the real port where the plan says 0.
+    real: BindAddr,
+    fds: Vec<OwnedFd>,
+}
+
+/// All listening sockets of the process.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    sockets: Vec<Socket>,
+    next: u32,
+    /// What another process handed over, until it is asked for.
+    inherited: Inherited,
+}
+
+/// What a new plan does to the sockets.
+#[derive(Debug, Default)]
+pub struct Rearranged {
     /// By worker.
-    pub listening: Vec<Vec<Listening>>,
+    pub doors: Vec<DoorChanges>,
     /// By listener: the addresses as bound, with the real port where the plan says 0.
     pub addresses: Vec<Vec<BindAddr>>,
 }
 
-/// Binds and listens; nobody accepts yet, so clients that come wait in the backlog.
-///
-/// # Errors
-/// The first address that cannot be bound; all sockets are closed again.
-pub fn bind(plan: &Plan, workers: usize) -> Result<Bound, BindError> {
-    let mut listening: Vec<Vec<Listening>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for (at, listener) in plan.listeners.iter().enumerate() {
-        let id = ListenerId(at as u16);
-        let mut bound = Vec::new();
-        for address in &listener.bind {
-            let failed = |error: std::io::Error| BindError {
-                listener: listener.name.clone(),
-                address: display(address),
-                detail: explain(&error, address),
-            };
-            match address {
-                BindAddr::Ip(address) => {
-                    let real = bind_tcp(plan, listener, id, *address, &mut listening);
-                    bound.push(BindAddr::Ip(real.map_err(failed)?));
-                }
-                BindAddr::Unix(path) => {
-                    let fd = bind_unix(listener, path).map_err(failed)?;
-                    listening[0].push(Listening { listener: id, fd, unix: true });
-                    bound.push(address.clone());
-                }
+impl Sockets {
+    /// None yet, but for those that another process handed over.
+    #[must_use]
+    pub fn inheriting(inherited: Inherited) -> Self {
+        Self { inherited, ..Self::default() }
+    }
+
+    /// Closes what was handed over and is not in the plan; who is to be told that we accept.
+    pub fn finish_inheriting(&mut self) -> Option<Successor> {
+        std::mem::take(&mut self.inherited).finish()
+    }
+
+    /// What was handed over under this name.
+    pub fn inherit(&mut self, key: &str) -> Vec<OwnedFd> {
+        self.inherited.take(key)
+    }
+
+    /// Other descriptors of all sockets, by address, to hand over.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn copies(&self) -> std::io::Result<Vec<(String, Vec<OwnedFd>)>> {
+        let copy = |socket: &Socket| Ok((key(&socket.planned), copies(&socket.fds)?));
+        self.sockets.iter().map(copy).collect()
+    }
+
+    /// Binds what is new in `plan` and listens; nobody accepts there yet, so clients that come
+    /// wait in the backlog. What is no longer in it is let go. A socket whose address is in both
+    /// stays, with its queue, and goes to another listener where the plan says so.
+    ///
+    /// `commit` is asked once all is bound; if it refuses, nothing has changed.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, or what `commit` says; nothing has changed then.
+    pub fn rearrange<T>(
+        &mut self,
+        plan: &Plan,
+        workers: usize,
+        commit: impl FnOnce() -> Result<T, String>,
+    ) -> Result<(Rearranged, T), String> {
+        let mut doors: Vec<DoorChanges> = (0..workers).map(|_| DoorChanges::default()).collect();
+        let mut wanted = Vec::new();
+        for (at, listener) in plan.listeners.iter().enumerate() {
+            let binds = listener.bind.iter();
+            wanted.extend(binds.map(|address| (ListenerId(at as u16), listener, address)));
+        }
+        // Kept ones are only marked until everything new is bound.
+        let kept: Vec<Option<usize>> = self.keep(&wanted);
+        let mut fresh = Vec::new();
+        for (&(id, listener, address), kept) in wanted.iter().zip(&kept) {
+            if kept.is_none() {
+                let bound = self.bind(plan, (id, listener), address, &mut doors);
+                fresh.push(bound.map_err(|error| error.to_string())?);
             }
         }
-        addresses.push(bound);
+        let committed = commit()?;
+        let mut free: Vec<_> = std::mem::take(&mut self.sockets).into_iter().map(Some).collect();
+        let mut fresh = fresh.into_iter();
+        let mut addresses: Vec<Vec<BindAddr>> = vec![Vec::new(); plan.listeners.len()];
+        for (&(id, listener, _), kept) in wanted.iter().zip(kept) {
+            let Some(mut socket) = kept.map_or_else(|| fresh.next(), |at| free[at].take()) else {
+                continue;
+            };
+            if socket.listener != id {
+                doors.iter_mut().for_each(|doors| doors.moved.push((socket.id, id)));
+                socket.listener = id;
+            }
+            socket.set_options(plan, listener);
+            addresses[usize::from(id.0)].push(socket.real.clone());
+            self.sockets.push(socket);
+        }
+        for gone in free.into_iter().flatten() {
+            doors.iter_mut().for_each(|doors| doors.closed.push(gone.id));
+            if let BindAddr::Unix(path) = &gone.real {
+                // Who connects from now on finds nobody; who is in the queue is served.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        Ok((Rearranged { doors, addresses }, committed))
     }
-    Ok(Bound { listening, addresses })
+
+    /// For each wanted address which of the sockets it keeps: its listener's own first.
+    fn keep(&self, wanted: &[(ListenerId, &Listener, &BindAddr)]) -> Vec<Option<usize>> {
+        let mut taken = vec![false; self.sockets.len()];
+        let mut find = |id: ListenerId, address: &BindAddr, own: bool| {
+            let fits = |(at, socket): (usize, &Socket)| {
+                !taken[at] && socket.planned == *address && (socket.listener == id) == own
+            };
+            let at = self.sockets.iter().enumerate().position(fits)?;
+            taken[at] = true;
+            Some(at)
+        };
+        let own: Vec<_> = wanted.iter().map(|&(id, _, address)| find(id, address, true)).collect();
+        let others = wanted.iter().zip(own);
+        others
+            .map(|(&(id, _, address), own)| {
+                // A port of the kernel's choice is nobody else's.
+                let any = matches!(address, BindAddr::Ip(address) if address.port() == 0);
+                own.or_else(|| (!any).then(|| find(id, address, false)).flatten())
+            })
+            .collect()
+    }
+
+    fn bind(
+        &mut self,
+        plan: &Plan,
+        (listener, planned): (ListenerId, &Listener),
+        address: &BindAddr,
+        doors: &mut [DoorChanges],
+    ) -> Result<Socket, BindError> {
+        let failed = |error: std::io::Error| BindError {
+            listener: planned.name.clone(),
+            address: display(address),
+            detail: explain(&error, address),
+        };
+        let given = self.inherited.take(&key(address));
+        if !given.is_empty() {
+            return self.adopt(plan, (listener, planned), address, given, doors).map_err(failed);
+        }
+        // Ours may overlap, as a wildcard address and one of an interface do.
+        let ours = |ip: &SocketAddr| self.sockets.iter().any(|socket| socket.has_port(ip.port()));
+        let (real, sockets, unix) = match address {
+            BindAddr::Ip(ip) => {
+                let alone = !ours(ip);
+                let (real, sockets) =
+                    bind_tcp(plan, planned, *ip, doors.len(), alone).map_err(failed)?;
+                (BindAddr::Ip(real), sockets, false)
+            }
+            BindAddr::Unix(path) => {
+                (address.clone(), vec![bind_unix(planned, path).map_err(failed)?], true)
+            }
+        };
+        let id = SocketId(self.next);
+        self.next += 1;
+        let mut fds = Vec::new();
+        for (fd, doors) in sockets.into_iter().zip(doors) {
+            fds.push(fd.try_clone().map_err(failed)?);
+            doors.opened.push(Listening { id, listener, fd, unix });
+        }
+        Ok(Socket { id, listener, planned: address.clone(), real, fds })
+    }
+
+    /// Puts sockets to use that another process has bound. Each worker has one; where there were
+    /// more workers, some have several, where there were fewer, some bind their own or, if the
+    /// address is not to be shared, accept from the same queue.
+    fn adopt(
+        &mut self,
+        plan: &Plan,
+        (listener, planned): (ListenerId, &Listener),
+        address: &BindAddr,
+        given: Vec<OwnedFd>,
+        doors: &mut [DoorChanges],
+    ) -> std::io::Result<Socket> {
+        let first = SockRef::from(&given[0]);
+        let local = first.local_addr()?;
+        let unix = matches!(address, BindAddr::Unix(_));
+        let shared = !unix && first.reuse_port()?;
+        let real = local.as_socket().map_or_else(|| address.clone(), BindAddr::Ip);
+        let mut fds = given;
+        while !unix && fds.len() < doors.len() {
+            let more = match (&real, shared) {
+                (BindAddr::Ip(ip), true) => bind_tcp(plan, planned, *ip, 1, false)?.1,
+                _ => copies(&fds[..1])?,
+            };
+            fds.extend(more);
+        }
+        let id = SocketId(self.next);
+        self.next += 1;
+        let workers = doors.len();
+        for (at, fd) in copies(&fds)?.into_iter().enumerate() {
+            if let BindAddr::Ip(_) = real {
+                sys::set_no_delay(fd.as_raw_fd())?;
+            }
+            doors[at % workers].opened.push(Listening { id, listener, fd, unix });
+        }
+        Ok(Socket { id, listener, planned: address.clone(), real, fds })
+    }
+
+    /// Lets go of all: what workers have is what there is.
+    pub fn release(&mut self) {
+        self.sockets.clear();
+    }
+}
+
+impl Socket {
+    fn has_port(&self, port: u16) -> bool {
+        matches!(self.real, BindAddr::Ip(address) if address.port() == port)
+    }
+
+    /// What a plan says of a socket that is bound. What is accepted has these from the start.
+    fn set_options(&self, plan: &Plan, listener: &Listener) {
+        let options = tcp_options(&plan.timeouts(listener));
+        for fd in &self.fds {
+            // A longer or shorter queue. Both were accepted when the socket was bound.
+            let _ = SockRef::from(fd).listen(listener.backlog.min(i32::MAX as u32) as i32);
+            if matches!(self.real, BindAddr::Ip(_)) {
+                let _ = sys::set_keep_alive(fd.as_raw_fd(), &options);
+            }
+        }
+        if let BindAddr::Unix(path) = &self.real {
+            let mode = std::fs::Permissions::from_mode(listener.unix_mode);
+            let _ = std::fs::set_permissions(path, mode);
+        }
+    }
 }
 
 fn display(address: &BindAddr) -> String {
@@ -79,36 +279,37 @@ fn display(address: &BindAddr) -> String {
     }
 }
 
+/// A socket for each worker.
 fn bind_tcp(
     plan: &Plan,
     listener: &Listener,
-    id: ListenerId,
     address: SocketAddr,
-    listening: &mut [Vec<Listening>],
-) -> std::io::Result<SocketAddr> {
-    if address.port() != 0 {
+    workers: usize,
+    alone: bool,
+) -> std::io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    if alone && address.port() != 0 {
         // With SO_REUSEPORT a second process of the same user would share the port silently.
         // The sockets of a listener that has the same port on another address do not collide.
         drop(tcp_socket(address, false)?);
     }
     let mut real = address;
-    for sockets in listening {
+    let mut sockets = Vec::new();
+    for _ in 0..workers {
         let socket = tcp_socket(real, true)?;
         if let Some(bound) = socket.local_addr()?.as_socket() {
             real = bound;
         }
-        // What is accepted has these options from the start.
         let options = tcp_options(&plan.timeouts(listener));
         sys::set_no_delay(socket.as_raw_fd())?;
         sys::set_keep_alive(socket.as_raw_fd(), &options)?;
         socket.listen(listener.backlog.min(i32::MAX as u32) as i32)?;
-        sockets.push(Listening { listener: id, fd: OwnedFd::from(socket), unix: false });
+        sockets.push(OwnedFd::from(socket));
     }
-    Ok(real)
+    Ok((real, sockets))
 }
 
-fn tcp_socket(address: SocketAddr, shared: bool) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+fn tcp_socket(address: SocketAddr, shared: bool) -> std::io::Result<Sock> {
+    let socket = Sock::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     if address.is_ipv6() {
@@ -121,7 +322,7 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> std::io::Result<Socket> {
 
 fn bind_unix(listener: &Listener, path: &Path) -> std::io::Result<OwnedFd> {
     remove_stale(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let socket = Sock::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.unix_mode))?;
     socket.listen(listener.backlog.min(i32::MAX as u32) as i32)?;

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
 use super::driver::Fd;
+use super::worker::{Listening, SocketId};
 use crate::http::Verified;
 use crate::net::Peer;
 use crate::observe::requests::RequestCounts;
@@ -33,12 +34,26 @@ pub enum Mail {
     Scrape(std::sync::mpsc::SyncSender<Histograms>),
     /// First checks are done: start accepting.
     Accept,
+    /// A reload opens, moves and closes sockets. The snapshot with their listeners came before.
+    Doors(DoorChanges),
     /// `on_down = "close-sessions"`.
     CloseSessionsOn(ServerId),
     /// Stop accepting (after emptying the accept queues) and end when the last session has.
     Drain,
+    /// Stop accepting at once, because another process accepts from the same queues, and end
+    /// when the last session has.
+    Leave,
     /// Reset what is left, as `drain-timeout` or `shutdown`, and end.
     Stop { timed_out: bool },
+}
+
+/// What a reload does to the listening sockets of one worker.
+#[derive(Debug, Default)]
+pub struct DoorChanges {
+    pub opened: Vec<Listening>,
+    /// Whose listener is another one now: clients in the queue are the new one's.
+    pub moved: Vec<(SocketId, ListenerId)>,
+    pub closed: Vec<SocketId>,
 }
 
 /// What one worker measured since it was last asked. Microseconds, 1 µs–1 h, 2 digits.

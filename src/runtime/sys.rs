@@ -306,6 +306,42 @@ pub(crate) fn drop_syns(listener: c_int) {
     }
 }
 
+/// A descriptor that the kernel has just given to this process.
+#[must_use]
+pub fn own(fd: c_int) -> OwnedFd {
+    // SAFETY: it came out of a message that was received (SCM_RIGHTS), or stands at a number that
+    // the service manager says is ours (sd_listen_fds(3)); nobody else closes it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// The descriptors that a service manager passes, from number 3 on.
+///
+/// # Errors
+/// When there are fewer than it said.
+pub fn inherited(count: u32) -> io::Result<Vec<OwnedFd>> {
+    (3..3_i32.saturating_add_unsigned(count))
+        .map(|fd| {
+            nix::fcntl::fcntl(
+                // SAFETY: only looked at, and refused here if it is not open.
+                unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) },
+                nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+            )?;
+            Ok(own(fd))
+        })
+        .collect()
+}
+
+/// What standard input is, which then is `/dev/null`.
+///
+/// # Errors
+/// dup(2)'s or open(2)'s.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd as _;
+    let taken = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(taken)
+}
+
 /// Random numbers from the kernel, for keys of hash tables and seeds.
 #[must_use]
 pub fn secret() -> [u64; 2] {

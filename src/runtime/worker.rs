@@ -5,17 +5,17 @@
 //! session it was about; the loop goes on.
 
 use std::io;
-use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use crossbeam::queue::ArrayQueue;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::driver::{Completion, Driver, Fd, Interest};
+use super::driver::{Completion, Driver, Interest};
 use super::mail::{Mail, Mailbox};
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -32,7 +32,7 @@ use crate::observe::counters::{ConnectResult, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionRecord;
 use crate::observe::requests::RequestRecord;
-use crate::registry::{ListenerId, ServerState, Snapshot};
+use crate::registry::{LISTENERS_MAX, ListenerId, ServerState, Snapshot};
 
 /// How the outside reaches a worker.
 #[derive(Clone, Debug)]
@@ -44,9 +44,14 @@ pub struct WorkerHandle {
     pub counts: Arc<WorkerCounts>,
 }
 
+/// A bound address, for as long as the process has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SocketId(pub u32);
+
 /// A bound and listening socket of one worker.
 #[derive(Debug)]
 pub struct Listening {
+    pub id: SocketId,
     pub listener: ListenerId,
     pub fd: OwnedFd,
     pub unix: bool,
@@ -64,8 +69,8 @@ pub struct Shared {
     pub workers: Vec<WorkerHandle>,
     /// Descriptor pairs left for sessions.
     pub budget: Budget,
-    /// By listener: its table of client addresses, if a limit needs one.
-    pub per_ip: Vec<Option<PerIp>>,
+    /// By listener: its table of client addresses, once a limit needs one.
+    per_ip: Box<[OnceLock<PerIp>]>,
     /// What policies have let pass, over all workers.
     pub limits: LimitTable,
     /// Works out hashes of passwords.
@@ -95,20 +100,41 @@ impl Shared {
             })
         };
         let workers: io::Result<Vec<_>> = cpus.iter().enumerate().map(worker).collect();
-        let table = |listener: &crate::config::plan::Listener| {
-            PerIp::is_needed(&listener.limit).then(|| PerIp::new(ENTRIES_MAX, sys::secret()))
-        };
-        Ok(Self {
+        let shared = Self {
             notices: Notices::default(),
             records: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             requests: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             workers: workers?,
             budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
-            per_ip: plan.listeners.iter().map(table).collect(),
+            per_ip: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
             limits: LimitTable::new(sys::secret()),
-            passwords: Passwords::start(plan.consumers.iter().any(|one| one.basic.is_some()))?,
+            passwords: Passwords::default(),
             wall: AtomicI64::new(WallClock::read().offset_ns()),
-        })
+        };
+        shared.prepare(plan)?;
+        Ok(shared)
+    }
+
+    /// Makes ready what the limits of a plan need, before a worker has it.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn prepare(&self, plan: &Plan) -> io::Result<()> {
+        for (listener, table) in plan.listeners.iter().zip(&self.per_ip) {
+            if PerIp::is_needed(&listener.limit) {
+                table.get_or_init(|| PerIp::new(ENTRIES_MAX, sys::secret()));
+            }
+        }
+        if plan.consumers.iter().any(|one| one.basic.is_some()) {
+            self.passwords.start()?;
+        }
+        Ok(())
+    }
+
+    /// The table of client addresses of a listener, if a limit has needed one.
+    #[must_use]
+    pub fn per_ip(&self, listener: ListenerId) -> Option<&PerIp> {
+        self.per_ip.get(usize::from(listener.0))?.get()
     }
 
     /// What to add to the monotonic clock for that of the wall, in nanoseconds.
@@ -229,9 +255,7 @@ impl<D: Driver> Worker<D> {
         let mailbox = shared.workers[usize::from(id)].mailbox.clone();
         let seed = sys::secret()[0];
         let mut gate = Gate::new(driver, id, snapshot, Arc::clone(&shared), seed);
-        for door in listening {
-            gate.add_door(door.listener, Fd(door.fd.into_raw_fd()), door.unix);
-        }
+        gate.add_doors(listening);
         gate.driver.submit_poll(mailbox.wake_fd(), Interest::Readable, MAILBOX);
         if !wait_for_accept {
             gate.open_doors();
@@ -317,8 +341,10 @@ impl<D: Driver> Worker<D> {
                 let _ = reply.try_send(self.gate.take_histograms());
             }
             Mail::Accept => self.gate.open_doors(),
+            Mail::Doors(changes) => self.gate.change_doors(changes),
             Mail::CloseSessionsOn(server) => self.gate.close_sessions_on(server),
             Mail::Drain => self.gate.drain(),
+            Mail::Leave => self.gate.leave(),
             Mail::Stop { timed_out } => {
                 self.gate.drain();
                 self.gate.stop(if timed_out { Reason::DrainTimeout } else { Reason::Shutdown });

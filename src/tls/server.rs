@@ -125,6 +125,12 @@ impl ServerTls {
         Ok(tls)
     }
 
+    /// Of its listener, over all reloads.
+    #[must_use]
+    pub const fn tickets(&self) -> &Arc<Tickets> {
+        &self.tickets
+    }
+
     /// The same plan with the files as they are now.
     ///
     /// # Errors

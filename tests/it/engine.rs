@@ -56,6 +56,7 @@ pub fn plan_over(servers: &[SocketAddr]) -> Plan {
                 ttl_max: Duration::from_secs(300),
                 refuse: Vec::new(),
             },
+            watch: false,
         },
         admin: None,
         log: plan::Log { access: plan::AccessLog::Off, level: plan::Level::Info },
@@ -102,15 +103,18 @@ impl Engine {
             version: 1,
         });
         let shared = Arc::new(Shared::new(&plan, &vec![None; workers]).unwrap());
-        let bound = listen::bind(&plan, workers).unwrap();
+        let mut sockets = listen::Sockets::default();
+        let (bound, ()) = sockets.rearrange(&plan, workers, || Ok(())).unwrap();
+        // The workers' descriptors are the only ones, so that their end is the sockets'.
+        drop(sockets);
         let address = bound.addresses[0].iter().find_map(|address| match address {
             BindAddr::Ip(address) => Some(*address),
             BindAddr::Unix(_) => None,
         });
-        let threads = bound.listening.into_iter().enumerate().map(|(id, listening)| {
+        let threads = bound.doors.into_iter().enumerate().map(|(id, doors)| {
             worker::spawn(Setup {
                 id: id as u16,
-                listening,
+                listening: doors.opened,
                 snapshot: Arc::clone(&snapshot),
                 shared: Arc::clone(&shared),
                 wait_for_accept: false,

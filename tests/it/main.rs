@@ -41,6 +41,7 @@ mod kept_connections;
 mod limits;
 mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
+mod named_echo;
 mod netns;
 mod observing;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
@@ -50,6 +51,7 @@ mod published_keys;
 mod real_servers;
 mod redis_script;
 mod relay;
+mod reload;
 mod renewal;
 mod shared_limits;
 mod slow_clients;
@@ -57,4 +59,5 @@ mod stream;
 mod talk;
 mod tls;
 mod tls_client;
+mod upgrade;
 mod websocket;

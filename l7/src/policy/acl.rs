@@ -13,7 +13,7 @@ pub enum Entry {
 }
 
 /// `deny` wins; an empty `allow` is every consumer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Acl {
     pub allow: Vec<Entry>,
     pub deny: Vec<Entry>,

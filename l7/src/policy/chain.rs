@@ -70,7 +70,7 @@ mod tests {
     use crate::route::spec::HeaderSpec;
 
     fn policies() -> Vec<PolicySpec> {
-        let of = |kind| PolicySpec { name: String::new(), dry_run: false, kind };
+        let of = |kind| PolicySpec { name: String::new(), dry_run: false, retired: false, kind };
         vec![
             of(Kind::Headers { request: HeaderSpec::default(), response: HeaderSpec::default() }),
             of(Kind::Size { body: 1, header: None }),

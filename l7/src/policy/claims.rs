@@ -171,7 +171,7 @@ fn says(found: &Value, wanted: &str) -> bool {
 }
 
 /// What claims must say to be accepted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClaimRules {
     /// The only `iss`; `None` asks for none.
     pub issuer: Option<String>,

@@ -96,7 +96,7 @@ impl PasswordHash {
 }
 
 /// One key of a consumer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KeySpec {
     pub hash: KeyHash,
     /// Seconds since 1970; from then on it is a bad one.
@@ -104,7 +104,7 @@ pub struct KeySpec {
 }
 
 /// One `[consumer.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConsumerSpec {
     pub name: String,
     pub keys: Vec<KeySpec>,
@@ -119,7 +119,7 @@ pub struct Principal {
     /// What servers get as `X-Consumer-Id`.
     pub id: String,
     pub groups: Vec<String>,
-    /// The declared consumer, if it is one.
+    /// The number of the declared consumer, if it is one.
     pub declared: Option<u32>,
     pub claims: Option<Claims>,
     /// Lines for the servers, each with its CRLF: claims, what an auth service said.
@@ -150,8 +150,9 @@ pub struct Consumers {
 }
 
 impl Consumers {
+    /// `number` says what stands for a name in [`Principal::declared`].
     #[must_use]
-    pub fn new(specs: Vec<ConsumerSpec>) -> Self {
+    pub fn new(specs: Vec<ConsumerSpec>, mut number: impl FnMut(&str) -> u32) -> Self {
         let mut consumers = Self::default();
         for (at, spec) in specs.iter().enumerate() {
             let at = at as u32;
@@ -162,7 +163,7 @@ impl Consumers {
             consumers.principals.push(Arc::new(Principal {
                 id: spec.name.clone(),
                 groups: spec.groups.clone(),
-                declared: Some(at),
+                declared: Some(number(&spec.name)),
                 claims: None,
                 lines: Vec::new(),
             }));
@@ -232,7 +233,7 @@ mod tests {
     use super::*;
 
     fn alice() -> Consumers {
-        Consumers::new(vec![ConsumerSpec {
+        let spec = ConsumerSpec {
             name: "alice".to_owned(),
             keys: vec![
                 KeySpec { hash: KeyHash::of(b"k-0123456789abcdef"), expires: None },
@@ -241,7 +242,8 @@ mod tests {
             groups: vec!["gold".to_owned()],
             basic: None,
             enabled: true,
-        }])
+        };
+        Consumers::new(vec![spec], |_| 0)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use crate::route::Fields;
 
 /// One `cors` policy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cors {
     /// As a browser writes them; `*` stands for all.
     pub origins: Vec<String>,

@@ -15,7 +15,7 @@ use super::{json, jws};
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// Which tokens a policy accepts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JwtSpec {
     /// Ways of signing that are accepted; nothing is by default.
     pub algorithms: Vec<Algorithm>,

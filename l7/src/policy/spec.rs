@@ -19,15 +19,17 @@ use super::transform::{BodyChanges, QueryChanges};
 use crate::route::spec::{HeaderSpec, RespondSpec};
 
 /// One `[policy.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PolicySpec {
     pub name: String,
     /// What it would refuse is counted and passes.
     pub dry_run: bool,
+    /// No longer in the file: kept for the requests that are under way.
+    pub retired: bool,
     pub kind: Kind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     Ip {
         allow: Vec<IpNet>,
@@ -110,6 +112,16 @@ impl PolicySpec {
         }
     }
 
+    /// Where the keys of its tokens are fetched from, if they are.
+    #[must_use]
+    pub fn fetched_keys(&self) -> Option<&JwksSpec> {
+        let Kind::Auth(auth) = &self.kind else { return None };
+        match &auth.by {
+            Credential::Jwt(JwtPolicy { keys: JwtKeys::Url(from), .. }) => Some(from),
+            _ => None,
+        }
+    }
+
     /// Names of header fields that it writes for servers, and that no client may send.
     pub fn owned_headers(&self) -> impl Iterator<Item = &str> {
         let (claims, copied): (&[(String, Selector)], &[String]) = match &self.kind {
@@ -126,7 +138,7 @@ impl PolicySpec {
 }
 
 /// A policy that says who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AuthSpec {
     /// Without a credential the request passes.
     pub optional: bool,
@@ -138,7 +150,7 @@ pub struct AuthSpec {
     pub by: Credential,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Credential {
     Jwt(JwtPolicy),
     ApiKey(KeyFrom),
@@ -190,7 +202,7 @@ pub enum Declared {
 }
 
 /// Who it is by claims.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IdentitySpec {
     pub consumer: Selector,
     pub groups: Option<Selector>,
@@ -199,7 +211,7 @@ pub struct IdentitySpec {
     pub declared: Declared,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct JwtPolicy {
     pub from: TokenFrom,
     pub check: JwtSpec,
@@ -207,7 +219,7 @@ pub struct JwtPolicy {
     pub identity: IdentitySpec,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum JwtKeys {
     Url(JwksSpec),
     /// A JSON Web Key Set.
@@ -253,7 +265,7 @@ pub struct CacheSpec {
     pub entries: usize,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct IntrospectionSpec {
     /// The pool that stands for its `url`.
     pub pool: usize,
@@ -277,7 +289,7 @@ impl std::fmt::Debug for IntrospectionSpec {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ForwardAuthSpec {
     /// The pool of the service, or the one that stands for its `url`.
     pub pool: usize,
@@ -304,7 +316,7 @@ pub enum LimitKey {
     Listener,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LimitSpec<L> {
     pub key: Vec<LimitKey>,
     pub limit: L,
@@ -343,7 +355,7 @@ pub enum OnError {
     Deny,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TransformSpec {
     pub request: BodyChanges,
     pub response: BodyChanges,

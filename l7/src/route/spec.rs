@@ -78,7 +78,7 @@ pub struct RewriteSpec {
 }
 
 /// Operations on the fields of a head: remove, then set, then add.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeaderSpec {
     pub add: Vec<(String, Template)>,
     pub set: Vec<(String, Template)>,

@@ -10,6 +10,7 @@ use super::{Question, pool};
 use crate::config::plan::{HttpListener, Plan};
 use crate::http::explain::{Explained, Fate, explain as judge, head_of};
 use crate::http::{Rules, Site};
+use crate::observe::labels::Labels;
 use crate::registry::ListenerId;
 
 /// Appends what becomes of the request.
@@ -36,7 +37,7 @@ pub(super) fn explain(
     };
     let head = head_of(request, &question.headers)?;
     let rules = Arc::new(Rules::new(plan));
-    let site = Site::new(id, listener, http, &rules, false)
+    let site = Site::new(id, listener, http, &rules, false, &mut Labels::default())
         .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
     let _ = writeln!(text, "request   {request}");
     match judge(&site, &head, question.client) {

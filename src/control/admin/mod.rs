@@ -16,12 +16,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::Command;
 use super::desk::Desk;
 use super::instance::Instance;
 use super::start::AdminSocket;
-use crate::config::plan::{Admin, BindAddr};
+use crate::config::plan::BindAddr;
 
 /// Connections at once; more wait in the backlog. Scrapers, a few people and their scripts.
 const CONNECTIONS_MAX: usize = 256;
@@ -36,8 +37,7 @@ const LIFE_MAX: Duration = Duration::from_secs(300);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts for ever.
-pub(super) async fn serve(socket: AdminSocket, admin: Admin, desk: Rc<Desk>) {
-    let admin = Rc::new(admin);
+pub(super) async fn serve(socket: AdminSocket, desk: Rc<Desk>, commands: mpsc::Sender<Command>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let listener = match Listener::try_from(socket) {
         Ok(listener) => listener,
@@ -50,12 +50,14 @@ pub(super) async fn serve(socket: AdminSocket, admin: Admin, desk: Rc<Desk>) {
         // Never closed.
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let accepted = match &listener {
-            Listener::Tcp(listener) => {
-                listener.accept().await.map(|(stream, _)| connection(stream, permit, &admin, &desk))
-            }
-            Listener::Unix(listener) => {
-                listener.accept().await.map(|(stream, _)| connection(stream, permit, &admin, &desk))
-            }
+            Listener::Tcp(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| connection(stream, permit, &desk, &commands)),
+            Listener::Unix(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| connection(stream, permit, &desk, &commands)),
         };
         if let Err(error) = accepted {
             desk.log.debug(format_args!("the admin API could not accept: {error}"));
@@ -83,15 +85,16 @@ impl TryFrom<AdminSocket> for Listener {
 fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     permit: OwnedSemaphorePermit,
-    admin: &Rc<Admin>,
     desk: &Rc<Desk>,
+    commands: &mpsc::Sender<Command>,
 ) {
-    let (admin, instance) = (admin.clone(), desk.instance.clone());
+    let (instance, commands) = (desk.instance.clone(), commands.clone());
     tokio::task::spawn_local(async move {
         let _permit = permit;
         let service = service_fn(move |request| {
-            let (admin, instance) = (admin.clone(), instance.clone());
-            async move { Ok::<_, std::convert::Infallible>(answer(&request, &admin, &instance).await) }
+            let (instance, commands) = (instance.clone(), commands.clone());
+            let answer = async move { answer(&request, &instance, &commands).await };
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -104,12 +107,15 @@ fn connection(
 
 async fn answer<B>(
     request: &hyper::Request<B>,
-    admin: &Admin,
     instance: &Arc<Instance>,
+    commands: &mpsc::Sender<Command>,
 ) -> routes::Answer {
+    // Tokens and names may change; the address is that of the start.
+    let plan = instance.plan();
+    let Some(admin) = &plan.admin else { return routes::not_found() };
     let over_unix = matches!(admin.bind, BindAddr::Unix(_));
     match guard::check(request, admin, over_unix) {
-        Ok(()) => routes::answer(request, instance).await,
+        Ok(()) => routes::answer(request, instance, commands).await,
         Err(refusal) => refusal.answer(),
     }
 }

@@ -6,20 +6,25 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::control::Command;
 use crate::control::instance::{Instance, Phase};
-use crate::observe::metrics;
+use crate::observe::{clock, metrics};
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
-pub(super) async fn answer<B>(request: &Request<B>, instance: &Arc<Instance>) -> Answer {
+pub(super) async fn answer<B>(
+    request: &Request<B>,
+    instance: &Arc<Instance>,
+    commands: &mpsc::Sender<Command>,
+) -> Answer {
     let path = request.uri().path();
+    if path == "/v1/reload" {
+        return reload(request.method(), commands).await;
+    }
     if !matches!(path, "/healthz" | "/readyz" | "/metrics" | "/v1/status") {
-        return error(
-            StatusCode::NOT_FOUND,
-            "not-found",
-            "see /v1/status, /metrics, /healthz, /readyz",
-        );
+        return not_found();
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET is served here");
@@ -32,6 +37,39 @@ pub(super) async fn answer<B>(request: &Request<B>, instance: &Arc<Instance>) ->
         "/metrics" => rendered(instance, metrics::CONTENT_TYPE, Instance::metrics).await,
         _ => rendered(instance, "application/json", status).await,
     }
+}
+
+pub(super) fn not_found() -> Answer {
+    let paths = "see /v1/status, /v1/reload, /metrics, /healthz, /readyz";
+    error(StatusCode::NOT_FOUND, "not-found", paths)
+}
+
+/// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong.
+async fn reload(method: &Method, commands: &mpsc::Sender<Command>) -> Answer {
+    if *method != Method::POST {
+        let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", "a reload is a POST");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return answer;
+    }
+    let (reply, done) = oneshot::channel();
+    let sent = commands.send(Command::Reload(Some(reply))).await.is_ok();
+    let Ok(reload) = done.await else {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is stopping");
+    };
+    debug_assert!(sent, "an answer to a question that was not asked");
+    let body = serde_json::json!({
+        "ok": reload.outcome.is_ok(),
+        "at": clock::rfc3339(reload.at),
+        "error": reload.outcome.as_ref().err(),
+        "changes": reload.outcome.as_ref().ok(),
+        "pending": reload.pending,
+        "warnings": reload.warnings,
+    });
+    let status = match reload.outcome {
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    text(status, "application/json", body.to_string() + "\n")
 }
 
 fn status(instance: &Instance) -> String {

@@ -71,9 +71,13 @@ fn address(a: u8, b: u8) -> Vec<u8> {
 fn name_server(
     answer: impl Fn(Question<'_>) -> Vec<Vec<u8>> + Send + Sync + 'static,
 ) -> SocketAddr {
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // A port that is free for one may be somebody's for the other.
+    let both = || {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Some((UdpSocket::bind(tcp.local_addr().unwrap()).ok()?, tcp))
+    };
+    let (udp, tcp) = (0..100).find_map(|_| both()).unwrap();
     let at = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(at).unwrap();
     let answer = Arc::new(answer);
     let over_udp = answer.clone();
     std::thread::spawn(move || {

@@ -130,6 +130,15 @@ struct Host {
 pub struct Lines(Vec<Host>);
 
 impl Lines {
+    /// No more requests on the lines to those servers; who is on one ends there.
+    pub fn leave(&mut self, mut chosen: impl FnMut(ServerId) -> bool) {
+        for (at, host) in self.0.iter_mut().enumerate() {
+            if !host.lines.is_empty() && chosen(ServerId(at as u32)) {
+                host.lines.drain(..).for_each(|line| line.close());
+            }
+        }
+    }
+
     fn host(&mut self, server: ServerId) -> &mut Host {
         let at = server.0 as usize;
         if at >= self.0.len() {

@@ -1,8 +1,8 @@
 //! Passwords: slow hashes, worked out on a thread of their own, and remembered by each worker.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sluicegate_l7::policy::Denial;
@@ -42,10 +42,10 @@ pub struct Verified {
     pub good: bool,
 }
 
-/// The thread that works hashes out. Without any consumer with a password there is none.
+/// The thread that works hashes out. Until a consumer has a password there is none.
 #[derive(Debug, Default)]
 pub struct Passwords {
-    queue: Option<SyncSender<Question>>,
+    queue: OnceLock<SyncSender<Question>>,
 }
 
 impl std::fmt::Debug for Question {
@@ -57,13 +57,14 @@ impl std::fmt::Debug for Question {
 impl Passwords {
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(needed: bool) -> std::io::Result<Self> {
-        if !needed {
-            return Ok(Self::default());
+    pub fn start(&self) -> std::io::Result<()> {
+        if self.queue.get().is_none() {
+            let (queue, questions) = sync_channel(WAITING_MAX);
+            std::thread::Builder::new().name("passwords".into()).spawn(move || work(&questions))?;
+            // Only the control thread starts it, so nobody was faster.
+            let _ = self.queue.set(queue);
         }
-        let (queue, questions) = sync_channel(WAITING_MAX);
-        std::thread::Builder::new().name("passwords".into()).spawn(move || work(&questions))?;
-        Ok(Self { queue: Some(queue) })
+        Ok(())
     }
 }
 
@@ -109,7 +110,7 @@ async fn ask<D: Driver>(
     password: &[u8],
 ) -> Result<bool, Denial> {
     let full = || Denial::new("overloaded", 503).with_detail("too many passwords at once");
-    let queue = office.passwords().queue.as_ref().ok_or_else(Denial::unavailable)?;
+    let queue = office.passwords().queue.get().ok_or_else(Denial::unavailable)?;
     let word = Word::new(Rc::clone(office));
     let question = Question {
         hash: hash.clone(),

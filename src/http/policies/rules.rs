@@ -12,6 +12,7 @@ use sluicegate_l7::policy::transform::{BodyChanges, QueryChanges};
 use crate::config::plan::Plan;
 use crate::control::jwks::SharedKeys;
 use crate::limits::AccessList;
+use crate::observe::labels::Labels;
 
 /// Immutable, shared by all workers.
 #[derive(Debug, Default)]
@@ -22,21 +23,39 @@ pub struct Rules {
     made: Vec<Made>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Made {
     Nothing,
-    Access(AccessList),
+    Access(Arc<AccessList>),
     Keys(Arc<SharedKeys>),
 }
 
 impl Rules {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
+        Self::after(&Self::default(), plan, &mut Labels::default())
+    }
+
+    /// For a plan that has the seats of the one before it: keys that are fetched from where they
+    /// were are kept.
+    #[must_use]
+    pub fn after(before: &Self, plan: &Plan, labels: &mut Labels) -> Self {
+        let made = |(at, spec): (usize, &PolicySpec)| match before.same_keys(at, spec) {
+            Some(kept) => Made::Keys(Arc::clone(kept)),
+            None => made(spec),
+        };
         Self {
             specs: plan.policies.clone(),
-            consumers: Consumers::new(plan.consumers.clone()),
-            made: plan.policies.iter().map(made).collect(),
+            consumers: Consumers::new(plan.consumers.clone(), |name| labels.number(name)),
+            made: plan.policies.iter().enumerate().map(made).collect(),
         }
+    }
+
+    /// The keys of a policy, if it was here and fetched them as `spec` says.
+    fn same_keys(&self, policy: usize, spec: &PolicySpec) -> Option<&Arc<SharedKeys>> {
+        let fetched = |spec: &PolicySpec| spec.fetched_keys().cloned();
+        let old = self.specs.get(policy).and_then(fetched)?;
+        (fetched(spec)? == old).then(|| self.keys(policy)).flatten()
     }
 
     #[must_use]
@@ -157,7 +176,7 @@ fn hides_token(from: &TokenFrom, is: impl Fn(&str) -> bool, scheme: impl Fn(&str
 
 fn made(spec: &PolicySpec) -> Made {
     match &spec.kind {
-        Kind::Ip { allow, deny } => Made::Access(AccessList::new(allow, deny)),
+        Kind::Ip { allow, deny } => Made::Access(Arc::new(AccessList::new(allow, deny))),
         Kind::Auth(auth) => match &auth.by {
             Credential::Jwt(jwt) => keys_of(&jwt.keys),
             _ => Made::Nothing,

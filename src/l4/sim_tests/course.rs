@@ -23,7 +23,7 @@ use crate::runtime::mail::Mail;
 use crate::runtime::sim::{Behaviour, Far, Faults, Network, Rng, Sim};
 use crate::runtime::time::Time;
 use crate::runtime::token::Tag;
-use crate::runtime::worker::Shared;
+use crate::runtime::worker::{Shared, SocketId};
 
 const SERVERS: u16 = 4;
 
@@ -98,7 +98,7 @@ impl Course {
             net.limit_fds(rng.between(8, 40));
         }
         let mut gate = Gate::new(sim, 0, Arc::clone(&snapshot), Arc::clone(&shared), seed);
-        gate.add_door(ListenerId(0), listener, false);
+        gate.add_door(SocketId(0), ListenerId(0), listener, false);
         gate.open_doors();
         let clients_max = rng.between(1, 24);
         let (pairs, strays, completions) = (Vec::new(), Vec::new(), Vec::new());
@@ -404,6 +404,7 @@ fn plan(rng: &mut Rng) -> Plan {
                 ttl_max: Duration::from_secs(60),
                 refuse: Vec::new(),
             },
+            watch: false,
         },
         admin: None,
         log: plan::Log { access: plan::AccessLog::Stdout, level: plan::Level::Info },

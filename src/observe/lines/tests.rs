@@ -10,6 +10,7 @@ use super::*;
 use crate::config::plan::{HttpListener, HttpTimeouts, Mode};
 use crate::control::fixture;
 use crate::control::membership::Membership;
+use crate::fronts::Fronts;
 use crate::net::Peer;
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionNames;
@@ -98,7 +99,8 @@ fn format() -> LineFormat {
         timeouts: HttpTimeouts::default(),
     });
     let mut format = LineFormat::default();
-    format.update(&Membership::plain(&Arc::new(plan)).snapshot());
+    let fronts = Arc::new(Fronts::new(&plan).unwrap());
+    format.update(&Membership::new(&Arc::new(plan), fronts).snapshot());
     format
 }
 

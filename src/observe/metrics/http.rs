@@ -93,10 +93,7 @@ fn routes<'a>(view: &View<'a>, id: ListenerId, http: &'a HttpListener) -> Routes
     routes.insert("", RouteTotals::default());
     let range = (id, None)..=(id, Some(u32::MAX));
     for ((_, route), totals) in view.totals.routes.range(range) {
-        // The listener's own pool is a route without a name.
-        let spec = route.and_then(|route| http.routes.get(route as usize));
-        let name = spec.map_or("", |route| route.name.as_str());
-        routes.entry(name).or_default().add(totals);
+        routes.entry(view.route_name(*route)).or_default().add(totals);
     }
     routes
 }

@@ -42,8 +42,9 @@ pub(super) fn policies(view: &View<'_>, text: &mut Text) {
 
 fn breakers(view: &View<'_>, text: &mut Text) {
     let pools = || {
-        let pools = view.snapshot.pools.iter();
-        pools.filter_map(|pool| Some((&*pool.state.name, pool.state.breaker.as_ref()?)))
+        let pools = view.snapshot.pools.iter().zip(&view.snapshot.plan.pools);
+        let pools = pools.filter(|(_, plan)| plan.breaker.is_some() && !plan.retired);
+        pools.filter_map(|(pool, _)| Some((&*pool.state.name, pool.state.breaker()?)))
     };
     if pools().next().is_none() {
         return;
@@ -76,12 +77,11 @@ fn limits(plan: &Plan, rows: &BTreeMap<(u16, &str), PolicyTotals>, text: &mut Te
 }
 
 fn consumers(view: &View<'_>, text: &mut Text) {
-    let plan = &view.snapshot.plan;
+    let labels = &view.snapshot.fronts.labels;
     let mut rows: BTreeMap<(&str, &str, u8), u64> = BTreeMap::new();
-    for (&(listener, route, consumer, class), count) in &view.totals.consumers {
-        let declared = consumer.and_then(|at| plan.consumers.get(at as usize));
-        let consumer = declared.map_or("other", |consumer| consumer.name.as_str());
-        *rows.entry((consumer, view.route_name(listener, route), class)).or_default() += count;
+    for (&(_, route, consumer, class), count) in &view.totals.consumers {
+        let consumer = consumer.map_or("other", |number| labels.name(number));
+        *rows.entry((consumer, view.route_name(route), class)).or_default() += count;
     }
     text.family(
         "consumer_requests_total",

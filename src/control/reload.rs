@@ -1,0 +1,246 @@
+//! A new configuration under the running process.
+//!
+//! ```text
+//! read, check, seat, build (a blocking thread) ─▶ bind what is new ─▶ membership ─▶ workers
+//! ```
+//!
+//! Up to the last arrow anything that is wrong ends it, and nothing has changed. A worker takes
+//! the new snapshot between two events; then its doors change. Sessions stay on what they have.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::desk::Desk;
+use super::followers::Followers;
+use crate::config::plan::Plan;
+use crate::config::{self, Loaded, Outline};
+use crate::fronts::Fronts;
+use crate::observe::events::EventKind;
+use crate::registry::Snapshot;
+use crate::runtime::listen::Sockets;
+use crate::runtime::mail::Mail;
+
+/// What came of one reload.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    pub at: SystemTime,
+    /// What was changed, a line each; or why nothing was: the report that `check` gives, or a
+    /// sentence.
+    pub outcome: Result<Vec<String>, String>,
+    /// Settings that only a restart or an upgrade applies.
+    pub pending: Vec<String>,
+    /// Lints of the configuration, as `check` prints them; empty if there are none.
+    pub warnings: String,
+}
+
+impl Reload {
+    /// Not even tried.
+    #[must_use]
+    pub fn refused(why: &str) -> Self {
+        let (outcome, pending) = (Err(why.to_owned()), Vec::new());
+        Self { at: SystemTime::now(), outcome, pending, warnings: String::new() }
+    }
+}
+
+/// The file that the configuration came from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub path: PathBuf,
+    /// What it said.
+    pub outline: Outline,
+    /// It and what it includes.
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(super) struct Reloader {
+    desk: Rc<Desk>,
+    followers: Rc<Followers>,
+    /// `None`: there is no file.
+    source: RefCell<Option<Source>>,
+    /// The plan of the start: settings that are read once are those of this one.
+    started: Arc<Plan>,
+    sockets: RefCell<Sockets>,
+}
+
+/// A configuration that was read and built, and is not in use yet.
+struct Built {
+    plan: Arc<Plan>,
+    fronts: Arc<Fronts>,
+    source: Source,
+    warnings: String,
+    pending: Vec<String>,
+}
+
+impl Reloader {
+    pub fn new(
+        desk: Rc<Desk>,
+        followers: Rc<Followers>,
+        source: Option<Source>,
+        sockets: Sockets,
+    ) -> Self {
+        let started = desk.instance.plan();
+        let (source, sockets) = (RefCell::new(source), RefCell::new(sockets));
+        Self { desk, followers, source, started, sockets }
+    }
+
+    /// Reads the file again and applies what it says.
+    pub async fn reload(&self) -> Arc<Reload> {
+        let done = match self.build().await {
+            Ok(built) => self.apply(built),
+            Err(error) => Err(error),
+        };
+        let (outcome, pending, warnings) = match done {
+            Ok((changes, pending, warnings)) => (Ok(changes), pending, warnings),
+            Err(error) => (Err(error), Vec::new(), String::new()),
+        };
+        let reload = Arc::new(Reload { at: SystemTime::now(), outcome, pending, warnings });
+        self.desk.instance.note_reload(reload.clone());
+        self.tell(&reload);
+        reload
+    }
+
+    /// This process accepts: closes what it was handed and does not want, and lets the one
+    /// before it go.
+    pub fn finish_inheriting(&self) {
+        if let Some(successor) = self.sockets.borrow_mut().finish_inheriting() {
+            successor.ready();
+        }
+    }
+
+    /// Descriptors of all listening sockets, to hand over.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn copies(&self) -> std::io::Result<Vec<(String, Vec<OwnedFd>)>> {
+        self.sockets.borrow().copies()
+    }
+
+    /// The listening sockets are the workers' alone from now on.
+    pub fn release_sockets(&self) {
+        self.sockets.borrow_mut().release();
+    }
+
+    /// The configuration's files, the first one that was named; none if there are none.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.source.borrow().as_ref().map(|source| source.files.clone()).unwrap_or_default()
+    }
+
+    async fn build(&self) -> Result<Built, String> {
+        let Some(path) = self.source.borrow().as_ref().map(|source| source.path.clone()) else {
+            return Err("there is no configuration file to read again".into());
+        };
+        let (before, started) = (self.desk.instance.snapshot(), self.started.clone());
+        let work = move || build(&path, &before, &started);
+        let built = tokio::task::spawn_blocking(work).await;
+        built.unwrap_or_else(|_| Err("reading the configuration panicked; this is a defect".into()))
+    }
+
+    fn apply(&self, built: Built) -> Result<(Vec<String>, Vec<String>, String), String> {
+        let Built { plan, fronts, source, warnings, pending } = built;
+        let (desk, instance) = (&self.desk, &self.desk.instance);
+        instance
+            .shared
+            .prepare(&plan)
+            .map_err(|error| format!("no thread for passwords: {error}"))?;
+        let before = instance.plan();
+        let workers = &instance.shared.workers;
+        let rearranged = self.sockets.borrow_mut().rearrange(&plan, workers.len(), || {
+            instance.membership.replan(&plan, &fronts).map_err(|error| error.0)
+        });
+        let (rearranged, change) = rearranged?;
+        desk.log.set_level(plan.log.level);
+        instance.set_bound(rearranged.addresses);
+        // Every worker knows the new listeners before one of them lets a client in.
+        desk.tell_membership(&change.snapshot);
+        for (worker, doors) in workers.iter().zip(rearranged.doors) {
+            desk.post_for_sure(worker.id, Mail::Doors(doors));
+        }
+        self.followers.follow_checks(&before, &change);
+        self.followers.follow();
+        for state in &change.added {
+            desk.release_waiters(state.pool);
+        }
+        let old = self.source.replace(Some(source));
+        let new = self.source.borrow();
+        let changes = old.zip(new.as_ref()).map(|(old, new)| old.outline.changes(&new.outline));
+        Ok((changes.unwrap_or_default(), pending, warnings))
+    }
+
+    fn tell(&self, reload: &Reload) {
+        let (desk, instance) = (&self.desk, &self.desk.instance);
+        match &reload.outcome {
+            Ok(changes) => {
+                let count = match changes.len() {
+                    0 => "nothing in the files has changed".to_owned(),
+                    1 => "1 change".to_owned(),
+                    count => format!("{count} changes"),
+                };
+                desk.log.info(format_args!("the configuration was reloaded: {count}"));
+                for change in changes {
+                    desk.log.info(format_args!("reload: {change}"));
+                }
+                for pending in &reload.pending {
+                    desk.log.warn(format_args!("reload: {pending}"));
+                }
+                if !reload.warnings.is_empty() {
+                    desk.log.warn(reload.warnings.trim_end());
+                }
+                instance
+                    .events
+                    .push(EventKind::Reloaded, format!("configuration reloaded: {count}"));
+            }
+            Err(error) => {
+                let error = error.trim_end();
+                desk.log.error(format_args!(
+                    "the configuration was not reloaded, what was there before serves on:\n{error}"
+                ));
+                let first = error.lines().next().unwrap_or_default();
+                instance
+                    .events
+                    .push(EventKind::ReloadFailed, format!("configuration not reloaded: {first}"));
+            }
+        }
+    }
+}
+
+/// Everything that takes time or may wait for the disk.
+fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String> {
+    let loaded = config::load(path).map_err(|report| report.render(false))?;
+    let Loaded { plan, warnings, files, outline } = loaded;
+    let mut plan = plan.seated(&before.plan).map_err(|error| error.0)?;
+    let pending = pending(&mut plan, started);
+    let fronts = Fronts::after(&before.fronts, &plan).map_err(|error| error.to_string())?;
+    let source = Source { path: path.to_owned(), outline, files };
+    let warnings = warnings.render(false);
+    Ok(Built { plan: Arc::new(plan), fronts: Arc::new(fronts), source, warnings, pending })
+}
+
+/// What of the new plan is read at the start alone; the running values stay in it.
+fn pending(plan: &mut Plan, started: &Plan) -> Vec<String> {
+    let mut pending = Vec::new();
+    let mut waits = |what: &str| {
+        pending.push(format!("`{what}` is another one now, which a restart or an upgrade applies"));
+    };
+    if plan.runtime.workers != started.runtime.workers {
+        plan.runtime.workers = started.runtime.workers;
+        waits("runtime.workers");
+    }
+    if plan.runtime.max_conns != started.runtime.max_conns {
+        plan.runtime.max_conns = started.runtime.max_conns;
+        waits("runtime.max_conns");
+    }
+    if plan.admin.as_ref().map(|admin| &admin.bind) != started.admin.as_ref().map(|it| &it.bind) {
+        plan.admin.clone_from(&started.admin);
+        waits("admin.bind");
+    }
+    if plan.log.access != started.log.access {
+        plan.log.access.clone_from(&started.log.access);
+        waits("log.access");
+    }
+    pending
+}

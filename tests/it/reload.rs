@@ -1,0 +1,307 @@
+//! A new configuration under the running process: what changes, and who does not notice.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::backend::{Backend, Reply};
+use super::deadline::{PATIENCE, until};
+use super::gate::Gate;
+use super::named_echo::{echo, open, say};
+use super::talk::Talk;
+
+fn reload(gate: &Gate) -> (u16, Value) {
+    let (code, body) = gate.admin("POST", "/v1/reload");
+    (code, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{code} {body}")))
+}
+
+/// Puts the configuration in place and reloads, which must go well; the changes it tells.
+fn apply(gate: &Gate, config: &str) -> Vec<String> {
+    gate.rewrite(config);
+    let (code, answer) = reload(gate);
+    assert_eq!((code, &answer["ok"]), (200, &Value::Bool(true)), "{answer}");
+    let changes = answer["changes"].as_array().expect("a list");
+    changes.iter().map(|line| line.as_str().expect("a line").to_owned()).collect()
+}
+
+/// Where a listener that a reload brought accepts.
+fn bound(gate: &Gate, listener: &str) -> SocketAddr {
+    let status = gate.status();
+    let bind = status["listeners"][listener]["bind"][0].as_str();
+    bind.unwrap_or_else(|| panic!("{status}")).parse().expect("an address")
+}
+
+const TOP: &str = "version = 1\n[admin]\nbind = \"{admin}\"\n[log]\naccess = \"off\"\n";
+
+fn listener(name: &str, pool: &str) -> String {
+    format!("[listener.{name}]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n")
+}
+
+fn pool(name: &str, servers: &[(&str, SocketAddr)]) -> String {
+    let servers: Vec<_> = servers.iter().map(|(name, at)| format!("{name} = \"{at}\"")).collect();
+    format!("[pool.{name}]\nservers = {{ {} }}\n", servers.join(", "))
+}
+
+#[test]
+fn servers_and_listeners_come_and_go_and_sessions_stay_where_they_are() {
+    let (one, two) = (echo("one"), echo("two"));
+    let first = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
+    let gate = Gate::start(&first);
+    let (mut old, name) = open(gate.address("a")).expect("a session");
+    assert_eq!(name, "one");
+
+    let second = [
+        TOP,
+        &listener("a", "p"),
+        &listener("b", "q"),
+        &pool("p", &[("two", two)]),
+        &pool("q", &[("one", one)]),
+    ]
+    .concat();
+    let changes = apply(&gate, &second);
+    let told = ["listener.b: added", "pool.p.servers.one: removed", "pool.q: added"];
+    for line in told {
+        assert!(changes.iter().any(|change| change == line), "{line} in {changes:?}");
+    }
+    say(&mut old, b"still here").expect("the old session");
+    assert_eq!(open(gate.address("a")).expect("a session").1, "two");
+    let (mut on_b, name) = open(bound(&gate, "b")).expect("the new listener");
+    assert_eq!(name, "one");
+    let b = bound(&gate, "b");
+
+    let third = [TOP, &listener("a", "p"), &pool("p", &[("one", one), ("two", two)])].concat();
+    apply(&gate, &third);
+    say(&mut on_b, b"still here too").expect("a session of a listener that is gone");
+    say(&mut old, b"and here").expect("the old session");
+    until("nobody accepts where the listener was", || match TcpStream::connect(b) {
+        Err(_) => Ok(()),
+        Ok(_) => Err("somebody did"),
+    });
+    let status = gate.status();
+    assert!(status["listeners"]["b"].is_null() && status["pools"]["q"].is_null(), "{status}");
+    let one = &status["pools"]["p"]["servers"]["one"];
+    assert_eq!(one["total"], 1, "counters go on by name: {one}");
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_is_told_everywhere_until_it_is_mended() {
+    let one = echo("one");
+    let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
+    let gate = Gate::start(&good);
+    let hash = gate.status()["config"]["hash"].clone();
+    let bad = good.replace("pool = \"p\"", "pool = \"pq\"") + "blance = \"x\"\n";
+    gate.rewrite(&bad);
+    let (code, answer) = reload(&gate);
+    assert_eq!((code, &answer["ok"]), (422, &Value::Bool(false)));
+    let report = answer["error"].as_str().expect("a report");
+    assert!(report.contains("main.toml:8:8") && report.contains("`pq`"), "{report}");
+    assert!(report.contains("unknown key `blance`"), "all of it: {report}");
+    let last = gate.status()["config"]["last_reload"].clone();
+    assert_eq!((&last["ok"], &last["error"]), (&Value::Bool(false), &answer["error"]));
+    assert_eq!(gate.status()["config"]["hash"], hash);
+    assert_eq!(gate.metric("sluicegate_config_last_reload_successful"), Some(0.0));
+    assert!(gate.diagnostics().contains("unknown key `blance`"));
+    assert_eq!(open(gate.address("a")).expect("it serves on").1, "one");
+    apply(&gate, &good);
+    assert_eq!(gate.metric("sluicegate_config_last_reload_successful"), Some(1.0));
+    assert_eq!(gate.status()["config"]["last_reload"]["error"], Value::Null);
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_leaves_all_as_it_was() {
+    let (one, taken) = (echo("one"), TcpListener::bind("127.0.0.1:0").expect("loopback"));
+    let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
+    let gate = Gate::start(&good);
+    let more = listener("b", "p") + &listener("c", "p");
+    let at = taken.local_addr().expect("bound").to_string();
+    let more = more.replacen("127.0.0.1:0", &at, 2).replacen(&at, "127.0.0.1:0", 1);
+    gate.rewrite(&(good + &more));
+    let (code, answer) = reload(&gate);
+    let error = answer["error"].as_str().expect("a sentence");
+    assert!(code == 422 && error.contains("listener `c` cannot bind"), "{code} {error}");
+    assert!(gate.status()["listeners"]["b"].is_null());
+    assert_eq!(open(gate.address("a")).expect("it serves on").1, "one");
+}
+
+#[test]
+fn a_hangup_reloads_and_settings_of_the_start_are_named() {
+    let one = echo("one");
+    let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
+    let gate = Gate::start(&good);
+    gate.rewrite(&(good.clone() + "[runtime]\nworkers = 7\n[defaults]\nidle_timeout = \"9m\"\n"));
+    gate.signal(Signal::SIGHUP);
+    let last = until("a reload", || {
+        let last = gate.status()["config"]["last_reload"].clone();
+        if last["changes"].as_array().is_some_and(|all| !all.is_empty()) {
+            Ok(last)
+        } else {
+            Err(last)
+        }
+    });
+    assert!(last["pending"][0].as_str().is_some_and(|it| it.contains("runtime.workers")), "{last}");
+    let changes = last["changes"].to_string();
+    assert!(changes.contains("defaults: added"), "{changes}");
+}
+
+#[test]
+fn a_watched_file_is_read_again_when_it_changes() {
+    let (one, two) = (echo("one"), echo("two"));
+    let config = |at| {
+        let watch = "[runtime]\nwatch = true\n";
+        [TOP, watch, &listener("a", "p"), &pool("p", &[("s", at)])].concat()
+    };
+    let gate = Gate::start(&config(one));
+    let hash = gate.status()["config"]["hash"].clone();
+    // The first look is what later ones are compared with, and a change has to stay for two.
+    let (mut written, mut round) = (None::<std::time::Instant>, 0);
+    until("a change is seen", || {
+        if gate.status()["config"]["hash"] != hash {
+            return Ok(());
+        }
+        if written.is_none_or(|at| at.elapsed() > PATIENCE / 4) {
+            round += 1;
+            gate.rewrite(&format!("# {round}\n{}", config(two)));
+            written = Some(std::time::Instant::now());
+        }
+        Err("not yet")
+    });
+    assert_eq!(open(gate.address("a")).expect("a session").1, "two");
+}
+
+#[test]
+fn what_a_limit_has_counted_holds_over_a_reload() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let config = |policies: &str, more: &str| {
+        format!(
+            "{TOP}[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"p\"\n\
+             policies = [{policies}]\n{more}[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\n\
+             limit = \"3/day\"\n{}",
+            pool("p", &[("s", backend.address)])
+        )
+    };
+    let gate = Gate::start(&config("\"few\"", ""));
+    assert_eq!(Talk::to(&gate, "web").get("/").status, 200);
+    let other = "[policy.also]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"100/day\"\n";
+    apply(&gate, &config("\"also\", \"few\"", other));
+    let statuses: Vec<u16> = (0..3).map(|_| Talk::to(&gate, "web").get("/").status).collect();
+    assert_eq!(statuses, [200, 200, 429], "the first one counts too");
+}
+
+#[test]
+fn a_key_that_was_taken_away_opens_nothing_on_new_connections() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let config = |key: &str| {
+        let hash = sluicegate_l7::policy::consumer::KeyHash::of(key.as_bytes()).text();
+        format!(
+            "{TOP}[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"p\"\n\
+             policies = [\"keys\"]\n[policy.keys]\ntype = \"api-key\"\n\
+             [consumer.alice]\nkeys = [\"{hash}\"]\n{}",
+            pool("p", &[("s", backend.address)])
+        )
+    };
+    let gate = Gate::start(&config("sk-one-0123456789abcdef"));
+    let ask = |key: &str| {
+        let line = format!("X-Api-Key: {key}\r\n");
+        Talk::to(&gate, "web").ask("GET", "/", &line, b"").status
+    };
+    assert_eq!(ask("sk-one-0123456789abcdef"), 200);
+    apply(&gate, &config("sk-two-0123456789abcdef"));
+    assert_eq!(ask("sk-one-0123456789abcdef"), 401);
+    assert_eq!(ask("sk-two-0123456789abcdef"), 200);
+}
+
+/// One of the configurations that the load lives through; all of them serve it.
+fn variant(at: usize, tcp: &[SocketAddr], web: SocketAddr) -> String {
+    let weight = at % 5 + 1;
+    let extra = match at % 3 {
+        0 => String::new(),
+        1 => listener("extra", "raw"),
+        _ => format!("[[listener.web.route]]\nmatch = {{ path = \"/r{at}/*\" }}\npool = \"web\"\n"),
+    };
+    let policies = if at.is_multiple_of(2) { "policies = [\"many\"]\n" } else { "" };
+    let third = if at.is_multiple_of(4) { format!(", c = \"{}\"", tcp[2]) } else { String::new() };
+    format!(
+        "{TOP}[listener.raw]\nbind = \"127.0.0.1:0\"\npool = \"raw\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"web\"\n{policies}{extra}\
+         [policy.many]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1000000/s\"\n\
+         [pool.raw.servers]\na = {{ addr = \"{}\", weight = {weight} }}\nb = \"{}\"\n\
+         [pool.spare]\nservers = {{ x = \"{}\"{third} }}\n\
+         [pool.web]\nservers = {{ s = {{ addr = \"{web}\", weight = {weight} }} }}\n",
+        tcp[0], tcp[1], tcp[0]
+    )
+}
+
+const RELOADS: usize = 100;
+const SESSIONS: usize = 200;
+
+#[test]
+fn a_hundred_reloads_under_load_refuse_cut_and_fail_nobody() {
+    let tcp = [echo("a"), echo("b"), echo("c")];
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let config = |at| variant(at, &tcp, backend.address);
+    let gate = Gate::start(&config(0));
+    let (at_tcp, at_web) = (gate.address("raw"), gate.address("web"));
+    let mut long: Vec<_> = (0..SESSIONS).map(|_| open(at_tcp).expect("a session").0).collect();
+    let before = gate.descriptors();
+    let (over, came, asked) =
+        (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0));
+    let newcomers = || {
+        while !over.load(Ordering::Relaxed) {
+            let (mut stream, _) = open(at_tcp).expect("a new connection");
+            say(&mut stream, b"hello").expect("a short session");
+            came.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let requests = || {
+        let fresh = || {
+            let stream = TcpStream::connect_timeout(&at_web, PATIENCE).expect("a new connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+            Talk::over(stream)
+        };
+        let mut talk = fresh();
+        for n in 0_u32.. {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+            assert_eq!(talk.get("/").status, 200);
+            asked.fetch_add(1, Ordering::Relaxed);
+            if n % 50 == 49 {
+                talk = fresh();
+            }
+        }
+    };
+    let at_rest = thread::scope(|scope| {
+        let load = [scope.spawn(newcomers), scope.spawn(requests)];
+        let reloads = scope.spawn(|| {
+            for at in 1..=RELOADS {
+                apply(&gate, &config(at));
+                for stream in long.iter_mut().skip(at % 10).step_by(10) {
+                    say(stream, b"still here").expect("a long session");
+                }
+            }
+        });
+        let reloads = reloads.join();
+        over.store(true, Ordering::Relaxed);
+        for one in load {
+            one.join().expect("nobody was refused, cut or failed");
+        }
+        reloads.expect("every reload was applied");
+        gate.resident()
+    });
+    let (came, asked) = (came.into_inner(), asked.into_inner());
+    println!("{RELOADS} reloads, {came} connections, {asked} requests, {at_rest} bytes resident");
+    assert!(came > 100 && asked > 100, "that is no load");
+    for stream in &mut long {
+        say(stream, b"to the end").expect("a long session");
+    }
+    apply(&gate, &config(0));
+    until("as many descriptors as before", || {
+        // A kept connection or two to the HTTP server, and this question's own.
+        let now = gate.descriptors();
+        if now <= before + 8 { Ok(()) } else { Err((before, now)) }
+    });
+}

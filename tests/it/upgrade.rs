@@ -1,0 +1,150 @@
+//! The program replaced under its clients, by SIGUSR2.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::backend::{Backend, Reply};
+use super::deadline::{PATIENCE, until};
+use super::gate::Gate;
+use super::named_echo::{echo, open, say};
+use super::talk::Talk;
+
+/// The process that answers for the gate now; ends with the test.
+struct Reign<'g> {
+    gate: &'g Gate,
+    pid: Pid,
+}
+
+impl<'g> Reign<'g> {
+    fn of(gate: &'g Gate) -> Self {
+        Self { gate, pid: gate.pid() }
+    }
+
+    /// Tells it to upgrade and waits until another process answers alone.
+    fn upgrade(&mut self) {
+        kill(self.pid, Signal::SIGUSR2).expect("it runs");
+        let before = self.pid.as_raw();
+        self.pid = until("another process answers", || {
+            let status = self.gate.status();
+            match status["pid"].as_i64() {
+                Some(pid) if pid != i64::from(before) && status["ready"] == true => {
+                    Ok(Pid::from_raw(pid as i32))
+                }
+                other => Err(other),
+            }
+        });
+    }
+}
+
+impl Drop for Reign<'_> {
+    fn drop(&mut self) {
+        if self.pid != self.gate.pid() {
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn config(dir: &Path, echo: SocketAddr, web: SocketAddr) -> String {
+    let dir = dir.display();
+    format!(
+        "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"off\"\n\
+         [listener.raw]\nbind = [\"127.0.0.1:0\", \"unix:{dir}/raw.sock\"]\npool = \"raw\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"web\"\n\
+         [pool.raw]\nservers = {{ s = \"{echo}\" }}\n[pool.web]\nservers = {{ s = \"{web}\" }}\n"
+    )
+}
+
+/// Upgrades in a row; the whole of it takes a second each.
+const UPGRADES: usize = 4;
+
+#[test]
+fn upgrades_under_load_refuse_cut_and_fail_nobody() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut gate = Gate::start(&config(dir.path(), echo("e"), backend.address));
+    let (at_raw, at_web) = (gate.address("raw"), gate.address("web"));
+    let (over, came, asked) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let newcomers = || {
+        while !over.load(Ordering::Relaxed) {
+            let (mut stream, _) = open(at_raw).expect("a new connection");
+            say(&mut stream, b"hello").expect("a short session");
+            came.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let requests = || {
+        while !over.load(Ordering::Relaxed) {
+            let stream = TcpStream::connect_timeout(&at_web, PATIENCE).expect("a new connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+            let mut talk = Talk::over(stream);
+            // A process that goes says so, and its client comes again.
+            while !over.load(Ordering::Relaxed) {
+                let said = talk.get("/");
+                assert_eq!(said.status, 200);
+                asked.fetch_add(1, Ordering::Relaxed);
+                if said.field("Connection").is_some_and(|it| it.eq_ignore_ascii_case("close")) {
+                    break;
+                }
+            }
+        }
+    };
+    let mut long = Vec::new();
+    let mut reign = Reign::of(&gate);
+    thread::scope(|scope| {
+        let load = [scope.spawn(newcomers), scope.spawn(requests)];
+        let upgrades = scope.spawn(|| {
+            for _ in 0..UPGRADES {
+                long.push(open(at_raw).expect("a long session").0);
+                reign.upgrade();
+                for stream in &mut long {
+                    say(stream, b"still here").expect("a session of an older process");
+                }
+            }
+        });
+        let upgrades = upgrades.join();
+        over.store(true, Ordering::Relaxed);
+        for one in load {
+            one.join().expect("nobody was refused, cut or failed");
+        }
+        upgrades.expect("every upgrade went well");
+    });
+    let (came, asked) = (came.into_inner(), asked.into_inner());
+    println!("{UPGRADES} upgrades, {came} connections, {asked} requests");
+    assert!(came > 20 && asked > 20, "that is no load");
+    assert!(dir.path().join("raw.sock").exists(), "the socket's file is the new process's");
+    // The first process goes when its last session has.
+    drop(long);
+    let last = std::mem::replace(&mut reign.pid, gate.pid());
+    drop(reign);
+    let ended = gate.wait_exit();
+    let _ = kill(last, Signal::SIGKILL);
+    assert!(ended.success(), "{ended}");
+}
+
+#[test]
+fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let good = config(dir.path(), echo("e"), backend.address);
+    let gate = Gate::start(&good);
+    let pid = gate.status()["pid"].clone();
+    gate.rewrite(&good.replace("pool = \"raw\"", "pool = \"rwa\""));
+    gate.signal(Signal::SIGUSR2);
+    until("it says why", || {
+        let said = gate.diagnostics();
+        if said.contains("this process serves on") { Ok(()) } else { Err(said) }
+    });
+    let said = gate.diagnostics();
+    assert!(said.contains("does not get ready (exit status: 78)"), "{said}");
+    assert!(said.contains("rwa"), "the report of the new process: {said}");
+    assert_eq!(gate.status()["pid"], pid);
+    assert_eq!(open(gate.address("raw")).expect("it serves on").1, "e");
+    gate.rewrite(&good);
+    let mut reign = Reign::of(&gate);
+    reign.upgrade();
+    assert_eq!(open(gate.address("raw")).expect("the new one").1, "e");
+}
