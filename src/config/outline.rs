@@ -92,8 +92,8 @@ fn node(said: &Said, sources: &Sources) -> Option<Node> {
         Item::Scalar(scalar) => value(said, [scalar], sources),
         Item::Table(fields) => Node::Table(Outline::of(fields, sources)),
         Item::Named(names) => {
-            let named = |(name, said): &(String, Said)| Some((name.clone(), node(said, sources)?));
-            Node::Table(Outline(names.iter().filter_map(named).collect()))
+            let entry = |(name, said): &(String, Said)| Some((name.clone(), node(said, sources)?));
+            Node::Table(Outline(names.iter().filter_map(entry).collect()))
         }
         Item::List(items) if items.iter().any(|item| item.fields().is_some()) => {
             let mut table = Outline::default();

@@ -137,7 +137,9 @@ fn remap_listener(listener: &mut Listener, pools: &[usize], policies: &[usize]) 
 
 fn remap_policy(kind: &mut Kind, pools: &[usize], policies: &[usize]) {
     let store = |store: &mut Option<StoreSpec>| {
-        store.iter_mut().for_each(|store| store.pool = pools[store.pool]);
+        if let Some(store) = store {
+            store.pool = pools[store.pool];
+        }
     };
     match kind {
         Kind::Auth(auth) => match &mut auth.by {
@@ -191,6 +193,8 @@ fn seat<T: Seated>(new: Vec<T>, old: &[T], seats: &[usize]) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use crate::config::load_text;
     use crate::config::plan::Plan;
 
@@ -202,10 +206,10 @@ mod tests {
     fn file(pools: &[&str], policies: &[&str]) -> String {
         let mut text = "version = 1\n".to_owned();
         for name in pools {
-            text += &format!("[pool.{name}]\nservers = {{ s = \"127.0.0.1:80\" }}\n");
+            let _ = writeln!(text, "[pool.{name}]\nservers = {{ s = \"127.0.0.1:80\" }}");
         }
         for name in policies {
-            text += &format!("[policy.{name}]\n");
+            let _ = writeln!(text, "[policy.{name}]");
             text += match *name {
                 "either" => "type = \"any\"\nof = [\"keys\", \"ask\"]\n",
                 "keys" => "type = \"api-key\"\n",
@@ -240,14 +244,14 @@ split = { a = 50, b = 50 }
         let pool = |at: usize| plan.pools[at].name.clone();
         let mut out = String::new();
         for listener in plan.listeners.iter().filter(|one| !one.retired) {
-            out += &format!("{} -> {:?}\n", listener.name, listener.pool.map(pool));
+            let _ = writeln!(out, "{} -> {:?}", listener.name, listener.pool.map(pool));
             let Some(http) = &listener.http else { continue };
             let named = |mention: &super::Mention| match mention {
                 super::Mention::Add(at) => plan.policies[*at].name.clone(),
                 super::Mention::Drop(at) => format!("!{}", plan.policies[*at].name),
                 super::Mention::DropAll => "!*".to_owned(),
             };
-            out += &format!("{:?}\n", http.policies.iter().map(named).collect::<Vec<_>>());
+            let _ = writeln!(out, "{:?}", http.policies.iter().map(named).collect::<Vec<_>>());
             for route in &http.routes {
                 let to: Vec<_> = match &route.action {
                     super::ActionSpec::Pool(at) => vec![pool(*at)],
@@ -257,7 +261,7 @@ split = { a = 50, b = 50 }
                     _ => vec![],
                 };
                 let own: Vec<_> = route.policies.iter().map(named).collect();
-                out += &format!("{to:?} {own:?}\n");
+                let _ = writeln!(out, "{to:?} {own:?}");
             }
         }
         for policy in plan.policies.iter().filter(|one| !one.retired) {
@@ -265,7 +269,7 @@ split = { a = 50, b = 50 }
             match &auth.by {
                 super::Credential::Any(of) => {
                     let of: Vec<_> = of.iter().map(|&at| &plan.policies[at].name).collect();
-                    out += &format!("{of:?}\n");
+                    let _ = writeln!(out, "{of:?}");
                 }
                 super::Credential::ForwardAuth(asked) => out += &(pool(asked.pool) + "\n"),
                 super::Credential::Introspection(asked) => out += &(pool(asked.pool) + "\n"),

@@ -207,10 +207,11 @@ impl Membership {
 /// The servers of `plan` that are names.
 pub fn names_of(plan: &Plan) -> impl Iterator<Item = NameId> + '_ {
     plan.pools.iter().enumerate().flat_map(|(pool, at)| {
-        at.servers.iter().filter_map(move |server| {
+        let is_name = |server: &&Server| {
             matches!(server.address, ServerAddr::Dns { .. } | ServerAddr::Srv { .. })
-                .then(|| NameId::new(PoolId(pool as u16), server))
-        })
+        };
+        let id = PoolId(pool as u16);
+        at.servers.iter().filter(is_name).map(move |server| NameId::new(id, server))
     })
 }
 

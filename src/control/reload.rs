@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use super::desk::Desk;
 use super::followers::Followers;
+use super::upgrade::Place;
 use crate::config::plan::Plan;
 use crate::config::{self, Loaded, Outline};
 use crate::fronts::Fronts;
@@ -116,8 +117,8 @@ impl Reloader {
     ///
     /// # Errors
     /// dup(2)'s.
-    pub fn copies(&self) -> std::io::Result<Vec<(String, Vec<OwnedFd>)>> {
-        self.sockets.borrow().copies()
+    pub fn copies(&self) -> std::io::Result<Vec<(Place, Vec<OwnedFd>)>> {
+        self.sockets.borrow().copies(&self.desk.instance.plan())
     }
 
     /// The listening sockets are the workers' alone from now on.

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::ServeError;
 use super::instance::Instance;
 use super::membership::Membership;
-use super::upgrade::{self, Inherited};
+use super::upgrade::{Inherited, Place};
 use crate::config::plan::{BindAddr, Plan};
 use crate::fronts::Fronts;
 use crate::observe::access_log::{self, AccessLog};
@@ -74,7 +74,7 @@ pub(super) fn start(
     let (bound, ()) = bound.map_err(ServeError::System)?;
     let (admin, admin_address) = match &plan.admin {
         Some(admin) => {
-            let (socket, address) = bind_admin(&admin.bind, sockets.inherit(upgrade::ADMIN))
+            let (socket, address) = bind_admin(&admin.bind, sockets.inherit(&Place::admin()))
                 .map_err(|error| {
                     let address = bind_text(&admin.bind);
                     ServeError::System(format!("the admin API cannot bind {address}: {error}"))

@@ -14,7 +14,7 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,6 +32,7 @@ use super::desk::Desk;
 use super::reload::Reloader;
 use crate::config::plan::BindAddr;
 use crate::observe::events::EventKind;
+use crate::observe::view::bind_text;
 use crate::runtime::sys;
 
 /// Says to a new process that its standard input brings sockets.
@@ -48,29 +49,46 @@ const READY_DEADLINE: Duration = Duration::from_secs(120);
 
 const READY: &[u8] = b"ready\n";
 
+/// Where sockets belong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// A listener's name; empty for the admin API, and where a service manager listens.
+    pub listener: String,
+    /// As the configuration says it; `admin` for the admin API.
+    pub address: String,
+}
+
+impl Place {
+    #[must_use]
+    pub fn of(listener: &str, bind: &BindAddr) -> Self {
+        Self { listener: listener.to_owned(), address: bind_text(bind) }
+    }
+
+    /// That of the admin API.
+    #[must_use]
+    pub fn admin() -> Self {
+        Self { listener: String::new(), address: "admin".to_owned() }
+    }
+
+    /// The kernel's choice of a port is one for each listener.
+    fn is_any_port(&self) -> bool {
+        self.address.ends_with(":0")
+    }
+}
+
 /// Sockets of one address.
 #[derive(Debug, Serialize, Deserialize)]
 struct Listed {
-    /// As the configuration says it; `admin` for the admin API.
-    address: String,
+    place: Place,
     count: usize,
 }
 
 /// What a process was started with.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(String, Vec<OwnedFd>)>,
+    sockets: Vec<(Place, Vec<OwnedFd>)>,
     /// To tell when we accept.
     parent: Option<UnixStream>,
-}
-
-/// Under which name the socket of the admin API travels.
-pub(super) const ADMIN: &str = "admin";
-
-/// How an address is called on the way.
-#[must_use]
-pub fn key(bind: &BindAddr) -> String {
-    crate::observe::view::bind_text(bind)
 }
 
 impl Inherited {
@@ -96,7 +114,7 @@ impl Inherited {
                 (None, None) => continue,
             };
             SockRef::from(&fd).set_nonblocking(true)?;
-            inherited.add(key(&bind), fd);
+            inherited.add(Place::of("", &bind), fd);
         }
         Ok(inherited)
     }
@@ -108,23 +126,29 @@ impl Inherited {
         let mut fds = receive_fds(&parent, list.iter().map(|one| one.count).sum())?.into_iter();
         for one in list {
             for fd in fds.by_ref().take(one.count) {
-                inherited.add(one.address.clone(), fd);
+                inherited.add(one.place.clone(), fd);
             }
         }
         inherited.parent = Some(parent);
         Ok(inherited)
     }
 
-    fn add(&mut self, address: String, fd: OwnedFd) {
-        match self.sockets.iter_mut().find(|(known, _)| *known == address) {
+    fn add(&mut self, place: Place, fd: OwnedFd) {
+        match self.sockets.iter_mut().find(|(known, _)| *known == place) {
             Some((_, fds)) => fds.push(fd),
-            None => self.sockets.push((address, vec![fd])),
+            None => self.sockets.push((place, vec![fd])),
         }
     }
 
-    /// The sockets of an address, once; none if it was not handed over.
-    pub fn take(&mut self, address: &str) -> Vec<OwnedFd> {
-        let at = self.sockets.iter().position(|(known, _)| known == address);
+    /// The sockets of a place, or of its address if another listener had it, once; none if it
+    /// was not handed over.
+    pub fn take(&mut self, place: &Place) -> Vec<OwnedFd> {
+        let same = |(known, _): &(Place, Vec<OwnedFd>)| known == place;
+        let moved = |(known, _): &(Place, Vec<OwnedFd>)| {
+            known.address == place.address && !place.is_any_port()
+        };
+        let at = self.sockets.iter().position(same);
+        let at = at.or_else(|| self.sockets.iter().position(moved));
         at.map(|at| self.sockets.swap_remove(at).1).unwrap_or_default()
     }
 
@@ -183,7 +207,7 @@ impl Upgrader {
         }
         let sockets = self.reloader.copies().and_then(|mut sockets| {
             let admin = self.admin.as_ref().map(OwnedFd::try_clone).transpose()?;
-            sockets.extend(admin.map(|fd| (ADMIN.to_owned(), vec![fd])));
+            sockets.extend(admin.map(|fd| (Place::admin(), vec![fd])));
             Ok(sockets)
         });
         let (desk, commands, busy) = (self.desk.clone(), self.commands.clone(), self.busy.clone());
@@ -215,7 +239,7 @@ impl Upgrader {
 ///
 /// # Errors
 /// Why it does not accept, in a sentence; it is not running then.
-pub(super) fn hand_over(program: &Path, sockets: &[(String, Vec<OwnedFd>)]) -> Result<u32, String> {
+pub(super) fn hand_over(program: &Path, sockets: &[(Place, Vec<OwnedFd>)]) -> Result<u32, String> {
     let said = |what: &str| {
         let program = program.display().to_string();
         let what = what.to_owned();
@@ -268,16 +292,14 @@ impl Drop for Started {
     }
 }
 
-fn send(mut to: UnixStream, sockets: &[(String, Vec<OwnedFd>)]) -> io::Result<UnixStream> {
-    let listed = |(address, fds): &(String, Vec<OwnedFd>)| Listed {
-        address: address.clone(),
-        count: fds.len(),
-    };
+fn send(mut to: UnixStream, sockets: &[(Place, Vec<OwnedFd>)]) -> io::Result<UnixStream> {
+    let listed =
+        |(place, fds): &(Place, Vec<OwnedFd>)| Listed { place: place.clone(), count: fds.len() };
     let list: Vec<Listed> = sockets.iter().map(listed).collect();
     let list = serde_json::to_vec(&list)?;
     to.write_all(&(list.len() as u64).to_le_bytes())?;
     to.write_all(&list)?;
-    let fds: Vec<_> = sockets.iter().flat_map(|(_, fds)| fds).map(|fd| fd.as_raw_fd()).collect();
+    let fds: Vec<_> = sockets.iter().flat_map(|(_, fds)| fds).map(AsRawFd::as_raw_fd).collect();
     for batch in fds.chunks(BATCH) {
         let rights = [ControlMessage::ScmRights(batch)];
         sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"+")], &rights, MsgFlags::empty(), None)?;
@@ -339,6 +361,25 @@ mod tests {
 
     use super::*;
 
+    fn place(listener: &str) -> Place {
+        Place { listener: listener.to_owned(), address: "127.0.0.1:0".to_owned() }
+    }
+
+    #[test]
+    fn a_port_of_the_kernels_choice_is_its_listeners_and_others_go_by_address() {
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut inherited = Inherited::default();
+        let fixed = Place { listener: "a".to_owned(), address: "127.0.0.1:80".to_owned() };
+        for place in [place("a"), place("b"), fixed.clone()] {
+            inherited.add(place, fd());
+        }
+        assert!(inherited.take(&place("c")).is_empty());
+        assert_eq!(inherited.take(&place("b")).len(), 1);
+        assert!(inherited.take(&place("b")).is_empty(), "only once");
+        let renamed = Place { listener: "other".to_owned(), ..fixed };
+        assert_eq!(inherited.take(&renamed).len(), 1);
+    }
+
     #[test]
     fn sockets_arrive_in_their_order_whatever_their_number() {
         let listeners: Vec<_> =
@@ -346,14 +387,15 @@ mod tests {
         let addresses: Vec<_> = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
         let mut fds = listeners.into_iter().map(OwnedFd::from);
         let sockets = vec![
-            ("first".to_owned(), fds.by_ref().take(3).collect()),
-            ("none".to_owned(), vec![]),
-            ("rest".to_owned(), fds.collect::<Vec<_>>()),
+            (place("first"), fds.by_ref().take(3).collect()),
+            (place("none"), vec![]),
+            (place("rest"), fds.collect::<Vec<_>>()),
         ];
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let sender = std::thread::spawn(move || drop(send(ours, &sockets).unwrap()));
         let list: Vec<Listed> = receive_list(&mut theirs).unwrap();
-        let counts: Vec<_> = list.iter().map(|one| (one.address.as_str(), one.count)).collect();
+        let counts: Vec<_> =
+            list.iter().map(|one| (one.place.listener.as_str(), one.count)).collect();
         assert_eq!(counts, [("first", 3), ("none", 0), ("rest", BATCH + 4)]);
         let received = receive_fds(&theirs, BATCH + 7).unwrap();
         sender.join().unwrap();

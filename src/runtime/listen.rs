@@ -12,7 +12,7 @@ use super::mail::DoorChanges;
 use super::sys;
 use super::worker::{Listening, SocketId};
 use crate::config::plan::{BindAddr, Listener, Plan};
-use crate::control::upgrade::{Inherited, Successor, copies, key};
+use crate::control::upgrade::{Inherited, Place, Successor, copies};
 use crate::l4::gate::tcp_options;
 use crate::registry::ListenerId;
 
@@ -51,7 +51,7 @@ struct Socket {
 /// All listening sockets of the process.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    sockets: Vec<Socket>,
+    all: Vec<Socket>,
     next: u32,
     /// What another process handed over, until it is asked for.
     inherited: Inherited,
@@ -78,18 +78,21 @@ impl Sockets {
         std::mem::take(&mut self.inherited).finish()
     }
 
-    /// What was handed over under this name.
-    pub fn inherit(&mut self, key: &str) -> Vec<OwnedFd> {
-        self.inherited.take(key)
+    /// What was handed over for this place.
+    pub fn inherit(&mut self, place: &Place) -> Vec<OwnedFd> {
+        self.inherited.take(place)
     }
 
-    /// Other descriptors of all sockets, by address, to hand over.
+    /// Other descriptors of all sockets, to hand over. `plan` is the one they were rearranged for.
     ///
     /// # Errors
     /// dup(2)'s.
-    pub fn copies(&self) -> std::io::Result<Vec<(String, Vec<OwnedFd>)>> {
-        let copy = |socket: &Socket| Ok((key(&socket.planned), copies(&socket.fds)?));
-        self.sockets.iter().map(copy).collect()
+    pub fn copies(&self, plan: &Plan) -> std::io::Result<Vec<(Place, Vec<OwnedFd>)>> {
+        let copy = |socket: &Socket| {
+            let listener = &plan.listeners[usize::from(socket.listener.0)].name;
+            Ok((Place::of(listener, &socket.planned), copies(&socket.fds)?))
+        };
+        self.all.iter().map(copy).collect()
     }
 
     /// Binds what is new in `plan` and listens; nobody accepts there yet, so clients that come
@@ -122,7 +125,7 @@ impl Sockets {
             }
         }
         let committed = commit()?;
-        let mut free: Vec<_> = std::mem::take(&mut self.sockets).into_iter().map(Some).collect();
+        let mut free: Vec<_> = std::mem::take(&mut self.all).into_iter().map(Some).collect();
         let mut fresh = fresh.into_iter();
         let mut addresses: Vec<Vec<BindAddr>> = vec![Vec::new(); plan.listeners.len()];
         for (&(id, listener, _), kept) in wanted.iter().zip(kept) {
@@ -130,15 +133,19 @@ impl Sockets {
                 continue;
             };
             if socket.listener != id {
-                doors.iter_mut().for_each(|doors| doors.moved.push((socket.id, id)));
+                for doors in &mut doors {
+                    doors.moved.push((socket.id, id));
+                }
                 socket.listener = id;
             }
             socket.set_options(plan, listener);
             addresses[usize::from(id.0)].push(socket.real.clone());
-            self.sockets.push(socket);
+            self.all.push(socket);
         }
         for gone in free.into_iter().flatten() {
-            doors.iter_mut().for_each(|doors| doors.closed.push(gone.id));
+            for doors in &mut doors {
+                doors.closed.push(gone.id);
+            }
             if let BindAddr::Unix(path) = &gone.real {
                 // Who connects from now on finds nobody; who is in the queue is served.
                 let _ = std::fs::remove_file(path);
@@ -149,12 +156,12 @@ impl Sockets {
 
     /// For each wanted address which of the sockets it keeps: its listener's own first.
     fn keep(&self, wanted: &[(ListenerId, &Listener, &BindAddr)]) -> Vec<Option<usize>> {
-        let mut taken = vec![false; self.sockets.len()];
+        let mut taken = vec![false; self.all.len()];
         let mut find = |id: ListenerId, address: &BindAddr, own: bool| {
             let fits = |(at, socket): (usize, &Socket)| {
                 !taken[at] && socket.planned == *address && (socket.listener == id) == own
             };
-            let at = self.sockets.iter().enumerate().position(fits)?;
+            let at = self.all.iter().enumerate().position(fits)?;
             taken[at] = true;
             Some(at)
         };
@@ -181,12 +188,12 @@ impl Sockets {
             address: display(address),
             detail: explain(&error, address),
         };
-        let given = self.inherited.take(&key(address));
+        let given = self.inherited.take(&Place::of(&planned.name, address));
         if !given.is_empty() {
             return self.adopt(plan, (listener, planned), address, given, doors).map_err(failed);
         }
         // Ours may overlap, as a wildcard address and one of an interface do.
-        let ours = |ip: &SocketAddr| self.sockets.iter().any(|socket| socket.has_port(ip.port()));
+        let ours = |ip: &SocketAddr| self.all.iter().any(|socket| socket.has_port(ip.port()));
         let (real, sockets, unix) = match address {
             BindAddr::Ip(ip) => {
                 let alone = !ours(ip);
@@ -246,7 +253,7 @@ impl Sockets {
 
     /// Lets go of all: what workers have is what there is.
     pub fn release(&mut self) {
-        self.sockets.clear();
+        self.all.clear();
     }
 }
 

@@ -8,11 +8,13 @@ use std::thread;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::authority::Authority;
 use super::backend::{Backend, Reply};
 use super::deadline::{PATIENCE, until};
 use super::gate::Gate;
 use super::named_echo::{echo, open, say};
 use super::talk::Talk;
+use super::tls_client::{shake, trusting};
 
 fn reload(gate: &Gate) -> (u16, Value) {
     let (code, body) = gate.admin("POST", "/v1/reload");
@@ -304,4 +306,99 @@ fn a_hundred_reloads_under_load_refuse_cut_and_fail_nobody() {
         let now = gate.descriptors();
         if now <= before + 8 { Ok(()) } else { Err((before, now)) }
     });
+}
+
+/// Files of a case of the corpus; `None` for one whose files are made by program.
+fn case_files(case: &Value) -> Option<Vec<(String, Vec<u8>)>> {
+    let bytes = |text: &str| match case["latin1"].as_bool() {
+        Some(true) => text.chars().map(|char| u8::try_from(char as u32).unwrap_or(b'?')).collect(),
+        _ => text.as_bytes().to_vec(),
+    };
+    let files = case["files"].as_object()?;
+    let is_error = |found: &Value| found.as_str().is_some_and(|found| found.starts_with('E'));
+    let errors = case["expect"].as_array()?.iter().any(is_error);
+    let plain = errors && case["pending"].is_null() && files.keys().next()? == "main.toml";
+    plain.then(|| {
+        files
+            .iter()
+            .map(|(name, text)| (name.clone(), bytes(text.as_str().unwrap_or_default())))
+            .collect()
+    })
+}
+
+#[test]
+fn no_bad_configuration_of_the_corpus_is_taken_or_changes_anything() {
+    let one = echo("one");
+    let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
+    let gate = Gate::start(&good);
+    let before = gate.status();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/config.jsonl");
+    let corpus = std::fs::read_to_string(corpus).expect("the corpus is there");
+    let certificates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
+    for entry in std::fs::read_dir(certificates).expect("they are there").flatten() {
+        std::fs::copy(entry.path(), gate.dir.path().join(entry.file_name())).expect("it is ours");
+    }
+    let mut tried = 0;
+    for line in corpus.lines() {
+        let case: Value = serde_json::from_str(line).expect("a case a line");
+        let Some(files) = case_files(&case) else { continue };
+        for (at, (name, bytes)) in files.iter().enumerate() {
+            let name = if at == 0 { "main.toml" } else { name.as_str() };
+            let path = gate.dir.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("in the directory")).expect("it is ours");
+            std::fs::write(path, bytes).expect("it is ours");
+        }
+        let (code, answer) = reload(&gate);
+        assert_eq!(code, 422, "{}: {answer}", case["id"]);
+        let error = answer["error"].as_str().unwrap_or_default();
+        let wanted = case["expect"][0].as_str().unwrap_or_default();
+        let code = wanted.split(' ').next().unwrap_or_default();
+        assert!(error.contains(code) && error.contains("-->"), "{}: {wanted}: {error}", case["id"]);
+        for (name, _) in files.iter().skip(1) {
+            let _ = std::fs::remove_file(gate.dir.path().join(name));
+        }
+        tried += 1;
+    }
+    println!("{tried} bad configurations tried");
+    assert!(tried > 100, "the corpus is not there: {tried}");
+    let after = gate.status();
+    assert_eq!(after["config"]["hash"], before["config"]["hash"]);
+    assert_eq!(after["listeners"]["a"]["bind"], before["listeners"]["a"]["bind"]);
+    assert_eq!(open(gate.address("a")).expect("it serves on").1, "one");
+    apply(&gate, &good);
+}
+
+#[test]
+fn other_certificates_are_used_and_a_route_is_added_without_a_new_handshake_failing() {
+    let authority = Authority::new();
+    let config = |more: &str| {
+        format!(
+            "{TOP}[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n{}\n\
+             [[listener.web.route]]\nmatch = {{ path = \"/old\" }}\n\
+             respond = {{ status = 200, body = \"old\" }}\n{more}",
+            authority.listener()
+        )
+    };
+    let gate = Gate::start(&config(""));
+    let client = trusting(&authority, None);
+    let mut held = Talk::over(shake(&gate, "web", &client, "inner.test").expect("a handshake"));
+    assert_eq!(held.get("/old").body, b"old");
+    assert_eq!(held.get("/new").status, 404);
+    let route = "[[listener.web.route]]\nmatch = { path = \"/new\" }\n\
+                 respond = { status = 200, body = \"new\" }\n";
+    let pair = authority.issue("inner.test");
+    for (file, text) in [("inner.pem", &pair.cert), ("inner.key", &pair.key)] {
+        std::fs::write(authority.path(file), text).expect("it is ours");
+    }
+    apply(&gate, &config(route));
+    assert_eq!(held.get("/old").body, b"old", "the connection lives on");
+    let stream = shake(&gate, "web", &client, "inner.test").expect("a handshake");
+    let shown = stream.conn.peer_certificates().map(|all| all[0].to_vec());
+    assert!(shown.is_none_or(|shown| shown == pair.der), "the certificate of now, or a ticket");
+    assert_eq!(Talk::over(stream).get("/new").body, b"new");
+    std::fs::write(authority.path("inner.key"), "no key").expect("it is ours");
+    let (code, answer) = reload(&gate);
+    assert_eq!(code, 422, "{answer}");
+    assert!(answer["error"].as_str().is_some_and(|it| it.contains("inner.key")), "{answer}");
+    assert_eq!(held.get("/old").body, b"old");
 }
