@@ -262,6 +262,8 @@ impl<D: Driver> Gate<D> {
             };
             let mut again = Some(due);
             if due <= now {
+                // Also where another process accepts from it: the kernel wakes one of those who
+                // wait in accept, and a wake that met ours as it was cancelled is lost to it.
                 self.empty_queue(at);
                 if self.doors[at].accepting == Accepting::No {
                     self.doors[at].closed = true;
@@ -280,7 +282,7 @@ impl<D: Driver> Gate<D> {
     }
 
     fn empty_queue(&mut self, at: usize) {
-        if self.doors[at].closed || self.handed_over {
+        if self.doors[at].closed {
             return;
         }
         while let Ok(fd) = self.driver.accept_now(self.doors[at].fd) {
