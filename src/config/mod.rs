@@ -38,6 +38,7 @@ pub mod read;
 pub mod reference;
 pub mod report;
 pub mod schema;
+mod shown;
 mod snippet;
 pub mod source;
 pub mod table;
@@ -97,6 +98,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
         // The file itself could not be read: it lacks nothing else.
         return Err(found.finish(sources));
     }
+    let shown = shown::root(&root);
     let top = Place::top(FileId(0));
     let fields = walk::Walk { sources: &sources, found: &mut found }.root(root, top);
     let draft = build::Draft::new(&fields, &mut found);
@@ -109,7 +111,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     if found.errors() > 0 {
         return Err(found.finish(sources));
     }
-    let plan = draft.into_plan(hash);
+    let plan = draft.into_plan(shown, hash);
     Ok(Loaded { plan, warnings: found.finish(sources), files: paths })
 }
 
