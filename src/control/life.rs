@@ -59,7 +59,7 @@ pub(super) async fn live(
     let checks = Rc::new(Checks::new(desk.clone(), probes_max()));
     tokio::task::spawn_local(hear(desk.clone(), checks.clone()));
     if let (Some(socket), Some(plan)) = (admin, &instance.plan.admin) {
-        tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone()));
+        tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone(), checks.clone()));
     }
     tokio::task::spawn_local(certificates::watch(desk.clone()));
     resolve_names(&desk, &checks);
@@ -330,6 +330,7 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
             Notice::Old(snapshot) => drop(snapshot),
             Notice::WorkerDone { worker } => {
                 desk.log.debug(format_args!("worker {worker} has no session left"));
+                desk.workers_ended.borrow_mut().insert(worker);
                 desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }
@@ -337,6 +338,7 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
                 let mut failed = desk.worker_failed.borrow_mut();
                 failed.get_or_insert_with(|| format!("worker {worker}: its ring failed: {error}"));
                 drop(failed);
+                desk.workers_ended.borrow_mut().insert(worker);
                 desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }

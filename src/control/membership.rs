@@ -8,6 +8,8 @@
 //!   comes back finds its counters, and a session's id never means another server.
 //! - M2: a member that goes is marked `removed` and stays in [`Snapshot::servers`].
 //! - M3: ids are the index into that list.
+//! - M4: what the admin API has said about a server holds for all its addresses, and for those
+//!   that its name brings later.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -16,6 +18,7 @@ use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
 
+use super::overrides::{Override, Overrides, Wanted};
 use crate::config::plan::{Init, Plan, Pool, Server, ServerAddr};
 use crate::fronts::Fronts;
 use crate::net::Endpoint;
@@ -69,6 +72,7 @@ pub struct Membership(Mutex<Book>);
 struct Book {
     by_key: HashMap<(PoolId, Arc<str>, Endpoint), ServerId>,
     names: BTreeMap<NameId, Resolution>,
+    overrides: Overrides,
     snapshot: Arc<Snapshot>,
 }
 
@@ -106,6 +110,7 @@ impl Membership {
         let mut book = Book {
             by_key: HashMap::new(),
             names: names_of(plan).map(|name| (name, Resolution::default())).collect(),
+            overrides: Overrides::default(),
             snapshot: Arc::new(empty),
         };
         book.rebuild();
@@ -142,6 +147,22 @@ impl Membership {
     #[must_use]
     pub fn resolutions(&self) -> BTreeMap<NameId, Resolution> {
         self.lock().names.clone()
+    }
+
+    /// What the admin API has changed.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        self.lock().overrides.clone()
+    }
+
+    /// Somebody wants something of a server of the plan. Returns what holds now, and the
+    /// snapshot with it.
+    pub fn change(&self, server: NameId, wanted: Wanted) -> (Override, Arc<Snapshot>) {
+        let mut book = self.lock();
+        let plan = book.snapshot.plan.clone();
+        let pool = &plan.pools[usize::from(server.pool.0)];
+        let holds = book.overrides.change(&pool.name, &pool.servers[server.index], wanted);
+        (holds, book.rebuild().snapshot)
     }
 
     /// A name resolved. `None`: to the members it had.
@@ -188,8 +209,16 @@ impl Book {
             let id = PoolId(id as u16);
             let mut members = Vec::new();
             for (index, server) in pool.servers.iter().enumerate() {
+                let holds = self.overrides.of(&pool.name, &server.name);
                 for found in self.addresses(NameId { pool: id, index }, server) {
-                    members.extend(self.member(&mut servers, pool, id, server, found));
+                    let Some(mut member) = self.member(&mut servers, pool, id, server, found)
+                    else {
+                        continue;
+                    };
+                    // Before anybody can see it as one that takes clients (M4).
+                    member.state.set_admin(holds.admin());
+                    member.weight = holds.weight.map_or(member.weight, |weight| weight.weight);
+                    members.push(member);
                 }
             }
             pools.push(PoolSnapshot { state: old.pools[usize::from(id.0)].state.clone(), members });
@@ -273,6 +302,7 @@ fn ids_of(snapshot: &Snapshot) -> HashSet<ServerId> {
 mod tests {
     use super::*;
     use crate::control::fixture;
+    use crate::registry::AdminState;
 
     const NAME: NameId = NameId { pool: PoolId(0), index: 1 };
 
@@ -320,6 +350,25 @@ mod tests {
         assert_eq!(back.added[0].id, first[0].id);
         assert_eq!(back.added[0].load.load(Ordering::Relaxed), 5);
         assert!(!back.added[0].removed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn an_override_holds_for_every_address_and_for_those_that_come_later() {
+        let membership = membership();
+        membership.resolved(NAME, vec![found(2)], String::new()).unwrap();
+        let wanted = Wanted { state: Some(AdminState::Drain), weight: Some(9) };
+        let (holds, snapshot) = membership.change(NAME, wanted);
+        assert_eq!(holds.admin(), AdminState::Drain);
+        let of = |snapshot: &Snapshot| -> Vec<_> {
+            let members = snapshot.pools[0].members.iter();
+            members.map(|member| (member.state.admin(), member.weight)).collect()
+        };
+        let (static_one, drained) = ((AdminState::Ready, 1), (AdminState::Drain, 9));
+        assert_eq!(of(&snapshot), [static_one, drained]);
+        let change = membership.resolved(NAME, vec![found(2), found(3)], String::new()).unwrap();
+        assert_eq!(of(&change.snapshot), [static_one, drained, drained]);
+        let back = Wanted { state: Some(AdminState::Ready), weight: Some(1) };
+        assert_eq!(of(&membership.change(NAME, back).1), [static_one; 3]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod life;
 pub mod membership;
 pub mod notice;
 mod notify;
+mod operator;
+pub mod overrides;
 pub mod probe;
 mod scrape;
 mod signals;

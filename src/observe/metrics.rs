@@ -217,6 +217,8 @@ fn process(view: &View<'_>, text: &mut Text) {
     text.sample("log_stalled", &[], u8::from(view.log_stalled));
     text.family("config_last_reload_successful", Kind::Gauge, "1 if the last load was applied.");
     text.sample("config_last_reload_successful", &[], 1);
+    text.family("workers_stuck", Kind::Gauge, "Workers that have not moved for seconds.");
+    text.sample("workers_stuck", &[], view.stuck.len());
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
     text.family("build_info", Kind::Gauge, "1, with the version as a label.");
