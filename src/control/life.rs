@@ -27,7 +27,7 @@ use super::jwks::{Jwks, keep_fetched};
 use super::membership::names_of;
 use super::notice::Notice;
 use super::start::Started;
-use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify};
+use super::{Command, ServeError, ServeOptions, admin, certificates, dns, notify, pulse};
 use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes, Verify};
 use crate::observe::events::EventKind;
 use crate::observe::status::mode_word;
@@ -61,6 +61,7 @@ pub(super) async fn live(
     if let (Some(socket), Some(plan)) = (admin, &instance.plan.admin) {
         tokio::task::spawn_local(admin::serve(socket, plan.clone(), desk.clone(), checks.clone()));
     }
+    tokio::task::spawn_local(pulse::watch(desk.clone()));
     tokio::task::spawn_local(certificates::watch(desk.clone()));
     resolve_names(&desk, &checks);
     fetch_keys(&desk);

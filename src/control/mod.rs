@@ -24,6 +24,7 @@ mod notify;
 mod operator;
 pub mod overrides;
 pub mod probe;
+mod pulse;
 mod scrape;
 mod signals;
 mod start;
