@@ -15,6 +15,8 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod admin;
+mod admin_attacks;
 mod auth_services;
 mod authority;
 mod backend;
@@ -43,6 +45,7 @@ mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
 mod observing;
+mod operating;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
@@ -54,6 +57,7 @@ mod renewal;
 mod shared_limits;
 mod slow_clients;
 mod stream;
+mod stuck;
 mod talk;
 mod tls;
 mod tls_client;
