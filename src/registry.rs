@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -53,6 +53,8 @@ pub struct ServerState {
     pub load: CachePadded<AtomicU32>,
     /// Health says it may get traffic. Written by control.
     pub up: AtomicBool,
+    /// What the operator has said, an [`AdminState`]. Written by control.
+    admin: AtomicU8,
     /// No longer in the plan or in DNS: gets nothing new, stays until its sessions end.
     pub removed: AtomicBool,
     /// Ejected by `outlier` until this [`Time`]; 0 is not.
@@ -65,6 +67,32 @@ pub struct ServerState {
     pub last_check: Mutex<Option<CheckResult>>,
 }
 
+/// What the operator wants of a server, whatever its health is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AdminState {
+    #[default]
+    Ready,
+    /// Gets nothing new; checks go on, sessions live on.
+    Drain,
+    /// Counts as down, and is not checked.
+    Maint,
+}
+
+impl AdminState {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maint];
+
+    /// The word of the admin API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
 /// What a server counts as: the `state` word of status and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
@@ -72,8 +100,9 @@ pub enum Condition {
     Up,
     Ejected,
     Down,
-    /// No longer configured or resolved; its sessions end on their own.
+    /// By the operator, or no longer configured or resolved; its sessions end on their own.
     Draining,
+    /// By the operator: counts as down, and is not checked.
     Maint,
 }
 
@@ -111,6 +140,7 @@ impl ServerState {
             address,
             load: CachePadded::new(AtomicU32::new(0)),
             up: AtomicBool::new(up),
+            admin: AtomicU8::new(AdminState::Ready as u8),
             removed: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
             warm_from: AtomicU64::new(0),
@@ -124,9 +154,32 @@ impl ServerState {
         self.ejected_until.load(Ordering::Relaxed) > now.0
     }
 
+    /// What the operator has said.
+    #[must_use]
+    pub fn admin(&self) -> AdminState {
+        match self.admin.load(Ordering::Relaxed) {
+            0 => AdminState::Ready,
+            1 => AdminState::Drain,
+            _ => AdminState::Maint,
+        }
+    }
+
+    /// The control thread alone says so.
+    pub fn set_admin(&self, state: AdminState) {
+        self.admin.store(state as u8, Ordering::Release);
+    }
+
+    /// Nothing is kept for its next session: there is none to be expected.
+    #[must_use]
+    pub fn is_taken_out(&self) -> bool {
+        self.removed.load(Ordering::Relaxed) || self.admin() != AdminState::Ready
+    }
+
     #[must_use]
     pub fn condition(&self, now: Time) -> Condition {
-        if self.removed.load(Ordering::Relaxed) {
+        if self.admin() == AdminState::Maint {
+            Condition::Maint
+        } else if self.is_taken_out() {
             Condition::Draining
         } else if !self.up.load(Ordering::Relaxed) {
             Condition::Down
@@ -137,12 +190,22 @@ impl ServerState {
         }
     }
 
-    /// May get a new session, as far as health goes.
+    /// May get a new session, as far as health and the operator go.
     #[must_use]
     pub fn is_eligible(&self, now: Time) -> bool {
-        self.up.load(Ordering::Relaxed)
-            && !self.removed.load(Ordering::Relaxed)
-            && !self.is_ejected(now)
+        self.is_healthy(now) && !self.is_taken_out()
+    }
+
+    /// May get the next request of a client that was there before: a server that drains may,
+    /// if the route's cookie says `on_drain = "keep"`.
+    #[must_use]
+    pub fn is_eligible_again(&self, now: Time) -> bool {
+        let stays = !self.removed.load(Ordering::Relaxed) && self.admin() != AdminState::Maint;
+        self.is_healthy(now) && stays
+    }
+
+    fn is_healthy(&self, now: Time) -> bool {
+        self.up.load(Ordering::Relaxed) && !self.is_ejected(now)
     }
 }
 

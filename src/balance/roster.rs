@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Candidate, PoolView, Standing, WEIGHT_SCALE, server_key, warm_weight};
-use crate::registry::{Member, ServerState};
+use crate::registry::{Condition, Member, ServerState};
 use crate::runtime::time::Time;
 
 /// One pool's candidates, kept by each worker so that a pick allocates and hashes nothing.
@@ -59,14 +59,11 @@ impl Roster {
 
 /// Why a server gets nothing new, or that it does.
 fn standing(state: &ServerState, now: Time) -> Standing {
-    if state.removed.load(Ordering::Relaxed) {
-        Standing::Draining
-    } else if !state.up.load(Ordering::Relaxed) {
-        Standing::Down
-    } else if state.is_ejected(now) {
-        Standing::Ejected
-    } else {
-        Standing::Up
+    match state.condition(now) {
+        Condition::Up => Standing::Up,
+        Condition::Ejected => Standing::Ejected,
+        Condition::Down | Condition::Maint => Standing::Down,
+        Condition::Draining => Standing::Draining,
     }
 }
 
@@ -77,7 +74,7 @@ mod tests {
     use super::*;
     use crate::balance::Verdict;
     use crate::net::Endpoint;
-    use crate::registry::{PoolId, ServerId};
+    use crate::registry::{AdminState, PoolId, ServerId};
 
     fn member(up: bool) -> Member {
         let address = Endpoint::Ip("127.0.0.1:80".parse().unwrap());
@@ -100,6 +97,24 @@ mod tests {
         };
         assert_eq!(verdicts(Time(99)), [Takes, Down, Ejected, Draining, Full]);
         assert_eq!(verdicts(Time(100)), [Takes, Down, Takes, Draining, Full]);
+    }
+
+    #[test]
+    fn what_the_operator_says_holds_whatever_the_health_is() {
+        let members = [member(true), member(true), member(false), member(true)];
+        members[1].state.set_admin(AdminState::Drain);
+        members[2].state.set_admin(AdminState::Drain);
+        members[3].state.set_admin(AdminState::Maint);
+        let mut roster = Roster::new(&members);
+        roster.refresh(&members, None, Time(1));
+        let view = roster.view(&[]);
+        let verdicts: Vec<_> = (0..4).map(|at| view.verdict(at)).collect();
+        use Verdict::{Down, Draining, Takes};
+        assert_eq!(verdicts, [Takes, Draining, Draining, Down]);
+        let eligible = members.each_ref().map(|member| member.state.is_eligible(Time(1)));
+        assert_eq!(eligible, [true, false, false, false]);
+        let again = members.each_ref().map(|member| member.state.is_eligible_again(Time(1)));
+        assert_eq!(again, [true, true, false, false]);
     }
 
     #[test]

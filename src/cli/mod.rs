@@ -71,7 +71,7 @@ enum Command {
     ExplainReason(explain_reason::ExplainReasonArgs),
     /// Print the JSON Schema of the configuration
     Schema(schema::SchemaArgs),
-    /// Ask a running instance through its admin API
+    /// Ask a running instance, and tell its servers what to do, through its admin API
     Ctl(ctl::CtlArgs),
     /// Make an API key and its hash for the configuration
     Key(key::KeyArgs),

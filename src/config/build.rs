@@ -167,7 +167,7 @@ impl<'a> Draft<'a> {
 
     /// The plan. Only for a draft in which no error was found.
     #[must_use]
-    pub fn into_plan(self, hash: String) -> Plan {
+    pub fn into_plan(self, shown: serde_json::Value, hash: String) -> Plan {
         Plan {
             runtime: self.runtime,
             admin: self.admin.map(|(admin, _)| admin),
@@ -181,6 +181,7 @@ impl<'a> Draft<'a> {
                 .collect(),
             policies: self.policies.specs,
             consumers: self.consumers,
+            shown,
             hash,
         }
     }

@@ -40,6 +40,7 @@ pub mod reference;
 pub mod report;
 pub mod schema;
 mod seats;
+mod shown;
 mod snippet;
 pub mod source;
 pub mod table;
@@ -103,6 +104,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
         // The file itself could not be read: it lacks nothing else.
         return Err(found.finish(sources));
     }
+    let shown = shown::root(&root);
     let top = Place::top(FileId(0));
     let fields = walk::Walk { sources: &sources, found: &mut found }.root(root, top);
     let draft = build::Draft::new(&fields, &mut found);
@@ -115,8 +117,8 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     if found.errors() > 0 {
         return Err(found.finish(sources));
     }
-    let plan = draft.into_plan(hash);
     let outline = Outline::of(&fields, &sources);
+    let plan = draft.into_plan(shown, hash);
     Ok(Loaded { plan, warnings: found.finish(sources), files: paths, outline })
 }
 

@@ -35,6 +35,8 @@ pub struct Plan {
     /// In file order.
     pub policies: Vec<PolicySpec>,
     pub consumers: Vec<ConsumerSpec>,
+    /// What was read, as JSON, with secrets blanked: what `GET /v1/config` shows.
+    pub shown: serde_json::Value,
     /// Hex digest of the bytes that were read, shown as `config.hash`.
     pub hash: String,
 }

@@ -430,7 +430,7 @@ impl Walk<'_> {
 }
 
 /// The section that the word in the tag says, where there are several.
-fn variant_of(section: &'static Section, table: &Table) -> &'static Section {
+pub(super) fn variant_of(section: &'static Section, table: &Table) -> &'static Section {
     let word = section.tag.and_then(|tag| match &table.get(tag)?.node.value {
         Value::Text(word) => Some(word.as_str()),
         _ => None,

@@ -26,7 +26,7 @@ use crate::config::plan::{Check, Init};
 use crate::health::{Change, Health, Limits, Outcome};
 use crate::observe::clock;
 use crate::observe::events::EventKind;
-use crate::registry::{CheckResult, ServerId, ServerState};
+use crate::registry::{AdminState, CheckResult, ServerId, ServerState};
 
 /// Between two probes of one address, however often workers report it. A refused connect takes
 /// microseconds, and the report must not become a loop.
@@ -57,9 +57,23 @@ impl Checks {
         Self { desk, tasks: RefCell::default(), permits, firsts }
     }
 
-    /// Starts checking, if the pool has a check.
+    /// Starts checking, if the pool has a check and the server is not in maintenance.
     pub fn start(&self, state: &Arc<ServerState>) {
         let Some(check) = self.desk.plan_of(state).check.clone() else { return };
+        self.begin(state, check, false);
+    }
+
+    /// The same for a server that was in maintenance: it is down until a check has passed,
+    /// whatever `init` says.
+    pub fn start_again(&self, state: &Arc<ServerState>) {
+        let Some(check) = self.desk.plan_of(state).check.clone() else { return };
+        self.begin(state, Check { init: Init::Wait, ..check }, true);
+    }
+
+    fn begin(&self, state: &Arc<ServerState>, check: Check, was_out: bool) {
+        if state.admin() == AdminState::Maint {
+            return;
+        }
         let (first, result) = oneshot::channel();
         if let (Init::Wait, Some(firsts)) = (check.init, &mut *self.firsts.borrow_mut()) {
             firsts.push(result);
@@ -82,6 +96,7 @@ impl Checks {
             recheck: recheck.clone(),
             rng: Rng::new(clock::now().0 ^ u64::from(state.id.0)),
             ours_said: false,
+            was_out,
         };
         let handle = tokio::task::spawn_local(checker.run(first)).abort_handle();
         let old = self.tasks.borrow_mut().insert(state.id, Task { recheck, handle });
@@ -122,6 +137,8 @@ struct Checker {
     rng: Rng,
     /// Our own failure was logged since the last real result.
     ours_said: bool,
+    /// It comes out of maintenance, where it counted as down.
+    was_out: bool,
 }
 
 impl Checker {
@@ -189,11 +206,11 @@ impl Checker {
         let desk = &self.desk;
         let name = desk.describe(&self.state);
         match change {
-            Change::FirstUp => {
+            Change::FirstUp if !self.was_out => {
                 desk.came_up(&self.state, false);
                 desk.log.debug(format_args!("server {name} is up: {detail}"));
             }
-            Change::CameUp => {
+            Change::FirstUp | Change::CameUp => {
                 desk.came_up(&self.state, true);
                 let text = format!("server {name} is up: {detail}");
                 desk.log.info(&text);

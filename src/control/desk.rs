@@ -5,7 +5,7 @@
 //! [`Desk::keep_house`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +37,8 @@ pub(super) struct Desk {
     names_answered: Notify,
     /// Workers whose last session has ended.
     pub workers_done: Cell<usize>,
+    /// Workers that have ended, for whatever reason: they make no turns any more.
+    pub workers_ended: RefCell<BTreeSet<u16>>,
     /// Rings with each of them, and with a failure.
     pub worker_news: Notify,
     pub worker_failed: RefCell<Option<String>>,
@@ -65,6 +67,7 @@ impl Desk {
             names_open: Cell::new(names_of(&instance.plan()).count()),
             names_answered: Notify::new(),
             workers_done: Cell::new(0),
+            workers_ended: RefCell::default(),
             worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
             instance,

@@ -39,6 +39,7 @@ pub fn plan(servers: &[SocketAddr]) -> Plan {
             0,
         )],
         pools: vec![Pool::of("back", servers.collect())],
+        shown: serde_json::Value::Null,
         hash: "9f2c".into(),
     }
 }

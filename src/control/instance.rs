@@ -2,7 +2,7 @@
 //!
 //! Everything here can be read from any thread. Only the control thread writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -48,6 +48,7 @@ pub struct Instance {
     scraper: Scraper,
     busy: Mutex<Busy>,
     tls_kept: Mutex<TlsKept>,
+    stuck: Mutex<BTreeSet<u16>>,
 }
 
 /// When the configuration came into use.
@@ -88,6 +89,7 @@ impl Instance {
             scraper: Scraper::default(),
             busy: Mutex::default(),
             tls_kept: Mutex::default(),
+            stuck: Mutex::default(),
         }
     }
 
@@ -161,6 +163,7 @@ impl Instance {
     pub fn read<T>(&self, render: impl FnOnce(&View<'_>) -> T) -> T {
         let snapshot = self.snapshot();
         let names: BTreeMap<NameId, Resolution> = self.membership.resolutions();
+        let (overrides, stuck) = (self.membership.overrides(), self.stuck());
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner).shares.clone();
         let tls_kept = self.tls_kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scraped = self.scraper.scrape(&self.shared.workers);
@@ -171,6 +174,8 @@ impl Instance {
             workers: &self.shared.workers,
             busy: &busy,
             late: &scraped.late,
+            stuck: &stuck,
+            overrides: &overrides,
             totals: &scraped.totals,
             now: clock::now(),
             started_at: self.started_at,
@@ -180,6 +185,16 @@ impl Instance {
             log_dropped: self.log_dropped(),
             log_stalled: self.log_state.stalled.load(Ordering::Relaxed),
         })
+    }
+
+    /// Workers that have not moved for seconds.
+    #[must_use]
+    pub fn stuck(&self) -> BTreeSet<u16> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_stuck(&self, stuck: BTreeSet<u16>) {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
     }
 
     /// Notes whose certificate files could not be used.

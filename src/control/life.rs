@@ -25,7 +25,7 @@ use super::notice::Notice;
 use super::reload::{Reload, Reloader};
 use super::start::{AdminSocket, Started};
 use super::upgrade::Upgrader;
-use super::{Command, Reply, ServeError, ServeOptions, admin, file_watch, notify};
+use super::{Command, Reply, ServeError, ServeOptions, admin, file_watch, notify, pulse};
 use crate::config::plan::{BindAddr, HttpListener, Listener, Plan, SniRoutes};
 use crate::observe::clock;
 use crate::observe::events::EventKind;
@@ -63,9 +63,11 @@ pub(super) async fn live(
     let reloader = Rc::new(Reloader::new(desk.clone(), followers.clone(), source, sockets));
     let admin_copy = admin.as_ref().and_then(AdminSocket::copy);
     let admin = admin.map(|socket| {
-        tokio::task::spawn_local(admin::serve(socket, desk.clone(), sender.clone())).abort_handle()
+        let serving = admin::serve(socket, desk.clone(), checks.clone(), sender.clone());
+        tokio::task::spawn_local(serving).abort_handle()
     });
     let upgrader = Upgrader::new(desk.clone(), reloader.clone(), admin_copy, sender.clone());
+    tokio::task::spawn_local(pulse::watch(desk.clone()));
     followers.follow();
     tokio::task::spawn_local(file_watch::watch(desk.clone(), reloader.clone(), sender));
     let early = tokio::select! {
@@ -347,6 +349,7 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
             Notice::Old(snapshot) => drop(snapshot),
             Notice::WorkerDone { worker } => {
                 desk.log.debug(format_args!("worker {worker} has no session left"));
+                desk.workers_ended.borrow_mut().insert(worker);
                 desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }
@@ -354,6 +357,7 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
                 let mut failed = desk.worker_failed.borrow_mut();
                 failed.get_or_insert_with(|| format!("worker {worker}: its ring failed: {error}"));
                 drop(failed);
+                desk.workers_ended.borrow_mut().insert(worker);
                 desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }

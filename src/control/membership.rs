@@ -8,6 +8,8 @@
 //!   comes back finds its counters, and a session's id never means another server.
 //! - M2: a member that goes is marked `removed` and stays in [`Snapshot::servers`].
 //! - M3: ids are the index into that list.
+//! - M4: what the admin API has said about a server holds for all its addresses, and for those
+//!   that its name brings later.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -16,13 +18,14 @@ use std::time::SystemTime;
 
 use crossbeam::utils::CachePadded;
 
+use super::overrides::{Override, Overrides, Wanted};
 use crate::config::TooMany;
 use crate::config::plan::{Init, Plan, Pool, Server, ServerAddr};
 use crate::fronts::Fronts;
 use crate::net::Endpoint;
 use crate::registry::{
-    ListenerState, Member, PoolId, PoolSnapshot, PoolState, SERVERS_MAX, ServerId, ServerState,
-    Snapshot,
+    AdminState, ListenerState, Member, PoolId, PoolSnapshot, PoolState, SERVERS_MAX, ServerId,
+    ServerState, Snapshot,
 };
 
 /// Addresses that one name may bring. More than a pool has use for, and little enough that a
@@ -84,6 +87,7 @@ pub struct Membership(Mutex<Book>);
 struct Book {
     by_key: HashMap<(PoolId, Arc<str>, Endpoint), ServerId>,
     names: BTreeMap<NameId, Resolution>,
+    overrides: Overrides,
     snapshot: Arc<Snapshot>,
 }
 
@@ -105,19 +109,28 @@ impl Membership {
             fronts,
             version: 0,
         };
-        let mut book =
-            Book { by_key: HashMap::new(), names: BTreeMap::new(), snapshot: Arc::new(empty) };
+        let mut book = Book {
+            by_key: HashMap::new(),
+            names: BTreeMap::new(),
+            overrides: Overrides::default(),
+            snapshot: Arc::new(empty),
+        };
         let fronts = book.snapshot.fronts.clone();
         book.rebuild(plan, &fronts);
         Self(Mutex::new(book))
     }
 
     /// Puts another plan in place, which has the seats of the one before it. Servers, listeners
-    /// and pools that stay keep all that was counted and found out about them.
+    /// and pools that stay keep all that was counted and found out about them. Also returns the
+    /// overrides that end with it.
     ///
     /// # Errors
     /// When one process cannot tell so many addresses apart; nothing has changed then.
-    pub fn replan(&self, plan: &Arc<Plan>, fronts: &Arc<Fronts>) -> Result<Change, TooMany> {
+    pub fn replan(
+        &self,
+        plan: &Arc<Plan>,
+        fronts: &Arc<Fronts>,
+    ) -> Result<(Change, Vec<(String, Override)>), TooMany> {
         let mut book = self.lock();
         let most = |pool: &Pool| pool.servers.len();
         let known = book.snapshot.servers.len();
@@ -138,15 +151,17 @@ impl Membership {
         for name in gone {
             book.names.remove(&name);
         }
+        let ended = book.overrides.on_reload(plan);
         let change = book.rebuild(plan, fronts);
         for member in change.snapshot.pools.iter().flat_map(|pool| &pool.members) {
             let state = &member.state;
-            if change.snapshot.plan.pools[usize::from(state.pool.0)].check.is_none() {
+            let pool = &change.snapshot.plan.pools[usize::from(state.pool.0)];
+            if pool.check.is_none() && state.admin() != AdminState::Maint {
                 // Nobody finds out otherwise any more.
                 state.up.store(true, Ordering::Release);
             }
         }
-        Ok(change)
+        Ok((change, ended))
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -179,6 +194,26 @@ impl Membership {
     #[must_use]
     pub fn resolutions(&self) -> BTreeMap<NameId, Resolution> {
         self.lock().names.clone()
+    }
+
+    /// What the admin API has changed.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        self.lock().overrides.clone()
+    }
+
+    /// Somebody wants something of a server of the plan. Returns what holds now, and the
+    /// snapshot with it.
+    pub fn change(&self, server: &NameId, wanted: Wanted) -> (Override, Arc<Snapshot>) {
+        let mut book = self.lock();
+        let plan = book.snapshot.plan.clone();
+        let fronts = book.snapshot.fronts.clone();
+        let pool = &plan.pools[usize::from(server.pool.0)];
+        let holds = server
+            .of(&plan)
+            .map(|server| book.overrides.change(&pool.name, server, wanted))
+            .unwrap_or_default();
+        (holds, book.rebuild(&plan, &fronts).snapshot)
     }
 
     /// A name resolved. `None`: to the members it had.
@@ -233,8 +268,16 @@ impl Book {
             let id = PoolId(at as u16);
             let mut members = Vec::new();
             for server in &pool.servers {
+                let holds = self.overrides.of(&pool.name, &server.name);
                 for found in self.addresses(&NameId::new(id, server), server) {
-                    members.extend(self.member(&mut servers, pool, id, server, found));
+                    let Some(mut member) = self.member(&mut servers, pool, id, server, found)
+                    else {
+                        continue;
+                    };
+                    // Before anybody can see it as one that takes clients (M4).
+                    member.state.set_admin(holds.admin());
+                    member.weight = holds.weight.map_or(member.weight, |weight| weight.weight);
+                    members.push(member);
                 }
             }
             let breaker = pool.breaker.as_ref().map(|policy| policy.breaker);
@@ -394,6 +437,25 @@ mod tests {
         assert_eq!(back.added[0].id, first[0].id);
         assert_eq!(back.added[0].load.load(Ordering::Relaxed), 5);
         assert!(!back.added[0].removed.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn an_override_holds_for_every_address_and_for_those_that_come_later() {
+        let membership = membership();
+        membership.resolved(name(), vec![found(2)], String::new()).unwrap();
+        let wanted = Wanted { state: Some(AdminState::Drain), weight: Some(9) };
+        let (holds, snapshot) = membership.change(&name(), wanted);
+        assert_eq!(holds.admin(), AdminState::Drain);
+        let of = |snapshot: &Snapshot| -> Vec<_> {
+            let members = snapshot.pools[0].members.iter();
+            members.map(|member| (member.state.admin(), member.weight)).collect()
+        };
+        let (static_one, drained) = ((AdminState::Ready, 1), (AdminState::Drain, 9));
+        assert_eq!(of(&snapshot), [static_one, drained]);
+        let change = membership.resolved(name(), vec![found(2), found(3)], String::new()).unwrap();
+        assert_eq!(of(&change.snapshot), [static_one, drained, drained]);
+        let back = Wanted { state: Some(AdminState::Ready), weight: Some(1) };
+        assert_eq!(of(&membership.change(&name(), back).1), [static_one; 3]);
     }
 
     #[test]

@@ -153,7 +153,10 @@ impl Reloader {
         let rearranged = self.sockets.borrow_mut().rearrange(&plan, workers.len(), || {
             instance.membership.replan(&plan, &fronts).map_err(|error| error.0)
         });
-        let (rearranged, change) = rearranged?;
+        let (rearranged, (change, ended)) = rearranged?;
+        for (server, was) in ended {
+            desk.log.info(format_args!("reload: {server} is as the file says again, not {was:?}"));
+        }
         desk.log.set_level(plan.log.level);
         instance.set_bound(rearranged.addresses);
         // Every worker knows the new listeners before one of them lets a client in.

@@ -106,10 +106,17 @@ impl<'a> Watcher<'a> {
         for event in self.running.instance.events.since(self.seen) {
             self.seen = event.number;
             let tone = match event.kind {
-                EventKind::ServerUp | EventKind::BreakerClosed | EventKind::Ready => Tone::Good,
-                EventKind::Draining | EventKind::MemberAdded | EventKind::CertificatesRenewed => {
-                    Tone::Plain
-                }
+                EventKind::ServerUp
+                | EventKind::ServerReady
+                | EventKind::BreakerClosed
+                | EventKind::WorkerRecovered
+                | EventKind::Ready => Tone::Good,
+                EventKind::Draining
+                | EventKind::ServerDrained
+                | EventKind::ServerMaint
+                | EventKind::WeightChanged
+                | EventKind::MemberAdded
+                | EventKind::CertificatesRenewed => Tone::Plain,
                 _ => Tone::Bad,
             };
             let text = format!("gateway: {}", event.text);

@@ -193,6 +193,12 @@ impl<D: Driver> Session<D> {
         if closes { Then::Close } else { Then::Next }
     }
 
+    /// Whether clients stay with a server that drains.
+    fn keeps(&self, errand: &Errand) -> bool {
+        let sticky = self.site.table.spec(errand.route).sticky.as_ref();
+        sticky.is_some_and(|sticky| sticky.keep_on_drain)
+    }
+
     /// A place at a server, or why there is none.
     async fn place(
         &mut self,
@@ -202,7 +208,7 @@ impl<D: Driver> Session<D> {
         until: Time,
     ) -> Result<Place<D>, Reason> {
         if let (Some(value), true) = (errand.sticky, tried.is_empty())
-            && let Some(place) = self.office.reserve_sticky(pool, value)
+            && let Some(place) = self.office.reserve_sticky(pool, value, self.keeps(errand))
         {
             return Ok(place);
         }

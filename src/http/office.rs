@@ -218,7 +218,7 @@ impl<D: Driver> Office<D> {
         self.kept.borrow_mut().prune(|server| {
             let state = &snapshot.servers[server.0 as usize];
             let keepalive = snapshot.plan.pools[usize::from(state.pool.0)].keepalive;
-            if state.removed.load(Ordering::Relaxed) {
+            if state.is_taken_out() {
                 return Time::NEVER;
             }
             Time(now.0.saturating_sub(keepalive.timeout.as_nanos() as u64))
@@ -283,14 +283,21 @@ impl<D: Driver> Office<D> {
         Ok(Place::new(Rc::clone(self), state))
     }
 
-    /// A place at the server that a sticky cookie names, if it can take the request.
-    pub(super) fn reserve_sticky(self: &Rc<Self>, pool: PoolId, value: u64) -> Option<Place<D>> {
+    /// A place at the server that a sticky cookie names, if it can take the request. `keeps`:
+    /// also while it drains.
+    pub(super) fn reserve_sticky(
+        self: &Rc<Self>,
+        pool: PoolId,
+        value: u64,
+        keeps: bool,
+    ) -> Option<Place<D>> {
         let (snapshot, now) = (self.snapshot.borrow(), self.now());
         let members = &snapshot.pools[usize::from(pool.0)].members;
         let member = members.iter().find(|member| self.sticky_value(&member.state) == value)?;
         let max = member.max_conns.unwrap_or(u32::MAX);
         let more = |load: u32| (load < max).then(|| load + 1);
-        if !member.state.is_eligible(now) {
+        let takes = member.state.is_eligible(now) || keeps && member.state.is_eligible_again(now);
+        if !takes {
             return None;
         }
         member.state.load.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;

@@ -185,7 +185,7 @@ impl<D: Driver> Office<D> {
         if upstream.stream.is_message() || self.pool_plan(pool).send_proxy != SendProxy::Off {
             return;
         }
-        if !self.is_draining() && !upstream.place.state.removed.load(Ordering::Relaxed) {
+        if !self.is_draining() && !upstream.place.state.is_taken_out() {
             self.kept().put(server, upstream.stream, self.now(), keepalive.idle_max);
         }
     }

@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 /// Events kept. A fleet of servers going down at once fits; a day's history belongs in the log.
 const EVENTS_MAX: usize = 512;
 
@@ -17,6 +20,11 @@ pub enum EventKind {
     ServerUp,
     ServerDown,
     ServerEjected,
+    /// By the operator, as the three that follow.
+    ServerDrained,
+    ServerReady,
+    ServerMaint,
+    WeightChanged,
     BreakerOpened,
     BreakerClosed,
     MemberAdded,
@@ -31,6 +39,8 @@ pub enum EventKind {
     Draining,
     LogStalled,
     WorkerFailed,
+    WorkerStuck,
+    WorkerRecovered,
 }
 
 impl EventKind {
@@ -40,6 +50,10 @@ impl EventKind {
             Self::ServerUp => "server-up",
             Self::ServerDown => "server-down",
             Self::ServerEjected => "server-ejected",
+            Self::ServerDrained => "server-drained",
+            Self::ServerReady => "server-ready",
+            Self::ServerMaint => "server-maint",
+            Self::WeightChanged => "weight-changed",
             Self::BreakerOpened => "breaker-opened",
             Self::BreakerClosed => "breaker-closed",
             Self::MemberAdded => "member-added",
@@ -54,6 +68,8 @@ impl EventKind {
             Self::Draining => "draining",
             Self::LogStalled => "log-stalled",
             Self::WorkerFailed => "worker-failed",
+            Self::WorkerStuck => "worker-stuck",
+            Self::WorkerRecovered => "worker-recovered",
         }
     }
 }
@@ -69,7 +85,11 @@ pub struct Event {
 }
 
 #[derive(Debug, Default)]
-pub struct Events(Mutex<List>);
+pub struct Events {
+    list: Mutex<List>,
+    /// Rings with every event.
+    news: Notify,
+}
 
 #[derive(Debug, Default)]
 struct List {
@@ -79,19 +99,32 @@ struct List {
 
 impl Events {
     pub fn push(&self, kind: EventKind, text: impl Into<String>) {
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         list.last += 1;
         if list.events.len() == EVENTS_MAX {
             list.events.pop_front();
         }
         let event = Event { number: list.last, at: SystemTime::now(), kind, text: text.into() };
         list.events.push_back(event);
+        drop(list);
+        self.news.notify_waiters();
+    }
+
+    /// Resolves with the next event that is pushed after this was called.
+    pub fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    /// The number of the last event; 0: there was none.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).last
     }
 
     /// Those with a number greater than `seen`, oldest first.
     #[must_use]
     pub fn since(&self, seen: u64) -> Vec<Event> {
-        let list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         let newer = list.events.partition_point(|event| event.number <= seen);
         list.events.range(newer..).cloned().collect()
     }

@@ -219,6 +219,8 @@ fn process(view: &View<'_>, text: &mut Text) {
     let last = view.loading.last.as_ref();
     let good = last.is_none_or(|reload| reload.outcome.is_ok());
     text.sample("config_last_reload_successful", &[], u8::from(good));
+    text.family("workers_stuck", Kind::Gauge, "Workers that have not moved for seconds.");
+    text.sample("workers_stuck", &[], view.stuck.len());
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
     text.family("build_info", Kind::Gauge, "1, with the version as a label.");

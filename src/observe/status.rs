@@ -14,7 +14,8 @@ use super::histograms::{Series, sum_of};
 use super::view::{ServerGroup, View, bind_text};
 use crate::balance::POLICIES;
 use crate::config::plan::{self, ServerAddr};
-use crate::registry::{Condition, ListenerId, Member, PoolSnapshot, ServerState};
+use crate::control::overrides::Override;
+use crate::registry::{AdminState, Condition, ListenerId, Member, PoolSnapshot, ServerState};
 use crate::tls::certificates::Certificate;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +89,9 @@ pub struct WorkerStatus {
     pub busy: f64,
     /// Did not answer the last scrape in time: its latencies are older than the rest.
     pub late: bool,
+    /// Has not moved for seconds: its clients are not served.
+    #[serde(default)]
+    pub stuck: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,9 +139,16 @@ pub struct ServerStatus {
     /// `up`, `down`, `draining`, `maint` or `ejected`.
     pub state: String,
     pub health: HealthStatus,
+    /// What the operator wants, whatever its health is: `ready`, `drain` or `maint`.
+    #[serde(default)]
+    pub admin: String,
+    /// The weight that holds.
     pub weight: u16,
-    /// What the admin API changed; nothing can be changed yet.
-    pub r#override: Option<serde_json::Value>,
+    /// What the file says, or the record of its name.
+    #[serde(default)]
+    pub configured: Configured,
+    /// What the admin API has changed; `null`: nothing.
+    pub r#override: Option<OverrideStatus>,
     pub backup: bool,
     pub max_conns: Option<u32>,
     pub active: u32,
@@ -150,6 +161,20 @@ pub struct ServerStatus {
     /// The addresses of a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<Self>>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Configured {
+    /// `ready`: files have no other.
+    pub state: String,
+    pub weight: u16,
+}
+
+/// What differs from the file; `null`: does not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OverrideStatus {
+    pub state: Option<String>,
+    pub weight: Option<u16>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -255,6 +280,7 @@ fn workers(view: &View<'_>) -> Vec<WorkerStatus> {
         sessions: worker.counts.sessions.load(Ordering::Relaxed),
         busy: (busy * 100.0).round() / 100.0,
         late: view.late.contains(&worker.id),
+        stuck: view.stuck.contains(&worker.id),
     };
     view.workers.iter().zip(busy).map(row).collect()
 }
@@ -326,13 +352,38 @@ fn pool_status(
                 |state| single(view, pool, now, state),
             ),
         };
-        (group.plan.name.clone(), status)
+        let holds = view.overrides.of(&pool.name, &group.plan.name);
+        (group.plan.name.clone(), overridden(status, holds))
     });
     PoolStatus {
         balance: balance_word(pool.balance).into(),
         held: now.state.waiting.load(Ordering::Relaxed),
         servers: servers.collect(),
     }
+}
+
+/// The same with what the admin API has changed, for a name and all its addresses.
+fn overridden(mut status: ServerStatus, holds: Override) -> ServerStatus {
+    if holds == Override::default() {
+        return status;
+    }
+    if let Some(members) = status.members.take() {
+        status.members = Some(members.into_iter().map(|one| overridden(one, holds)).collect());
+    }
+    let weight = holds.weight.map(|weight| weight.weight);
+    ServerStatus {
+        admin: holds.admin().as_str().into(),
+        weight: weight.unwrap_or(status.weight),
+        r#override: Some(OverrideStatus {
+            state: holds.state.map(|state| state.as_str().into()),
+            weight,
+        }),
+        ..status
+    }
+}
+
+fn configured(weight: u16) -> Configured {
+    Configured { state: AdminState::Ready.as_str().into(), weight }
 }
 
 /// One address.
@@ -343,13 +394,17 @@ fn single(
     state: &Arc<ServerState>,
 ) -> ServerStatus {
     let member = now.members.iter().find(|member| member.state.id == state.id);
+    let planned = pool.servers.iter().find(|server| *server.name == *state.name);
+    let weight = planned.map_or(0, |server| server.weight);
     let sums = view.servers([state]);
     let totals = view.totals;
     ServerStatus {
         addr: state.address.to_string(),
         state: state.condition(view.now).as_str().into(),
         health: health(pool, state),
+        admin: AdminState::Ready.as_str().into(),
         weight: member.map_or(0, |member| member.weight),
+        configured: configured(weight),
         r#override: None,
         backup: member.is_some_and(|member| member.backup),
         max_conns: member.and_then(|member: &Member| member.max_conns),
@@ -373,7 +428,13 @@ fn named(
     group: &ServerGroup<'_>,
     name: &crate::control::membership::Resolution,
 ) -> ServerStatus {
-    let members: Vec<_> = group.shown().map(|state| single(view, pool, now, state)).collect();
+    let member = |state: &Arc<ServerState>| {
+        let status = single(view, pool, now, state);
+        let found = name.members.iter().find(|found| found.address == state.address);
+        let weight = found.map_or(status.configured.weight, |found| found.weight);
+        ServerStatus { configured: configured(weight), ..status }
+    };
+    let members: Vec<_> = group.shown().map(member).collect();
     let up = members.iter().filter(|member| member.state == Condition::Up.as_str()).count();
     let sums = view.servers(group.states.iter().copied());
     let latency = |series| {
@@ -409,7 +470,9 @@ fn unresolved(group: &ServerGroup<'_>, detail: &str) -> ServerStatus {
         addr: address_text(&group.plan.address),
         state: Condition::Down.as_str().into(),
         health: HealthStatus { ok: false, detail: detail.into(), at: None },
+        admin: AdminState::Ready.as_str().into(),
         weight: group.plan.weight,
+        configured: configured(group.plan.weight),
         r#override: None,
         backup: group.plan.backup,
         max_conns: group.plan.max_conns.map(Into::into),

@@ -3,7 +3,7 @@
 //! Counters live per worker and per server id; people think in listeners and server names.
 //! The sums stand here, once, so that `/v1/status` and `/metrics` cannot disagree.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,6 +13,7 @@ use super::reason::{REASONS, Reason};
 use crate::config::plan::{BindAddr, Pem, Server};
 use crate::control::instance::Loading;
 use crate::control::membership::{NameId, Resolution};
+use crate::control::overrides::Overrides;
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
 use crate::runtime::time::Time;
 use crate::runtime::worker::WorkerHandle;
@@ -32,6 +33,10 @@ pub struct View<'a> {
     pub busy: &'a [f64],
     /// Workers that did not answer the last scrape: their histograms are older.
     pub late: &'a [u16],
+    /// Workers that have not moved for seconds.
+    pub stuck: &'a BTreeSet<u16>,
+    /// What the admin API has changed.
+    pub overrides: &'a Overrides,
     pub totals: &'a Totals,
     pub now: Time,
     pub started_at: Time,

@@ -96,6 +96,11 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Wakes the worker without a word: one that is well makes a turn.
+    pub fn wake(&self) {
+        super::sys::eventfd_signal(&self.0.wake);
+    }
+
     /// The oldest post.
     #[must_use]
     pub fn take(&self) -> Option<Mail> {

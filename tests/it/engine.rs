@@ -66,6 +66,7 @@ pub fn plan_over(servers: &[SocketAddr]) -> Plan {
             0,
         )],
         pools: vec![plan::Pool::of("p", servers.iter().enumerate().map(server).collect())],
+        shown: serde_json::Value::Null,
         hash: String::new(),
     }
 }

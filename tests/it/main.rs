@@ -15,6 +15,8 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod admin;
+mod admin_attacks;
 mod auth_services;
 mod authority;
 mod backend;
@@ -44,6 +46,7 @@ mod misdirected;
 mod named_echo;
 mod netns;
 mod observing;
+mod operating;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
@@ -56,6 +59,7 @@ mod renewal;
 mod shared_limits;
 mod slow_clients;
 mod stream;
+mod stuck;
 mod talk;
 mod tls;
 mod tls_client;

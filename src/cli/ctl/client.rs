@@ -1,16 +1,18 @@
-//! One GET to the admin API, over TCP or a unix socket.
+//! Questions to the admin API, over TCP or a unix socket.
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper::{Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 /// Status waits up to 500 ms for its workers; a machine under load needs a little more.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -66,81 +68,226 @@ impl fmt::Display for AdminUrl {
     }
 }
 
-/// The body of a 200 answer.
-///
-/// # Errors
-/// A sentence that names the address and what to do.
-pub(super) fn get(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<Vec<u8>, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start: {error}"))?;
-    let asked =
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(url, path, token)).await });
-    let (status, body) = asked
-        .unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
-        .map_err(|error| format!("{url} cannot be asked: {error}"))?;
-    match status {
-        StatusCode::OK => Ok(body),
-        StatusCode::UNAUTHORIZED => {
-            Err(format!("{url} wants a token: give it with --token or SLUICEGATE_TOKEN"))
+/// Asks one instance, one thing after another.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub url: AdminUrl,
+    token: Option<String>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    /// # Errors
+    /// When the system has no descriptors left for it.
+    pub fn new(url: AdminUrl, token: Option<String>) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        Ok(Self { url, token, runtime })
+    }
+
+    /// The body of a 200 answer.
+    ///
+    /// # Errors
+    /// A sentence that names the address and what to do.
+    pub fn get(&self, path: &str) -> Result<Vec<u8>, String> {
+        self.send(Method::GET, path, None)
+    }
+
+    /// The same with JSON that changes something.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Vec<u8>, String> {
+        let (status, body) = self.exchange(method, path, body, DEADLINE)?;
+        self.judge(status, &body)?;
+        Ok(body)
+    }
+
+    /// Whatever is answered within `deadline`.
+    ///
+    /// # Errors
+    /// A sentence that names the address, when nothing is.
+    pub fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        deadline: Duration,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
+        let asked = async {
+            let mut answer = self.ask(method, path, body).await?;
+            let body = Limited::new(answer.response.body_mut(), BODY_MAX).collect();
+            let body = answer.connection.drive(body).await.map_err(|error| error.to_string())?;
+            Ok((answer.response.status(), body.to_bytes().to_vec()))
+        };
+        let asked = self.runtime.block_on(async { timeout(deadline, asked).await });
+        asked
+            .unwrap_or_else(|_| Err(format!("no answer within {deadline:?}")))
+            .map_err(|error| format!("{} cannot be asked: {error}", self.url))
+    }
+
+    /// Gives every line of an answer that goes on to `each`, until it says that it is enough.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; also when the answer ends.
+    pub fn follow(&self, path: &str, each: impl FnMut(&str) -> bool) -> Result<(), String> {
+        self.runtime.block_on(async {
+            let asked = timeout(DEADLINE, self.ask(Method::GET, path, None)).await;
+            let mut answer = asked
+                .unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
+                .map_err(|error| format!("{} cannot be asked: {error}", self.url))?;
+            if answer.response.status() != StatusCode::OK {
+                let body = Limited::new(answer.response.body_mut(), BODY_MAX).collect();
+                let body = answer.connection.drive(timeout(DEADLINE, body)).await;
+                let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
+                return self.judge(answer.response.status(), &body.unwrap_or_default());
+            }
+            self.lines(answer, each).await
+        })
+    }
+
+    async fn lines(
+        &self,
+        mut answer: Asked,
+        mut each: impl FnMut(&str) -> bool,
+    ) -> Result<(), String> {
+        let mut text = Vec::new();
+        loop {
+            let frame = answer.connection.drive(answer.response.body_mut().frame()).await;
+            let Some(Ok(frame)) = frame else {
+                return Err(format!("{} ended the stream", self.url));
+            };
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = text.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                if !each(String::from_utf8_lossy(&line).trim_end()) {
+                    return Ok(());
+                }
+            }
+            if text.len() > BODY_MAX {
+                return Err(format!("{} sends a line without an end", self.url));
+            }
         }
-        other => Err(format!("{url} answered {other}: {}", String::from_utf8_lossy(&body).trim())),
+    }
+
+    /// An answer in the shape that this version knows.
+    ///
+    /// # Errors
+    /// When it has another one.
+    pub fn read<T: serde::de::DeserializeOwned>(&self, body: &[u8]) -> Result<T, String> {
+        serde_json::from_slice(body)
+            .map_err(|error| format!("{} answered something unexpected: {error}", self.url))
+    }
+
+    /// Waits, between two questions.
+    pub fn pause(&self, span: Duration) {
+        self.runtime.block_on(tokio::time::sleep(span));
+    }
+
+    /// What to tell a person about an answer that is not the one asked for.
+    ///
+    /// # Errors
+    /// A sentence that names the address.
+    pub fn judge(&self, status: StatusCode, body: &[u8]) -> Result<(), String> {
+        let url = &self.url;
+        let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+        let detail = json.as_ref().and_then(|json| json.get("detail")?.as_str());
+        match (status, detail) {
+            (StatusCode::OK, _) => Ok(()),
+            (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => Err(format!(
+                "{url} does not take this token: give `admin.token` with --token or SLUICEGATE_TOKEN"
+            )),
+            (StatusCode::UNAUTHORIZED, _) => {
+                Err(format!("{url} wants a token: give it with --token or SLUICEGATE_TOKEN"))
+            }
+            (StatusCode::FORBIDDEN, Some(detail)) => {
+                Err(format!("{url}: {detail}; give `admin.token` with --token or SLUICEGATE_TOKEN"))
+            }
+            (_, Some(detail)) => Err(format!("{url}: {detail}")),
+            (other, None) => {
+                Err(format!("{url} answered {other}: {}", String::from_utf8_lossy(body).trim()))
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Asked, String> {
+        let host = match &self.url {
+            AdminUrl::Http(authority) => authority.as_str(),
+            AdminUrl::Unix(_) => "localhost",
+        };
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = body.map_or_else(Bytes::new, |body| body.to_string().into());
+        let request = request
+            .body(Full::new(body))
+            .map_err(|_| "the token has characters that cannot be sent".to_owned())?;
+        let hint = "is it running, with an [admin] section?";
+        match &self.url {
+            AdminUrl::Http(authority) => {
+                let stream = TcpStream::connect(authority.as_str()).await;
+                exchange(stream.map_err(|error| format!("{error}; {hint}"))?, request).await
+            }
+            AdminUrl::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                exchange(stream.map_err(|error| format!("{error}; {hint}"))?, request).await
+            }
+        }
     }
 }
 
-async fn ask(
-    url: &AdminUrl,
-    path: &str,
-    token: Option<&str>,
-) -> Result<(StatusCode, Vec<u8>), String> {
-    let hint = "is it running, with an [admin] section?";
-    match url {
-        AdminUrl::Http(authority) => {
-            let stream = TcpStream::connect(authority.as_str()).await;
-            let stream = stream.map_err(|error| format!("{error}; {hint}"))?;
-            exchange(stream, authority, path, token).await
-        }
-        AdminUrl::Unix(socket) => {
-            let stream = UnixStream::connect(socket).await;
-            let stream = stream.map_err(|error| format!("{error}; {hint}"))?;
-            exchange(stream, "localhost", path, token).await
-        }
+/// An answer whose body is still to come.
+struct Asked {
+    response: Response<Incoming>,
+    connection: Connection,
+}
+
+/// It moves only while it is polled, so it is polled beside whatever waits for it.
+struct Connection(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
+
+impl Connection {
+    async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| {
+            // Never ready: once it has ended, `work` learns so from its own end.
+            let _ = self.0.as_mut().poll(cx);
+            work.as_mut().poll(cx)
+        })
+        .await
     }
 }
 
 async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    host: &str,
-    path: &str,
-    token: Option<&str>,
-) -> Result<(StatusCode, Vec<u8>), String> {
-    let mut request = Request::get(path).header(HOST, host);
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let request = request
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| "the token has characters that cannot be sent".to_owned())?;
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<Asked, String> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        Ok((status, body.to_vec()))
-    };
-    // The connection moves only while it is polled.
-    let drive = async {
+    let ended = async {
+        // What went wrong the answer's side says.
         let _ = connection.await;
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
-    tokio::select! {
-        answer = answer => answer,
-        () = drive => Err("it closed the connection".into()),
-    }
+    let mut connection = Connection(Box::pin(ended));
+    let response = connection.drive(sender.send_request(request)).await;
+    Ok(Asked { response: response.map_err(|error| error.to_string())?, connection })
 }
 
 #[cfg(test)]
@@ -170,7 +317,7 @@ mod tests {
     fn nobody_there_is_a_sentence_with_the_address() {
         let dir = tempfile::tempdir().unwrap();
         let url = AdminUrl::Unix(dir.path().join("no.sock"));
-        let error = get(&url, "/v1/status", None).unwrap_err();
+        let error = Client::new(url, None).unwrap().get("/v1/status").unwrap_err();
         assert!(error.contains("no.sock") && error.contains("is it running"), "{error}");
     }
 }

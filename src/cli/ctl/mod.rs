@@ -1,16 +1,22 @@
 //! `sluicegate ctl`: talks to a running instance through its admin API.
 
 mod client;
+mod events;
+mod reload;
+mod servers;
 mod table;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::{FAILED, USAGE, fail, print_all};
 use crate::observe::status::Status;
-use client::{AdminUrl, get};
+use crate::registry::AdminState;
+use client::{AdminUrl, Client};
+use servers::ServerPath;
 
 /// Where the admin API is when nobody says otherwise: the address in the documentation.
 const ADMIN_DEFAULT: &str = "http://127.0.0.1:9901";
@@ -30,7 +36,7 @@ pub struct CtlArgs {
     command: CtlCommand,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum CtlCommand {
     /// Listeners, pools and servers: what is up, and what it does
     Status {
@@ -38,6 +44,40 @@ enum CtlCommand {
         #[arg(long)]
         slow: bool,
     },
+    /// Have the configuration read again; exit 78 and the report when it cannot be used
+    Reload,
+    /// Give a server nothing new; its sessions go on, and so do its checks
+    Drain {
+        /// The server
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerPath,
+        /// Come back when its last session has ended; after this long, fail
+        #[arg(long, value_name = "TIME", value_parser = crate::config::units::duration)]
+        wait: Option<Duration>,
+    },
+    /// Give a server clients again; after maintenance, once a check has passed
+    Ready {
+        /// The server
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerPath,
+    },
+    /// Count a server as down and leave it unchecked
+    Maint {
+        /// The server
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerPath,
+    },
+    /// Change a server's share, relative to the others
+    Weight {
+        /// The server
+        #[arg(value_name = "POOL/SERVER")]
+        server: ServerPath,
+        /// The weight that the file has ends the change
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        weight: u16,
+    },
+    /// Print what happened lately, then what happens, until interrupted
+    Events,
 }
 
 #[must_use]
@@ -50,25 +90,32 @@ pub fn run(args: &CtlArgs) -> ExitCode {
         Ok(url) => url,
         Err(error) => return fail(USAGE, error),
     };
-    match args.command {
-        CtlCommand::Status { slow } => status(&url, token.as_deref(), args.json, slow),
-    }
-}
-
-fn status(url: &AdminUrl, token: Option<&str>, json: bool, slow: bool) -> ExitCode {
-    let body = match get(url, "/v1/status", token) {
-        Ok(body) => body,
+    let client = match Client::new(url, token) {
+        Ok(client) => client,
         Err(error) => return fail(FAILED, error),
     };
+    let json = args.json;
+    let done = match &args.command {
+        CtlCommand::Status { slow } => status(&client, json, *slow),
+        CtlCommand::Reload => reload::run(&client, json),
+        CtlCommand::Drain { server, wait } => servers::drain(&client, server, *wait, json),
+        CtlCommand::Ready { server } => servers::state(&client, server, AdminState::Ready, json),
+        CtlCommand::Maint { server } => servers::state(&client, server, AdminState::Maint, json),
+        CtlCommand::Weight { server, weight } => servers::weight(&client, server, *weight, json),
+        CtlCommand::Events => events::follow(&client, json),
+    };
+    done.unwrap_or_else(|error| fail(FAILED, error))
+}
+
+fn status(client: &Client, json: bool, slow: bool) -> Result<ExitCode, String> {
+    let body = client.get("/v1/status")?;
     if json {
-        return print_all(&body);
+        return Ok(print_all(&body));
     }
-    match serde_json::from_slice::<Status>(&body) {
-        Ok(status) if slow => print_all(table::slowest(&status).as_bytes()),
-        Ok(status) => {
-            let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            print_all(table::render(&status, colour).as_bytes())
-        }
-        Err(error) => fail(FAILED, format_args!("{url} answered something unexpected: {error}")),
+    let status: Status = client.read(&body)?;
+    if slow {
+        return Ok(print_all(table::slowest(&status).as_bytes()));
     }
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    Ok(print_all(table::render(&status, colour).as_bytes()))
 }

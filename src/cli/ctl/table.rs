@@ -21,7 +21,11 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         status.config.hash.get(..8).unwrap_or(&status.config.hash),
     );
     let workers = status.workers.iter().map(|worker| {
-        let late = if worker.late { ", late" } else { "" };
+        let late = match (worker.stuck, worker.late) {
+            (true, _) => ", STUCK",
+            (false, true) => ", late",
+            (false, false) => "",
+        };
         format!(
             "{}: {} sessions, {:.0} % busy{late}",
             worker.id,
@@ -119,8 +123,12 @@ fn server_row(name: String, server: &ServerStatus) -> [String; 10] {
     };
     let (connect, request) = (span(&server.latency_ms.connect), span(&server.latency_ms.request));
     let backup = if server.backup { " backup" } else { "" };
-    let weight =
-        if server.members.is_some() { "-".into() } else { format!("{}{backup}", server.weight) };
+    let said = server.r#override.as_ref().and_then(|said| said.weight);
+    let weight = match (&server.members, said) {
+        (Some(_), _) => "-".into(),
+        (None, Some(weight)) => format!("{weight} (file: {}){backup}", server.configured.weight),
+        (None, None) => format!("{}{backup}", server.weight),
+    };
     [
         name,
         server.addr.clone(),

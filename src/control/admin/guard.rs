@@ -1,11 +1,12 @@
-//! Who may ask what: the Host check against rebinding, and the tokens.
+//! Who may ask what: the Host check against rebinding, the Origin check against other people's
+//! pages, and the tokens.
 
 use std::net::IpAddr;
 
-use hyper::header::{AUTHORIZATION, HOST};
+use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
 use hyper::{Method, Request, StatusCode};
 
-use super::routes::{self, Answer};
+use super::answers::{self, Answer};
 use crate::config::plan::{Admin, Secret};
 
 /// Paths that need no token: what load balancers in front of us and orchestrators ask.
@@ -18,6 +19,8 @@ const NOT_FOR_READERS: [&str; 1] = ["/v1/config"];
 pub(super) enum Refusal {
     /// The Host is a name that is not ours: a page of somebody else's in an operator's browser.
     Host,
+    /// A page of another origin asks, through a browser of somebody who may.
+    Origin,
     /// No token, or not one of ours.
     Token,
     /// The token is for reading.
@@ -27,13 +30,18 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn answer(self) -> Answer {
         match self {
-            Self::Host => routes::error(
+            Self::Host => answers::error(
                 StatusCode::MISDIRECTED_REQUEST,
                 "host",
                 "this Host is not served here; add it to `admin.hosts`",
             ),
-            Self::Token => routes::unauthorized(),
-            Self::ReadOnly => routes::error(
+            Self::Origin => answers::error(
+                StatusCode::FORBIDDEN,
+                "origin",
+                "a page of another origin may not ask this",
+            ),
+            Self::Token => answers::unauthorized(),
+            Self::ReadOnly => answers::error(
                 StatusCode::FORBIDDEN,
                 "forbidden",
                 "the read token does not open this",
@@ -52,7 +60,13 @@ pub(super) fn check<B>(
         return Err(Refusal::Host);
     }
     let path = request.uri().path();
-    if OPEN_PATHS.contains(&path) || (admin.token.is_none() && admin.read_token.is_none()) {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_open = OPEN_PATHS.contains(&path);
+    let for_every_page = is_open && reads;
+    if !for_every_page && !is_our_origin(request) {
+        return Err(Refusal::Origin);
+    }
+    if is_open || (admin.token.is_none() && admin.read_token.is_none()) {
         return Ok(());
     }
     let given = bearer(request).unwrap_or_default();
@@ -61,7 +75,6 @@ pub(super) fn check<B>(
     };
     // Both are compared, so that the time does not say which one is set.
     let (full, read) = (matches(&admin.token), matches(&admin.read_token));
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match (full, read) {
         (true, _) => Ok(()),
         (false, true) if reads && !NOT_FOR_READERS.contains(&path) => Ok(()),
@@ -95,6 +108,16 @@ fn is_our_host<B>(request: &Request<B>, hosts: &[String]) -> bool {
     name == "localhost"
         || literal.parse::<IpAddr>().is_ok()
         || hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+}
+
+/// Browsers say from which origin a page asks; others do not. Ours is the one asked.
+fn is_our_origin<B>(request: &Request<B>) -> bool {
+    let mut origins = request.headers().get_all(ORIGIN).iter();
+    let Some(origin) = origins.next() else { return true };
+    let (Ok(origin), None) = (origin.to_str(), origins.next()) else { return false };
+    let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
 }
 
 /// `[::1]:9901` → `[::1]`, `a:1` → `a`.
@@ -153,6 +176,32 @@ mod tests {
     fn health_needs_no_token_but_a_host_of_ours() {
         assert_eq!(ask("GET", "/healthz", "127.0.0.1:9901", None), Ok(()));
         assert_eq!(ask("GET", "/readyz", "evil.example", None), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn another_origin_gets_nothing_but_health() {
+        let ask = |method: &str, path: &str, origin: &str| {
+            let request = Request::builder().method(method).uri(path).header(ORIGIN, origin);
+            let request = request.header(HOST, "localhost:9901");
+            let request = request.header(AUTHORIZATION, "Bearer full-token-0123456");
+            check(&request.body(()).unwrap(), &admin(), false)
+        };
+        let server = "/v1/pools/a/servers/b";
+        for (origin, ours) in [
+            ("http://localhost:9901", true),
+            ("https://LOCALHOST:9901", true),
+            ("http://localhost:3000", false),
+            ("http://localhost", false),
+            ("http://evil.example", false),
+            ("null", false),
+            ("", false),
+        ] {
+            let wanted = if ours { Ok(()) } else { Err(Refusal::Origin) };
+            assert_eq!(ask("PATCH", server, origin), wanted, "{origin}");
+            assert_eq!(ask("GET", "/v1/status", origin), wanted, "{origin}");
+            assert_eq!(ask("GET", "/healthz", origin), Ok(()), "{origin}");
+            assert_eq!(ask("POST", "/healthz", origin), wanted, "{origin}");
+        }
     }
 
     #[test]

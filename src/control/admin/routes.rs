@@ -1,56 +1,128 @@
-//! What the admin API answers.
+//! Which request is answered by what.
 
 use std::sync::Arc;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
+use super::answers::{self, Answer, JSON, PLAIN, error, text};
+use super::{Context, servers};
 use crate::control::Command;
 use crate::control::instance::{Instance, Phase};
 use crate::observe::{clock, metrics};
 
-pub(super) type Answer = Response<Full<Bytes>>;
+/// One row: a path, where `{…}` stands for one segment, and what is done there.
+struct Route {
+    method: Method,
+    path: &'static str,
+    action: Action,
+}
 
-pub(super) async fn answer<B>(
-    request: &Request<B>,
-    instance: &Arc<Instance>,
-    commands: &mpsc::Sender<Command>,
-) -> Answer {
-    let path = request.uri().path();
-    if path == "/v1/reload" {
-        return reload(request.method(), commands).await;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Health,
+    Ready,
+    Metrics,
+    Status,
+    Config,
+    Events,
+    Reload,
+    PatchServer,
+}
+
+const fn get(path: &'static str, action: Action) -> Route {
+    Route { method: Method::GET, path, action }
+}
+
+/// All there is. A GET is a HEAD too.
+static ROUTES: [Route; 8] = [
+    get("/healthz", Action::Health),
+    get("/readyz", Action::Ready),
+    get("/metrics", Action::Metrics),
+    get("/v1/status", Action::Status),
+    get("/v1/config", Action::Config),
+    get("/v1/events", Action::Events),
+    Route { method: Method::POST, path: "/v1/reload", action: Action::Reload },
+    Route {
+        method: Method::PATCH,
+        path: "/v1/pools/{pool}/servers/{server}",
+        action: Action::PatchServer,
+    },
+];
+
+/// What a path and a method find.
+#[derive(Debug, PartialEq, Eq)]
+enum Found<'a> {
+    Action(Action, Vec<&'a str>),
+    /// The path is there, for these methods.
+    Method(String),
+    Nothing,
+}
+
+fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let mut allow = Vec::new();
+    for route in &ROUTES {
+        let Some(names) = captures(route.path, path) else { continue };
+        if route.method == *method {
+            return Found::Action(route.action, names);
+        }
+        allow.push(route.method.as_str());
+        if route.method == Method::GET {
+            allow.push(Method::HEAD.as_str());
+        }
     }
-    if !matches!(path, "/healthz" | "/readyz" | "/metrics" | "/v1/status") {
-        return not_found();
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", "only GET is served here");
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
-    }
-    match path {
-        "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
-        "/readyz" => ready(instance.phase()),
-        "/metrics" => rendered(instance, metrics::CONTENT_TYPE, Instance::metrics).await,
-        _ => rendered(instance, "application/json", status).await,
+    if allow.is_empty() { Found::Nothing } else { Found::Method(allow.join(", ")) }
+}
+
+/// What stands in the place of each `{…}`; `None`: another path.
+fn captures<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+    let (mut wanted, mut found) = (pattern.split('/'), path.split('/'));
+    let mut names = Vec::new();
+    loop {
+        match (wanted.next(), found.next()) {
+            (None, None) => return Some(names),
+            (Some(wanted), Some(name)) if wanted.starts_with('{') => names.push(name),
+            (Some(wanted), Some(segment)) if wanted == segment => {}
+            _ => return None,
+        }
     }
 }
 
-pub(super) fn not_found() -> Answer {
-    let paths = "see /v1/status, /v1/reload, /metrics, /healthz, /readyz";
-    error(StatusCode::NOT_FOUND, "not-found", paths)
+pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (action, names) = match find(&method, &path) {
+        Found::Action(action, names) => (action, names),
+        Found::Method(allow) => return wrong_method(&allow),
+        Found::Nothing => {
+            let paths: Vec<_> = ROUTES.iter().map(|route| route.path).collect();
+            let detail = format!("see {}", paths.join(", "));
+            return error(StatusCode::NOT_FOUND, "not-found", &detail);
+        }
+    };
+    let instance = &context.desk.instance;
+    match action {
+        Action::Health => health(instance),
+        Action::Ready => ready(instance.phase()),
+        Action::Metrics => rendered(instance, metrics::CONTENT_TYPE, Instance::metrics).await,
+        Action::Status => rendered(instance, JSON, status).await,
+        Action::Config => rendered(instance, JSON, config).await,
+        Action::Events => match context.streams.open(instance, request.headers()) {
+            Some(stream) => answers::events(stream),
+            None => answers::busy("as many streams of events as there may be are open"),
+        },
+        Action::Reload => reload(&context.commands).await,
+        Action::PatchServer => {
+            let [pool, server] = names[..] else { return wrong_method("PATCH") };
+            servers::patch(request, context, pool, server).await
+        }
+    }
 }
 
 /// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong.
-async fn reload(method: &Method, commands: &mpsc::Sender<Command>) -> Answer {
-    if *method != Method::POST {
-        let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", "a reload is a POST");
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        return answer;
-    }
+async fn reload(commands: &mpsc::Sender<Command>) -> Answer {
     let (reply, done) = oneshot::channel();
     let sent = commands.send(Command::Reload(Some(reply))).await.is_ok();
     let Ok(reload) = done.await else {
@@ -69,7 +141,16 @@ async fn reload(method: &Method, commands: &mpsc::Sender<Command>) -> Answer {
         Ok(_) => StatusCode::OK,
         Err(_) => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    text(status, "application/json", body.to_string() + "\n")
+    text(status, JSON, body.to_string() + "\n")
+}
+
+fn wrong_method(allow: &str) -> Answer {
+    let detail = format!("here: {allow}");
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "method", &detail);
+    if let Ok(allow) = HeaderValue::from_str(allow) {
+        answer.headers_mut().insert(ALLOW, allow);
+    }
+    answer
 }
 
 fn status(instance: &Instance) -> String {
@@ -77,48 +158,61 @@ fn status(instance: &Instance) -> String {
     serde_json::to_string(&instance.status()).unwrap_or_default() + "\n"
 }
 
+fn config(instance: &Instance) -> String {
+    format!("{:#}\n", instance.snapshot().plan.shown)
+}
+
 /// Asking the workers blocks, and rendering takes its time.
-async fn rendered(
+pub(super) async fn rendered(
     instance: &Arc<Instance>,
-    kind: &'static str,
-    render: fn(&Instance) -> String,
+    media: &'static str,
+    render: impl FnOnce(&Instance) -> String + Send + 'static,
 ) -> Answer {
     let instance = instance.clone();
     match tokio::task::spawn_blocking(move || render(&instance)).await {
-        Ok(body) => text(StatusCode::OK, kind, body),
+        Ok(body) => text(StatusCode::OK, media, body),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "rendering failed"),
     }
 }
 
+fn health(instance: &Instance) -> Answer {
+    let stuck: Vec<_> = instance.stuck().iter().map(|id| format!("worker {id}")).collect();
+    if stuck.is_empty() {
+        return text(StatusCode::OK, PLAIN, "ok\n".into());
+    }
+    text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("stuck: {}\n", stuck.join(", ")))
+}
+
 fn ready(phase: Phase) -> Answer {
-    let plain = "text/plain; charset=utf-8";
-    match phase {
-        Phase::Ready => text(StatusCode::OK, plain, "ready\n".into()),
-        Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, plain, "starting\n".into()),
-        Phase::Draining | Phase::Stopped => {
-            text(StatusCode::SERVICE_UNAVAILABLE, plain, "draining\n".into())
+    let (status, word) = match phase {
+        Phase::Ready => (StatusCode::OK, "ready\n"),
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        Phase::Draining | Phase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    };
+    text(status, PLAIN, word.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_the_table_is_found_with_its_names() {
+        let names = vec!["pg", "pg1"];
+        let found = find(&Method::PATCH, "/v1/pools/pg/servers/pg1");
+        assert_eq!(found, Found::Action(Action::PatchServer, names));
+        assert_eq!(find(&Method::HEAD, "/metrics"), Found::Action(Action::Metrics, vec![]));
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones_and_other_paths_are_not_there() {
+        let allow = |methods: &str| Found::Method(methods.to_owned());
+        assert_eq!(find(&Method::POST, "/v1/status"), allow("GET, HEAD"));
+        assert_eq!(find(&Method::GET, "/v1/pools/a/servers/b"), allow("PATCH"));
+        for path in
+            ["/", "", "/v1", "/v1/status/", "/v1/pools/a/servers", "/v1/pools/a/servers/b/c"]
+        {
+            assert_eq!(find(&Method::GET, path), Found::Nothing, "{path}");
         }
     }
-}
-
-fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-/// `{"error":"…","detail":"…"}`.
-pub(super) fn error(status: StatusCode, error: &str, detail: &str) -> Answer {
-    let body = serde_json::json!({ "error": error, "detail": detail });
-    text(status, "application/json", body.to_string())
-}
-
-pub(super) fn unauthorized() -> Answer {
-    let detail = "a token is needed: Authorization: Bearer …";
-    let mut answer = error(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-    answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    answer
 }

@@ -410,6 +410,7 @@ fn plan(rng: &mut Rng) -> Plan {
         log: plan::Log { access: plan::AccessLog::Stdout, level: plan::Level::Info },
         listeners: vec![listener],
         pools: vec![pool],
+        shown: serde_json::Value::Null,
         hash: String::new(),
     }
 }
