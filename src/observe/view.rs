@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::counters::ConnectResult;
-use super::histograms::{PolicyTotals, Totals};
+use super::histograms::{PolicyTotals, RouteTotals, Totals};
 use super::reason::{REASONS, Reason};
-use crate::config::plan::{BindAddr, Pem, Server};
+use crate::config::plan::{BindAddr, HttpListener, Pem, Server};
+use crate::control::instance::Phase;
 use crate::control::membership::{NameId, Resolution};
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
 use crate::runtime::time::Time;
@@ -36,7 +37,7 @@ pub struct View<'a> {
     pub now: Time,
     pub started_at: Time,
     pub loaded_at: SystemTime,
-    pub ready: bool,
+    pub phase: Phase,
     /// Where changed certificate files could not be used.
     pub tls_kept: &'a TlsKept,
     pub log_dropped: u64,
@@ -150,6 +151,22 @@ impl<'a> View<'a> {
             rows.entry((policy, self.route_name(listener, route))).or_default().add(totals);
         }
         rows
+    }
+
+    /// Requests by route: all routes of the listener, also those that nobody has asked for yet.
+    #[must_use]
+    pub fn routes(&self, id: ListenerId, http: &'a HttpListener) -> BTreeMap<&'a str, RouteTotals> {
+        let mut routes: BTreeMap<&str, RouteTotals> =
+            http.routes.iter().map(|route| (route.name.as_str(), RouteTotals::default())).collect();
+        routes.insert("", RouteTotals::default());
+        let range = (id, None)..=(id, Some(u32::MAX));
+        for ((_, route), totals) in self.totals.routes.range(range) {
+            // The listener's own pool is a route without a name.
+            let spec = route.and_then(|route| http.routes.get(route as usize));
+            let name = spec.map_or("", |route| route.name.as_str());
+            routes.entry(name).or_default().add(totals);
+        }
+        routes
     }
 
     /// "" for no route, and for the listener's own pool.
