@@ -5,6 +5,7 @@
 //! millisecond (asking the workers, rendering) runs on a blocking thread.
 
 mod guard;
+mod page;
 mod routes;
 
 use std::rc::Rc;

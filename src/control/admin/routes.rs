@@ -7,6 +7,7 @@ use hyper::body::Bytes;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
+use super::page;
 use crate::control::instance::{Instance, Phase};
 use crate::observe::metrics;
 
@@ -14,11 +15,11 @@ pub(super) type Answer = Response<Full<Bytes>>;
 
 pub(super) async fn answer<B>(request: &Request<B>, instance: &Arc<Instance>) -> Answer {
     let path = request.uri().path();
-    if !matches!(path, "/healthz" | "/readyz" | "/metrics" | "/v1/status") {
+    if !matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/v1/status") {
         return error(
             StatusCode::NOT_FOUND,
             "not-found",
-            "see /v1/status, /metrics, /healthz, /readyz",
+            "see /, /v1/status, /metrics, /healthz, /readyz",
         );
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -27,6 +28,7 @@ pub(super) async fn answer<B>(request: &Request<B>, instance: &Arc<Instance>) ->
         return answer;
     }
     match path {
+        "/" => page::answer(),
         "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
         "/readyz" => ready(instance.phase()),
         "/metrics" => rendered(instance, metrics::CONTENT_TYPE, Instance::metrics).await,
@@ -63,7 +65,7 @@ fn ready(phase: Phase) -> Answer {
     }
 }
 
-fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
+pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
