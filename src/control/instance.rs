@@ -32,6 +32,19 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// As status shows it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Instance {
     pub shared: Arc<Shared>,
@@ -180,7 +193,7 @@ impl Instance {
             now: clock::now(),
             started_at: self.started_at,
             loading: &self.loading(),
-            ready: self.phase() == Phase::Ready,
+            phase: self.phase(),
             tls_kept: &tls_kept,
             log_dropped: self.log_dropped(),
             log_stalled: self.log_state.stalled.load(Ordering::Relaxed),

@@ -34,7 +34,7 @@ pub fn begin(picture: &Picture, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "listening on {} (http: TLS, HTTP/2, routes, policies)", web.address)?;
     }
     if let Some(admin) = picture.admin {
-        writeln!(out, "admin API on http://{admin}")?;
+        writeln!(out, "dashboard and admin API on http://{admin}/")?;
     }
     writeln!(out, "try:")?;
     for line in to_try(picture) {

@@ -104,7 +104,11 @@ pub fn draw(picture: &Picture, colour: bool, frame: &mut Frame<'_>) {
     draw_load(picture, palette, frame, load);
     draw_events(picture, palette, frame, events);
     let lines: Vec<Line<'_>> = trials.iter().map(|line| Line::from(format!(" {line}"))).collect();
-    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" try ")), tries);
+    let title = match picture.admin {
+        Some(admin) => format!(" dashboard: http://{admin}/   or try "),
+        None => " try ".to_owned(),
+    };
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), tries);
 }
 
 fn draw_title(picture: &Picture, frame: &mut Frame<'_>, area: Rect) {
@@ -246,6 +250,7 @@ mod tests {
             "2,000 req/s   p50 83.0 µs   p99 1.23 ms   sessions 13   waiting 0",
             "24,000 requests   errors 0",
             "10.0 s  green is killed",
+            "dashboard: http://127.0.0.1:8082/",
             "curl http://127.0.0.1:8080/",
             "https://127.0.0.1:8081/keyed",
             "sluicegate ctl --admin http://127.0.0.1:8082 status",

@@ -1,6 +1,8 @@
 //! What a worker has for all its HTTP sessions: the membership, the balancing state, kept
 //! connections, counts.
 
+mod renewal;
+
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -125,51 +127,6 @@ impl<D: Driver> Office<D> {
             prune_at: Cell::new(Time::NEVER),
             drafts: RefCell::default(),
         })
-    }
-
-    /// Takes a new membership into use.
-    pub fn use_snapshot(&self, snapshot: &Arc<Snapshot>) {
-        let before = self.pools.take();
-        *self.pools.borrow_mut() = pools::renew(before, snapshot);
-        let before = self.snapshot.replace(Arc::clone(snapshot));
-        if !Arc::ptr_eq(&before.plan, &snapshot.plan) {
-            self.forget(&before.plan, &snapshot.plan);
-        }
-    }
-
-    /// What was found out by a plan, where another one may find otherwise.
-    fn forget(&self, before: &plan::Plan, after: &plan::Plan) {
-        let consumers = before.consumers != after.consumers;
-        if consumers {
-            self.passwords_known.take();
-        }
-        for (at, policy) in before.policies.iter().enumerate() {
-            if !consumers && after.policies.get(at) == Some(policy) {
-                continue;
-            }
-            if let Some(answers) = self.answers.borrow_mut().get_mut(at) {
-                *answers = None;
-            }
-            if let Some(held) = self.held_keys.borrow_mut().get_mut(at) {
-                *held = HeldKeys::default();
-            }
-            let store = self.stores.borrow_mut().get_mut(at).and_then(Option::take);
-            if let Some((_, store)) = store {
-                store.close();
-            }
-        }
-        let speaks = |pool: &plan::Pool| (pool.tls.clone(), pool.protocol, pool.send_proxy);
-        let snapshot = self.snapshot.borrow();
-        // Its servers are no longer spoken to as on the connections there are.
-        let is_other = |server: ServerId| {
-            let state = &snapshot.servers[server.0 as usize];
-            let pool = usize::from(state.pool.0);
-            state.removed.load(Ordering::Relaxed)
-                || before.pools.get(pool).map(speaks) != after.pools.get(pool).map(speaks)
-        };
-        let oldest = |server| if is_other(server) { Time::NEVER } else { Time::ZERO };
-        self.kept.borrow_mut().prune(oldest);
-        self.lines.borrow_mut().leave(is_other);
     }
 
     #[must_use]

@@ -71,18 +71,25 @@ impl Series {
     /// exactly is met here.
     #[must_use]
     pub fn buckets(&self) -> [u64; BUCKETS_US.len()] {
-        let mut counts = [0; BUCKETS_US.len()];
-        for step in self.merged.iter_recorded() {
-            let lowest = self.merged.lowest_equivalent(step.value_iterated_to());
-            let at = BUCKETS_US.partition_point(|&bound| bound < lowest);
-            if let Some(count) = counts.get_mut(at) {
-                *count += step.count_at_value();
-            }
-        }
+        let mut counts = self.counts_between(&BUCKETS_US);
         let mut below = 0;
         for count in &mut counts {
             below += *count;
             *count = below;
+        }
+        counts
+    }
+
+    /// Values above the bound before and up to each of `bounds`, not cumulative.
+    #[must_use]
+    pub fn counts_between<const N: usize>(&self, bounds: &[u64; N]) -> [u64; N] {
+        let mut counts = [0; N];
+        for step in self.merged.iter_recorded() {
+            let lowest = self.merged.lowest_equivalent(step.value_iterated_to());
+            let at = bounds.partition_point(|&bound| bound < lowest);
+            if let Some(count) = counts.get_mut(at) {
+                *count += step.count_at_value();
+            }
         }
         counts
     }

@@ -2,6 +2,8 @@
 //!
 //! Names and nesting are a contract with scripts. Fields may be added, never renamed.
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,11 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::traffic::{Distribution, RouteStatus};
 use super::clock;
 use super::histograms::{Series, sum_of};
 use super::view::{ServerGroup, View, bind_text};
 use crate::balance::POLICIES;
 use crate::config::plan::{self, ServerAddr};
+use crate::control::instance::Phase;
 use crate::control::overrides::Override;
 use crate::registry::{AdminState, Condition, ListenerId, Member, PoolSnapshot, ServerState};
 use crate::tls::certificates::Certificate;
@@ -22,7 +26,13 @@ use crate::tls::certificates::Certificate;
 pub struct Status {
     pub version: String,
     pub pid: u32,
+    /// The name of this machine.
+    #[serde(default)]
+    pub host: String,
     pub uptime_s: f64,
+    /// `starting`, `ready`, `draining` or `stopped`.
+    #[serde(default)]
+    pub phase: String,
     /// All bound, first checks done, not draining.
     pub ready: bool,
     pub engine: String,
@@ -47,6 +57,9 @@ pub struct PolicyStatus {
     pub requests: u64,
     /// Those that it refused, or would have if it were not a dry run.
     pub denied: u64,
+    /// What it took of all of them together.
+    #[serde(default)]
+    pub total_us: u64,
     pub p50_us: f64,
     pub p99_us: f64,
 }
@@ -111,8 +124,22 @@ pub struct ListenerStatus {
     #[serde(default)]
     pub tls_error: Option<String>,
     pub active: u32,
+    /// Where further clients are turned away; `null`: at no number of its own.
+    #[serde(default)]
+    pub max_conns: Option<u32>,
     pub total: u64,
     pub refused: u64,
+    /// Payload from clients, and to them.
+    #[serde(default)]
+    pub bytes_in: u64,
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Of requests where there are some, else of whole sessions; `null` before the first.
+    #[serde(default)]
+    pub latency: Option<Distribution>,
+    /// Only of `http`; "" for requests of no route, and for the listener's own `pool`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub routes: BTreeMap<String, RouteStatus>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +157,12 @@ pub struct PoolStatus {
     pub balance: String,
     /// Clients that wait for a server.
     pub held: u32,
+    /// `closed`, `half-open` or `open`; `null`: it has none.
+    #[serde(default)]
+    pub breaker: Option<String>,
+    /// Of successful connects to all its servers; `null` before the first.
+    #[serde(default)]
+    pub latency: Option<Distribution>,
     pub servers: BTreeMap<String, ServerStatus>,
 }
 
@@ -211,8 +244,10 @@ pub fn render(view: &View<'_>) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
+        host: traffic::host_name(),
         uptime_s: (view.now.since(view.started_at).as_secs_f64() * 10.0).round() / 10.0,
-        ready: view.ready,
+        ready: view.phase == Phase::Ready,
+        phase: view.phase.as_str().into(),
         engine: "io_uring".into(),
         config: ConfigStatus {
             hash: plan.hash.clone(),
@@ -264,6 +299,7 @@ fn policies(view: &View<'_>) -> Vec<PolicyStatus> {
             route: route.to_owned(),
             requests: totals.seconds.count(),
             denied: totals.denied,
+            total_us: totals.seconds.sum_us(),
             p50_us: totals.seconds.quantile_ms(0.5) * 1e3,
             p99_us: totals.seconds.quantile_ms(0.99) * 1e3,
         })
@@ -290,6 +326,7 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
     let row = |(id, listener): (usize, &plan::Listener)| {
         let sums = view.listener(ListenerId(id as u16));
         let bind = view.bound.get(id).unwrap_or(&listener.bind);
+        let requests = traffic::requests(view, ListenerId(id as u16), listener);
         let status = ListenerStatus {
             bind: bind.iter().map(bind_text).collect(),
             mode: mode_word(listener.mode).into(),
@@ -298,8 +335,13 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
             certificates: certificates(view, ListenerId(id as u16)),
             tls_error: view.tls_kept.listeners.get(&ListenerId(id as u16)).cloned(),
             active: sums.active,
+            max_conns: listener.limit.max_conns.map(Into::into),
             total: sums.connections,
             refused: sums.refused(),
+            bytes_in: sums.bytes_in,
+            bytes_out: sums.bytes_out,
+            latency: traffic::latency(view, ListenerId(id as u16), &requests),
+            routes: traffic::routes(&requests),
         };
         (listener.name.clone(), status)
     };
@@ -358,6 +400,12 @@ fn pool_status(
     PoolStatus {
         balance: balance_word(pool.balance).into(),
         held: now.state.waiting.load(Ordering::Relaxed),
+        breaker: pool
+            .breaker
+            .as_ref()
+            .and(now.state.breaker())
+            .map(|breaker| breaker_word(breaker.state()).into()),
+        latency: traffic::connects(view, groups),
         servers: servers.collect(),
     }
 }
@@ -384,6 +432,15 @@ fn overridden(mut status: ServerStatus, holds: Override) -> ServerStatus {
 
 fn configured(weight: u16) -> Configured {
     Configured { state: AdminState::Ready.as_str().into(), weight }
+}
+
+/// The word of a breaker's state, by its number in metrics.
+const fn breaker_word(state: u8) -> &'static str {
+    match state {
+        0 => "closed",
+        1 => "half-open",
+        _ => "open",
+    }
 }
 
 /// One address.

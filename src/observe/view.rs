@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::counters::ConnectResult;
-use super::histograms::{PolicyTotals, Totals};
+use super::histograms::{PolicyTotals, RouteTotals, Totals};
 use super::reason::{REASONS, Reason};
-use crate::config::plan::{BindAddr, Pem, Server};
-use crate::control::instance::Loading;
+use crate::config::plan::{BindAddr, HttpListener, Pem, Server};
+use crate::control::instance::{Loading, Phase};
 use crate::control::membership::{NameId, Resolution};
 use crate::control::overrides::Overrides;
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
@@ -41,7 +41,7 @@ pub struct View<'a> {
     pub now: Time,
     pub started_at: Time,
     pub loading: &'a Loading,
-    pub ready: bool,
+    pub phase: Phase,
     /// Where changed certificate files could not be used.
     pub tls_kept: &'a TlsKept,
     pub log_dropped: u64,
@@ -155,6 +155,19 @@ impl<'a> View<'a> {
             rows.entry((policy, self.route_name(route))).or_default().add(totals);
         }
         rows
+    }
+
+    /// Requests by route: all routes of the listener, also those that nobody has asked for yet.
+    #[must_use]
+    pub fn routes(&self, id: ListenerId, http: &'a HttpListener) -> BTreeMap<&'a str, RouteTotals> {
+        let mut routes: BTreeMap<&str, RouteTotals> =
+            http.routes.iter().map(|route| (route.name.as_str(), RouteTotals::default())).collect();
+        routes.insert("", RouteTotals::default());
+        let range = (id, None)..=(id, Some(u32::MAX));
+        for ((_, route), totals) in self.totals.routes.range(range) {
+            routes.entry(self.route_name(*route)).or_default().add(totals);
+        }
+        routes
     }
 
     /// "" for no route, and for the listener's own pool.

@@ -8,7 +8,7 @@ use super::talk::{Said, Talk};
 /// A connection to the admin listener.
 pub fn talk(gate: &Gate) -> Talk<std::net::TcpStream> {
     let mut talk = Talk::to(gate, "admin");
-    talk.host = "localhost".to_owned();
+    "localhost".clone_into(&mut talk.host);
     talk
 }
 

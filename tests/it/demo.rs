@@ -36,7 +36,13 @@ fn in_a_pipe_it_prints_lines_and_what_to_try() {
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{stdout}");
     assert!(!stdout.contains('\x1b'), "{stdout}");
-    for part in ["listening on 127.0.0.1:", "curl http://127.0.0.1:", "is killed", "errors 0"] {
+    for part in [
+        "listening on 127.0.0.1:",
+        "dashboard and",
+        "curl http://127.0.0.1:",
+        "is killed",
+        "errors 0",
+    ] {
         assert!(stdout.contains(part), "no `{part}` in {stdout}");
     }
 }

@@ -22,8 +22,11 @@ mod authority;
 mod backend;
 mod balance;
 mod bench;
+mod browser;
 mod bulk;
 mod command_line;
+mod dashboard;
+mod dashboard_changes;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]

@@ -120,7 +120,7 @@ fn a_weight_holds_for_clients_that_come_later_and_is_shown_beside_the_files() {
         let sessions = letters(&gate, 38);
         let of_b = sessions.matches('b').count();
         // Each of two workers takes its own turns.
-        if of_b >= 34 && of_b < 38 { Ok(()) } else { Err(sessions) }
+        if (34..38).contains(&of_b) { Ok(()) } else { Err(sessions) }
     });
     let said = change(&gate, "app/b", r#"{"weight":2}"#);
     assert!(said["override"].is_null(), "the file says the same: {said}");
@@ -253,8 +253,9 @@ fn kept_connections_and_cookies_respect_a_drain() {
         assert!(said.field("Set-Cookie").is_some(), "it moves: {}", said.head);
         assert_eq!(talk.ask("GET", "/keeps", &cookies["/keeps"], b"").body, b"a");
     }
-    let others = a.backend.seen().into_iter().filter(|seen| seen.path() != "/health");
-    assert!(others.clone().all(|seen| seen.path() == "/keeps"), "{:?}", others.last());
+    let others: Vec<_> =
+        a.backend.seen().into_iter().filter(|seen| seen.path() != "/health").collect();
+    assert!(others.iter().all(|seen| seen.path() == "/keeps"), "{others:?}");
     change(&gate, "app/a", r#"{"state":"maint"}"#);
     assert_eq!(talk.ask("GET", "/keeps", &cookies["/keeps"], b"").body, b"b");
 }

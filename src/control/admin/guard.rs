@@ -9,8 +9,9 @@ use hyper::{Method, Request, StatusCode};
 use super::answers::{self, Answer};
 use crate::config::plan::{Admin, Secret};
 
-/// Paths that need no token: what load balancers in front of us and orchestrators ask.
-const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+/// Paths that need no token: what load balancers in front of us and orchestrators ask, and the
+/// dashboard as long as nothing stands on it.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/"];
 
 /// What a read token does not open.
 const NOT_FOR_READERS: [&str; 1] = ["/v1/config"];
@@ -173,9 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn health_needs_no_token_but_a_host_of_ours() {
+    fn health_and_the_page_need_no_token_but_a_host_of_ours() {
         assert_eq!(ask("GET", "/healthz", "127.0.0.1:9901", None), Ok(()));
+        assert_eq!(ask("GET", "/", "127.0.0.1:9901", None), Ok(()));
         assert_eq!(ask("GET", "/readyz", "evil.example", None), Err(Refusal::Host));
+        assert_eq!(ask("GET", "/", "evil.example", None), Err(Refusal::Host));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod answers;
 mod body;
 mod guard;
+mod page;
 mod patience;
 mod places;
 mod routes;

@@ -8,7 +8,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answers::{self, Answer, JSON, PLAIN, error, text};
-use super::{Context, servers};
+use super::{Context, page, servers};
 use crate::control::Command;
 use crate::control::instance::{Instance, Phase};
 use crate::observe::{clock, metrics};
@@ -22,6 +22,7 @@ struct Route {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
+    Page,
     Health,
     Ready,
     Metrics,
@@ -37,7 +38,8 @@ const fn get(path: &'static str, action: Action) -> Route {
 }
 
 /// All there is. A GET is a HEAD too.
-static ROUTES: [Route; 8] = [
+static ROUTES: [Route; 9] = [
+    get("/", Action::Page),
     get("/healthz", Action::Health),
     get("/readyz", Action::Ready),
     get("/metrics", Action::Metrics),
@@ -104,6 +106,7 @@ pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Ans
     };
     let instance = &context.desk.instance;
     match action {
+        Action::Page => page::answer(),
         Action::Health => health(instance),
         Action::Ready => ready(instance.phase()),
         Action::Metrics => rendered(instance, metrics::CONTENT_TYPE, Instance::metrics).await,

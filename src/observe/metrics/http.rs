@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluicegate_l7::route::spec::ActionSpec;
 
 use super::{Kind, Text};
-use crate::config::plan::{HttpListener, Listener};
+use crate::config::plan::Listener;
 use crate::observe::counters::HandshakeResult;
 use crate::observe::histograms::{RouteTotals, sum_of};
 use crate::observe::view::View;
@@ -56,7 +56,7 @@ pub(super) fn requests(view: &View<'_>, text: &mut Text) {
     let rows: Vec<(&str, Routes<'_>)> = listeners
         .filter_map(|(id, listener)| {
             let http = listener.http.as_ref()?;
-            Some((listener.name.as_str(), routes(view, ListenerId(id as u16), http)))
+            Some((listener.name.as_str(), view.routes(ListenerId(id as u16), http)))
         })
         .collect();
     if rows.is_empty() {
@@ -84,18 +84,6 @@ pub(super) fn requests(view: &View<'_>, text: &mut Text) {
         }
     }
     servers(view, text);
-}
-
-/// All routes of the listener, also those that nobody has asked for yet.
-fn routes<'a>(view: &View<'a>, id: ListenerId, http: &'a HttpListener) -> Routes<'a> {
-    let mut routes: Routes<'a> =
-        http.routes.iter().map(|route| (route.name.as_str(), RouteTotals::default())).collect();
-    routes.insert("", RouteTotals::default());
-    let range = (id, None)..=(id, Some(u32::MAX));
-    for ((_, route), totals) in view.totals.routes.range(range) {
-        routes.entry(view.route_name(*route)).or_default().add(totals);
-    }
-    routes
 }
 
 /// The servers of all pools that requests may go to.
