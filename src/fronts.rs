@@ -53,12 +53,11 @@ impl Fronts {
     pub fn new(plan: &Plan) -> Result<Self, LoadError> {
         let rules = Arc::new(Rules::new(plan));
         let mut fronts = Self { rules: Arc::clone(&rules), ..Self::default() };
-        let logged = plan.log.access != plan::AccessLog::Off;
         for (id, listener) in plan.listeners.iter().enumerate() {
             let tls = |tls| ServerTls::new(tls, Arc::new(Tickets::default()));
             let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
             let id = ListenerId(id as u16);
-            let site = |http| Site::new(id, listener, http, &rules, logged);
+            let site = |http| Site::new(id, listener, http, &rules, &plan.log);
             let site = listener.http.as_ref().map(site).transpose();
             let site = site.map_err(|error| LoadError {
                 file: format!("listener `{}`", listener.name),

@@ -78,7 +78,7 @@ pub(super) fn start(plan: &Arc<Plan>, log: &Log) -> Result<Started, ServeError> 
 
 fn start_access_log(
     instance: &Arc<Instance>,
-    file: Option<std::fs::File>,
+    file: Option<access_log::Target>,
     log: &Log,
 ) -> Result<AccessLog, ServeError> {
     let names = instance.clone();

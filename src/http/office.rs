@@ -33,6 +33,7 @@ use crate::net::Endpoint;
 use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
+use crate::observe::sampling::Sampler;
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
 use crate::runtime::driver::{Driver, TcpOptions};
@@ -62,6 +63,8 @@ pub struct Office<D: Driver> {
     counts: Arc<WorkerCounts>,
     shared: Arc<Shared>,
     requests: RefCell<RequestCounts>,
+    /// Which of the requests are logged.
+    sampler: RefCell<Sampler>,
     connects: RefCell<Vec<(ServerId, hdrhistogram::Histogram<u32>)>>,
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
@@ -110,6 +113,7 @@ impl<D: Driver> Office<D> {
             counts,
             shared,
             requests: RefCell::default(),
+            sampler: RefCell::default(),
             connects: RefCell::default(),
             room: RefCell::default(),
             tickets: RefCell::default(),
@@ -499,6 +503,9 @@ impl<D: Driver> Office<D> {
     /// Counts a request, and gives it to the log.
     pub(super) fn account(&self, record: RequestRecord, logged: bool) {
         self.requests.borrow_mut().count(&record);
+        let sample = self.snapshot.borrow().plan.log.lines.sample;
+        let takes = |sampler: &mut Sampler| sampler.takes(sample, record.reason, record.status);
+        let logged = logged && takes(&mut self.sampler.borrow_mut());
         if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
             self.counts.log_dropped.add(1);
         }

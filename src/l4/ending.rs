@@ -312,7 +312,10 @@ impl<D: Driver> Gate<D> {
         }
         let took = now.since(session.accepted_at);
         measure::record(&mut self.histograms.session, session.listener, took);
-        if self.listeners[usize::from(session.listener.0)].logged {
+        let sample = self.snapshot.plan.log.lines.sample;
+        if self.listeners[usize::from(session.listener.0)].logged
+            && self.sampler.takes(sample, reason, 0)
+        {
             let names = self.take_names(slot);
             let record = SessionRecord {
                 listener: session.listener,

@@ -1,30 +1,46 @@
-//! Lines of the access log: one JSON object for each ended session of a TCP listener, and for
-//! each request of an HTTP listener.
+//! Lines of the access log: one for each ended session of a TCP listener, and for each request
+//! of an HTTP listener. Here are those in JSON, in [`combined`] those in Apache's format.
 //!
-//! Every field is always there, `null` if unknown. Texts that a client chose are escaped, so a
-//! line stays one line. Owns no file: `access_log` writes what is made here.
+//! Every field is always there, `null` if unknown; `query` and `headers` if the configuration
+//! wants them. Texts that a client chose are escaped, so a line stays one line. Owns no file:
+//! `access_log` writes what is made here.
+
+mod combined;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::clock::WallClock;
 use super::record::SessionRecord;
-use super::requests::{RequestRecord, RequestText};
-use crate::config::plan::Listener;
+use super::requests::{LoggedFields, RequestRecord, RequestText};
+use crate::config::plan::{Listener, LogForm, LogLines};
 use crate::registry::Snapshot;
 use crate::tls::info::TlsInfo;
 
 /// Names as JSON strings, made once, and the lines made of them.
 #[derive(Clone, Debug, Default)]
 pub struct LineFormat {
+    lines: LogLines,
     listeners: Vec<ListenerNames>,
-    pools: Vec<String>,
-    servers: Vec<String>,
+    pools: Vec<Name>,
+    servers: Vec<Name>,
+}
+
+#[derive(Clone, Debug)]
+struct Name {
+    plain: String,
+    json: String,
+}
+
+impl Name {
+    fn of(name: &str) -> Self {
+        Self { plain: name.to_owned(), json: json_string(name) }
+    }
 }
 
 #[derive(Clone, Debug)]
 struct ListenerNames {
-    name: String,
+    name: Name,
     /// By index; the listener's own pool is the last one, and named "".
     routes: Vec<String>,
     /// Sessions get lines; whether requests do is the worker's to say, route by route.
@@ -36,7 +52,7 @@ impl ListenerNames {
         let routes = listener.http.as_ref().map(|http| http.routes.as_slice()).unwrap_or_default();
         let names = routes.iter().map(|route| route.name.as_str());
         Self {
-            name: json_string(&listener.name),
+            name: Name::of(&listener.name),
             routes: names.map(json_string).collect(),
             logged: listener.access_log,
         }
@@ -47,14 +63,17 @@ impl LineFormat {
     /// Takes over names that are new in `snapshot`.
     pub fn update(&mut self, snapshot: &Snapshot) {
         let plan = &snapshot.plan;
+        if self.lines != plan.log.lines {
+            self.lines = plan.log.lines.clone();
+        }
         for listener in plan.listeners.iter().skip(self.listeners.len()) {
             self.listeners.push(ListenerNames::of(listener));
         }
         for pool in plan.pools.iter().skip(self.pools.len()) {
-            self.pools.push(json_string(&pool.name));
+            self.pools.push(Name::of(&pool.name));
         }
         for server in snapshot.servers.iter().skip(self.servers.len()) {
-            self.servers.push(json_string(&server.name));
+            self.servers.push(Name::of(&server.name));
         }
     }
 
@@ -66,9 +85,25 @@ impl LineFormat {
         if !listener.logged {
             return false;
         }
+        match self.lines.form {
+            LogForm::Json => self.write_session_json(&listener.name.json, record, clock, out),
+            LogForm::Combined => {
+                combined::session(self, &listener.name.plain, record, clock, out);
+            }
+        }
+        true
+    }
+
+    fn write_session_json(
+        &self,
+        listener: &str,
+        record: &SessionRecord,
+        clock: WallClock,
+        out: &mut String,
+    ) {
         out.push_str("{\"ts\":\"");
         clock.write(record.ended_at, out);
-        let _ = write!(out, "\",\"listener\":{},\"client\":", listener.name);
+        let _ = write!(out, "\",\"listener\":{},\"client\":", listener);
         match record.peer.address() {
             Some(address) => drop(write!(out, "\"{address}\"")),
             None => out.push_str("null"),
@@ -91,11 +126,13 @@ impl LineFormat {
         );
         tls_or_null(names.and_then(|names| names.tls.as_ref()), out);
         let _ = writeln!(out, ",\"retries\":{}}}", record.retries);
-        true
     }
 
     /// Appends the line of one request.
     pub fn write_request(&self, record: &RequestRecord, clock: WallClock, out: &mut String) {
+        if self.lines.form == LogForm::Combined {
+            return combined::request(record, clock, out);
+        }
         let listener = self.listeners.get(usize::from(record.listener.0));
         let route = record.route.map(|route| route as usize);
         let route = listener.zip(route).and_then(|(listener, at)| listener.routes.get(at));
@@ -119,6 +156,10 @@ impl LineFormat {
         text_or_null(of(|text| &text.host), out);
         out.push_str(",\"path\":");
         text_or_null(of(|text| &text.path), out);
+        if self.lines.query {
+            out.push_str(",\"query\":");
+            text_or_null(text.and_then(|text| text.query.as_deref()), out);
+        }
         out.push_str(",\"status\":");
         match record.status {
             // The client had gone before there was an answer.
@@ -128,6 +169,24 @@ impl LineFormat {
         let _ = write!(out, ",\"reason\":\"{}\",\"consumer\":", record.reason.as_str());
         let consumer = record.consumer.as_deref().map(|principal| principal.id.as_str());
         text_or_null(consumer.filter(|id| !id.is_empty()), out);
+        self.write_upstream(record, out);
+        let _ = write!(
+            out,
+            ",\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
+            record.bytes_in, record.bytes_out
+        );
+        text_or_null(of(|text| &text.request_id), out);
+        let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
+        tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
+        if !self.lines.headers.is_empty() {
+            out.push_str(",\"headers\":");
+            fields_or_null(text.and_then(|text| text.fields.as_ref()), out);
+        }
+        out.push_str("}\n");
+    }
+
+    /// Where a request went, and what took how long.
+    fn write_upstream(&self, record: &RequestRecord, out: &mut String) {
         out.push_str(",\"pool\":");
         name_or_null(record.pool.and_then(|id| self.pools.get(usize::from(id.0))), out);
         out.push_str(",\"server\":");
@@ -141,20 +200,23 @@ impl LineFormat {
             Some(took) => drop(write!(out, "{}", took.as_micros())),
             None => out.push_str("null"),
         }
-        let _ = write!(
-            out,
-            ",\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
-            record.bytes_in, record.bytes_out
-        );
-        text_or_null(of(|text| &text.request_id), out);
-        let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
-        tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
-        out.push_str("}\n");
     }
 }
 
-fn name_or_null(name: Option<&String>, out: &mut String) {
-    out.push_str(name.map_or("null", String::as_str));
+fn name_or_null(name: Option<&Name>, out: &mut String) {
+    out.push_str(name.map_or("null", |name| &name.json));
+}
+
+fn fields_or_null(fields: Option<&LoggedFields>, out: &mut String) {
+    let Some(fields) = fields else { return out.push_str("null") };
+    out.push('{');
+    for (at, name) in fields.names.iter().enumerate() {
+        out.push_str(if at == 0 { "" } else { "," });
+        write_json(name, out);
+        out.push(':');
+        text_or_null(fields.value(at), out);
+    }
+    out.push('}');
 }
 
 fn text_or_null(text: Option<&str>, out: &mut String) {

@@ -11,5 +11,6 @@ pub mod metrics;
 pub mod reason;
 pub mod record;
 pub mod requests;
+pub mod sampling;
 pub mod status;
 pub mod view;

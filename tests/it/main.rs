@@ -15,6 +15,7 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod access_log;
 mod auth_services;
 mod authority;
 mod backend;

@@ -406,7 +406,11 @@ fn plan(rng: &mut Rng) -> Plan {
             },
         },
         admin: None,
-        log: plan::Log { access: plan::AccessLog::Stdout, level: plan::Level::Info },
+        log: plan::Log {
+            access: plan::AccessLog::Stdout,
+            level: plan::Level::Info,
+            lines: plan::LogLines::default(),
+        },
         listeners: vec![listener],
         pools: vec![pool],
         hash: String::new(),
