@@ -140,6 +140,7 @@ struct ServerRow<'a> {
     sums: ServerSums,
     condition: Condition,
     connect: Option<Series>,
+    rtt: Option<Series>,
 }
 
 fn servers(view: &View<'_>, text: &mut Text) {
@@ -180,7 +181,27 @@ fn servers(view: &View<'_>, text: &mut Text) {
         let series = row.connect.as_ref().unwrap_or(&none);
         text.series("upstream_connect_seconds", &row.labels, series);
     }
+    paths(&rows, text);
     pools_of(view, &rows, text);
+}
+
+/// What the kernel measured on the way to servers.
+fn paths(rows: &[ServerRow<'_>], text: &mut Text) {
+    text.family("upstream_rtt_seconds", Kind::Histogram, "Round trips to servers, by the kernel.");
+    for row in rows {
+        let none = Series::default();
+        text.series("upstream_rtt_seconds", &row.labels, row.rtt.as_ref().unwrap_or(&none));
+    }
+    text.family("upstream_rttvar_seconds", Kind::Gauge, "Smoothed variation of the round trip.");
+    for row in rows {
+        let seconds = row.sums.rttvar_us as f64 / 1e6;
+        text.sample("upstream_rttvar_seconds", &row.labels, seconds);
+    }
+    let help = "Segments sent again on the way to servers.";
+    text.family("upstream_retransmits_total", Kind::Counter, help);
+    for row in rows {
+        text.sample("upstream_retransmits_total", &row.labels, row.sums.retransmits);
+    }
 }
 
 fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow<'a> {
@@ -189,6 +210,7 @@ fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow
         sums: view.servers(group.states.iter().copied()),
         condition: group.condition(view.now),
         connect: sum_of(&view.totals.connect, group.states.iter().map(|state| state.id)),
+        rtt: sum_of(&view.totals.rtt, group.states.iter().map(|state| state.id)),
     }
 }
 
