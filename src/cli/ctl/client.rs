@@ -1,13 +1,13 @@
-//! One GET to the admin API, over TCP or a unix socket.
+//! One request to the admin API, over TCP or a unix socket.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, HOST};
-use hyper::{Request, StatusCode};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,7 +20,7 @@ const BODY_MAX: usize = 64 * 1_024 * 1_024;
 
 /// Where the admin API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AdminUrl {
+pub(in crate::cli) enum AdminUrl {
     /// `host:port`.
     Http(String),
     Unix(PathBuf),
@@ -29,7 +29,7 @@ pub(super) enum AdminUrl {
 impl AdminUrl {
     /// # Errors
     /// What is wrong with it, and what it should look like.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
             format!("`{text}` {what}; the admin API is http://HOST:PORT or unix:/path")
         };
@@ -70,18 +70,57 @@ impl fmt::Display for AdminUrl {
 ///
 /// # Errors
 /// A sentence that names the address and what to do.
-pub(super) fn get(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<Vec<u8>, String> {
+pub(in crate::cli) fn get(
+    url: &AdminUrl,
+    path: &str,
+    token: Option<&str>,
+) -> Result<Vec<u8>, String> {
+    send(url, Method::GET, path, token, Bytes::new())
+}
+
+/// Asks for another state of a server: `drain`, `ready` or `maint`.
+///
+/// # Errors
+/// As [`get`], with what the API says against it.
+pub(in crate::cli) fn change(
+    url: &AdminUrl,
+    token: Option<&str>,
+    pool: &str,
+    server: &str,
+    state: &str,
+) -> Result<(), String> {
+    let path = format!("/v1/pools/{pool}/servers/{server}");
+    let body = serde_json::json!({ "state": state }).to_string();
+    send(url, Method::PATCH, &path, token, body.into()).map(drop)
+}
+
+fn send(
+    url: &AdminUrl,
+    method: Method,
+    path: &str,
+    token: Option<&str>,
+    body: Bytes,
+) -> Result<Vec<u8>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    let asked =
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(url, path, token)).await });
+    let mut request = Request::builder().method(method).uri(path);
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(token) = token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request
+        .body(Full::new(body))
+        .map_err(|_| "the token has characters that cannot be sent".to_owned())?;
+    let asked = runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(url, request)).await });
     let (status, body) = asked
         .unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
         .map_err(|error| format!("{url} cannot be asked: {error}"))?;
     match status {
-        StatusCode::OK => Ok(body),
+        status if status.is_success() => Ok(body),
         StatusCode::UNAUTHORIZED => {
             Err(format!("{url} wants a token: give it with --token or SLUICEGATE_TOKEN"))
         }
@@ -91,20 +130,19 @@ pub(super) fn get(url: &AdminUrl, path: &str, token: Option<&str>) -> Result<Vec
 
 async fn ask(
     url: &AdminUrl,
-    path: &str,
-    token: Option<&str>,
+    request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Vec<u8>), String> {
     let hint = "is it running, with an [admin] section?";
     match url {
         AdminUrl::Http(authority) => {
             let stream = TcpStream::connect(authority.as_str()).await;
             let stream = stream.map_err(|error| format!("{error}; {hint}"))?;
-            exchange(stream, authority, path, token).await
+            exchange(stream, authority, request).await
         }
         AdminUrl::Unix(socket) => {
             let stream = UnixStream::connect(socket).await;
             let stream = stream.map_err(|error| format!("{error}; {hint}"))?;
-            exchange(stream, "localhost", path, token).await
+            exchange(stream, "localhost", request).await
         }
     }
 }
@@ -112,16 +150,10 @@ async fn ask(
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     host: &str,
-    path: &str,
-    token: Option<&str>,
+    mut request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Vec<u8>), String> {
-    let mut request = Request::get(path).header(HOST, host);
-    if let Some(token) = token {
-        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
-    let request = request
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| "the token has characters that cannot be sent".to_owned())?;
+    let host = HeaderValue::from_str(host).map_err(|_| format!("`{host}` is no host"))?;
+    request.headers_mut().insert(HOST, host);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
