@@ -103,7 +103,7 @@ impl LineFormat {
     ) {
         out.push_str("{\"ts\":\"");
         clock.write(record.ended_at, out);
-        let _ = write!(out, "\",\"listener\":{},\"client\":", listener);
+        let _ = write!(out, "\",\"listener\":{listener},\"client\":");
         match record.peer.address() {
             Some(address) => drop(write!(out, "\"{address}\"")),
             None => out.push_str("null"),

@@ -110,10 +110,10 @@ fn draw_listeners(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             name.clone(),
             mode.clone(),
             address.clone(),
-            right(row.active.to_string(), 6),
-            right(rate(row.rate), 7),
-            right(grouped(row.total), 11),
-            right(grouped(row.refused), 7),
+            right(&row.active.to_string(), 6),
+            right(&rate(row.rate), 7),
+            right(&grouped(row.total), 11),
+            right(&grouped(row.refused), 7),
             curve(&row.curve, 8),
         ])
     });
@@ -128,8 +128,8 @@ fn draw_listeners(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         Constraint::Length(8),
     ];
     let head = head.map(|name| match name {
-        "RATE/s" | "REFUSED" => right(name.into(), 7),
-        "TOTAL" => right(name.into(), 11),
+        "RATE/s" | "REFUSED" => right(name, 7),
+        "TOTAL" => right(name, 11),
         _ => name.to_owned(),
     });
     let head = Row::new(head).style(Style::new().add_modifier(Modifier::DIM));
@@ -147,7 +147,7 @@ fn draw_servers(model: &Model, colour: bool, frame: &mut Frame<'_>, area: Rect) 
         let mark = if model.reversed { '↑' } else { '↓' };
         let sorted = column == Some(model.sort);
         let name = if sorted { format!("{name}{mark}") } else { name.to_owned() };
-        if (3..=6).contains(&position(column)) { right(name, usize::from(width)) } else { name }
+        if (3..=6).contains(&position(column)) { right(&name, usize::from(width)) } else { name }
     });
     let head = Row::new(head).style(Style::new().add_modifier(Modifier::DIM));
     let reversed = Style::new().add_modifier(Modifier::REVERSED);
@@ -174,11 +174,11 @@ fn server_row(row: &ServerRow, colour: bool) -> Row<'static> {
     Row::new([
         Span::raw(format!("{}/{}", row.pool, row.server)),
         Span::styled(row.state.clone(), state_style(&row.state, colour)),
-        Span::raw(right(row.active.to_string(), 6)),
-        Span::raw(right(rate(row.rate), 7)),
-        Span::raw(right(rate(row.error_rate), 5)),
-        Span::raw(right(ms(row.p50), 7)),
-        Span::raw(right(ms(row.p99), 7)),
+        Span::raw(right(&row.active.to_string(), 6)),
+        Span::raw(right(&rate(row.rate), 7)),
+        Span::raw(right(&rate(row.error_rate), 5)),
+        Span::raw(right(&ms(row.p50), 7)),
+        Span::raw(right(&ms(row.p99), 7)),
         Span::raw(curve(&row.curve, 8)),
         Span::raw(row.why.clone()),
     ])
@@ -210,7 +210,7 @@ fn key_line(model: &Model) -> Line<'static> {
     }
 }
 
-fn right(text: String, width: usize) -> String {
+fn right(text: &str, width: usize) -> String {
     format!("{text:>width$}")
 }
 

@@ -49,7 +49,7 @@ pub fn run(args: &TopArgs) -> ExitCode {
         Err(error) => return fail(USAGE, error),
     };
     if args.once {
-        return once(&url, token.as_deref(), args.sort);
+        return once(url, token, args.sort);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return fail(USAGE, "top needs a terminal; `top --once` prints one table anywhere");
@@ -67,15 +67,17 @@ fn read(url: &AdminUrl, token: Option<&str>) -> Result<Status, String> {
 }
 
 /// Two readings, for there to be rates.
-fn once(url: &AdminUrl, token: Option<&str>, sort: Column) -> ExitCode {
+fn once(url: AdminUrl, token: Option<String>, sort: Column) -> ExitCode {
     let (mut model, started) = (Model::new(sort), Instant::now());
-    for reading in 0..2 {
-        if reading > 0 {
-            std::thread::sleep(PERIOD);
-        }
-        match read(url, token) {
-            Ok(status) => model.take(status, started.elapsed()),
-            Err(error) => return fail(FAILED, error),
+    let (_wish, news) = match start_asking(url, token) {
+        Ok(channels) => channels,
+        Err(error) => return fail(FAILED, format_args!("cannot start: {error}")),
+    };
+    for news in news.iter().take(2) {
+        match news {
+            News::Read(Ok(status)) => model.take(*status, started.elapsed()),
+            News::Read(Err(error)) => return fail(FAILED, error),
+            News::Answered(..) => {}
         }
     }
     let colour = io::stdout().is_terminal() && colour();
@@ -147,15 +149,22 @@ fn ask(url: AdminUrl, token: Option<String>, wishes: Receiver<Wish>, news: Sende
     }
 }
 
+fn start_asking(
+    url: AdminUrl,
+    token: Option<String>,
+) -> io::Result<(Sender<Wish>, Receiver<News>)> {
+    let (wish, wishes) = channel();
+    let (tell, news) = channel();
+    let asking = std::thread::Builder::new().name("asking".into());
+    asking.spawn(move || ask(url, token, wishes, tell))?;
+    Ok((wish, news))
+}
+
 fn live(url: AdminUrl, token: Option<String>, sort: Column) -> io::Result<()> {
     // Before any other thread: they inherit the mask.
     let interrupt = Interrupt::new();
     let shown = url.to_string();
-    let (wish, wishes) = channel();
-    let (tell, news) = channel();
-    std::thread::Builder::new()
-        .name("asking".into())
-        .spawn(move || ask(url, token, wishes, tell))?;
+    let (wish, news) = start_asking(url, token)?;
     let (started, colour) = (Instant::now(), colour());
     let mut model = Model::new(sort);
     let mut terminal = Terminal(ratatui::try_init()?);

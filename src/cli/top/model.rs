@@ -388,7 +388,7 @@ impl Model {
         self.mode = Mode::Filtering;
         match key {
             Key::Letter(letter) if self.filter.chars().count() < FILTER_MAX => {
-                self.filter.push(letter)
+                self.filter.push(letter);
             }
             Key::Backspace => drop(self.filter.pop()),
             Key::Enter => self.mode = Mode::Looking,

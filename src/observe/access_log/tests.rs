@@ -142,7 +142,7 @@ fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line() {
             }
             if bytes_in % 100 == 0 {
                 // Spread over several turns of the writer.
-                std::thread::sleep(Duration::from_millis(30));
+                pause(Duration::from_millis(30));
             }
         }
     });
@@ -157,7 +157,7 @@ fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line() {
             state.reopen();
             renamed += 1;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        pause(Duration::from_millis(5));
     }
     filler.join().unwrap();
     running.finish();
@@ -190,7 +190,7 @@ fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is() {
     let until = Instant::now() + Duration::from_secs(30);
     while said.lines().is_empty() {
         assert!(Instant::now() < until, "never said so");
-        std::thread::sleep(Duration::from_millis(5));
+        pause(Duration::from_millis(5));
     }
     running.finish();
     assert!(said.lines()[0].contains("cannot be opened anew"), "{:?}", said.lines());
@@ -210,4 +210,10 @@ fn half_a_line_of_somebody_who_was_killed_is_ended_first() {
     assert_eq!(lines.len(), 4, "{text}");
     assert_eq!(lines[..2], ["{\"whole\":1}", "{\"half"]);
     assert!(!open(&plan::AccessLog::File(path)).unwrap().unwrap().torn);
+}
+
+/// Between two looks at what another thread does.
+fn pause(span: Duration) {
+    let (_never, nothing) = std::sync::mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(span);
 }
