@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::{ConnectResult, Count, RetryCause, WorkerCounts};
 use super::histograms::{BUCKETS_LE, Series, sum_of};
+use super::process::Process;
 use super::reason::REASONS;
 use super::view::{ListenerSums, ServerGroup, ServerSums, View};
 use crate::registry::{Condition, ListenerId};
@@ -239,6 +240,15 @@ fn process(view: &View<'_>, text: &mut Text) {
     text.sample("log_stalled", &[], u8::from(view.log_stalled));
     text.family("config_last_reload_successful", Kind::Gauge, "1 if the last load was applied.");
     text.sample("config_last_reload_successful", &[], 1);
+    let taken = Process::read();
+    text.family("process_open_fds", Kind::Gauge, "Open descriptors.");
+    text.sample("process_open_fds", &[], taken.descriptors);
+    text.family("process_max_fds", Kind::Gauge, "Descriptors there may be.");
+    text.sample("process_max_fds", &[], taken.descriptors_max);
+    text.family("process_resident_memory_bytes", Kind::Gauge, "Memory in use.");
+    text.sample("process_resident_memory_bytes", &[], taken.resident_bytes);
+    text.family("process_cpu_seconds_total", Kind::Counter, "CPU time, user and system.");
+    text.sample("process_cpu_seconds_total", &[], taken.cpu_seconds);
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
     text.family("build_info", Kind::Gauge, "1, with the version as a label.");

@@ -8,6 +8,7 @@ pub mod histograms;
 pub mod lines;
 pub mod logger;
 pub mod metrics;
+pub mod process;
 pub mod reason;
 pub mod record;
 pub mod requests;

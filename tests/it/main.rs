@@ -23,6 +23,7 @@ mod balance;
 mod bench;
 mod bulk;
 mod command_line;
+mod dashboards;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
@@ -44,6 +45,7 @@ mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod netns;
 mod observing;
+mod packaging;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
@@ -58,4 +60,5 @@ mod stream;
 mod talk;
 mod tls;
 mod tls_client;
+mod top;
 mod websocket;
