@@ -65,7 +65,6 @@ impl Fronts {
     pub fn after(before: &Self, plan: &Plan) -> Result<Self, LoadError> {
         let mut labels = (*before.labels).clone();
         let rules = Arc::new(Rules::after(&before.rules, plan, &mut labels));
-        let logged = plan.log.access != plan::AccessLog::Off;
         let mut listeners = Vec::new();
         for (id, listener) in plan.listeners.iter().enumerate() {
             let old = before.listeners.get(id);
@@ -78,7 +77,7 @@ impl Fronts {
             let tls = |tls| ServerTls::new(tls, tickets.cloned().unwrap_or_default());
             let tls = listener.tls.as_ref().map(tls).transpose()?.map(Arc::new);
             let id = ListenerId(id as u16);
-            let site = |http| Site::new(id, listener, http, &rules, logged, &mut labels);
+            let site = |http| Site::new(id, listener, http, &rules, &plan.log, &mut labels);
             let site = listener.http.as_ref().map(site).transpose();
             let site = site.map_err(|error| LoadError {
                 file: format!("listener `{}`", listener.name),

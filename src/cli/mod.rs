@@ -24,6 +24,7 @@ mod key;
 mod man;
 mod run;
 mod schema;
+mod top;
 
 /// Failed while running.
 pub const FAILED: u8 = 1;
@@ -73,6 +74,8 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Ask a running instance, and tell its servers what to do, through its admin API
     Ctl(ctl::CtlArgs),
+    /// Watch a running instance live on a terminal
+    Top(top::TopArgs),
     /// Make an API key and its hash for the configuration
     Key(key::KeyArgs),
     /// Generate load and measure latency, in a closed or an open loop
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::ExplainReason(args) => explain_reason::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Key(args) => key::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),

@@ -22,8 +22,8 @@ use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
     AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns, HttpCheck,
-    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, Mode, OnDown, Outlier, Plan, Pool,
-    Protocol, Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
+    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm, LogLines, Mode, OnDown, Outlier,
+    Plan, Pool, Protocol, Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
 };
 use super::report::Findings;
 use super::source::Place;
@@ -251,7 +251,17 @@ fn log(fields: &Fields) -> Log {
         _ => AccessLog::Off,
     };
     let level = choice(fields.scalar("level").as_ref(), &LEVELS);
-    Log { access, level: level.unwrap_or(Level::Info) }
+    const FORMS: [(&str, LogForm); 2] = [("json", LogForm::Json), ("combined", LogForm::Combined)];
+    let lines = LogLines {
+        form: choice(fields.scalar("format").as_ref(), &FORMS).unwrap_or(LogForm::Json),
+        sample: match fields.scalar("sample") {
+            Some(Scalar::Share(percent)) => percent,
+            _ => 100,
+        },
+        query: boolean(fields, "query").unwrap_or(false),
+        headers: fields.list("headers").iter().filter_map(|(name, _)| text_of(name)).collect(),
+    };
+    Log { access, level: level.unwrap_or(Level::Info), lines }
 }
 
 fn defaults(fields: &Fields) -> Timeouts {

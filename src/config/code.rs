@@ -77,6 +77,7 @@ codes! {
     TOO_MANY "E112" "more entries than the bound";
     BAD_TEXT "E113" "text with a form or characters that are not possible there";
     NOT_HERE "E114" "a key that does not go with another one beside it";
+    LOGS_SECRET "E115" "a setting of the log that would write credentials or cookies to it";
 
     NO_SUCH_POOL "E201" "a listener or a route sends to a pool that does not exist";
     ADDRESS_TAKEN "E202" "two things bind the same address";

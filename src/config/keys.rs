@@ -223,6 +223,8 @@ pub enum Text {
     },
     /// One of the few header fields of clients that can be spared.
     KeptHeader,
+    /// A header field that may stand in a log.
+    LoggedHeader,
     Cookie,
     /// `"text/html; charset=utf-8"`
     ContentType,

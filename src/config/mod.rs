@@ -23,6 +23,7 @@ mod certificates;
 pub mod code;
 mod cross;
 mod cross_http;
+mod cross_log;
 mod cross_policy;
 mod fields;
 mod include;
@@ -111,6 +112,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     cross::check(&draft, &mut found);
     cross_http::check(&draft, &mut found);
     cross_policy::check(&draft, &mut found);
+    cross_log::check(&draft, &mut found);
     certificates::check(&draft, &mut found);
     lint::check(&draft, &mut found);
     lint_http::check(&draft, &mut found);

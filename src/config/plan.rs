@@ -99,6 +99,44 @@ impl std::fmt::Debug for Secret {
 pub struct Log {
     pub access: AccessLog,
     pub level: Level,
+    pub lines: LogLines,
+}
+
+/// What lines of the access log are like, and which there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLines {
+    pub form: LogForm,
+    /// Percent of the lines with reason `ok` and a status below 500; all others always.
+    pub sample: u8,
+    /// Requests are logged with their query.
+    pub query: bool,
+    /// Fields of requests that JSON lines have.
+    pub headers: Vec<String>,
+}
+
+impl Default for LogLines {
+    fn default() -> Self {
+        Self { form: LogForm::Json, sample: 100, query: false, headers: Vec::new() }
+    }
+}
+
+impl LogLines {
+    /// Fields of a request that its line is made of.
+    #[must_use]
+    pub fn fields_read(&self) -> Vec<String> {
+        match self.form {
+            LogForm::Json => self.headers.clone(),
+            LogForm::Combined => vec!["Referer".to_owned(), "User-Agent".to_owned()],
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogForm {
+    /// One object a line.
+    Json,
+    /// Apache's combined format.
+    Combined,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

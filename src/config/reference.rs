@@ -174,7 +174,9 @@ fn text_text(form: Text) -> String {
         Text::HostTemplate => "host, perhaps with variables".to_owned(),
         Text::AddressTemplate => "path or address, perhaps with variables".to_owned(),
         Text::Prefix => "beginning of a path".to_owned(),
-        Text::Header { .. } | Text::KeptHeader => "name of a header field".to_owned(),
+        Text::Header { .. } | Text::KeptHeader | Text::LoggedHeader => {
+            "name of a header field".to_owned()
+        }
         Text::Cookie => "name of a cookie".to_owned(),
         Text::ContentType | Text::MediaRange => "content type".to_owned(),
         Text::Body { max } => format!("text, or a file of at most {}", size_text(max)),

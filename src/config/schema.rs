@@ -216,6 +216,7 @@ fn text_schema(form: Text) -> Value {
         | Text::AddressTemplate
         | Text::Header { .. }
         | Text::KeptHeader
+        | Text::LoggedHeader
         | Text::Cookie
         | Text::PolicyRef
         | Text::PolicyName

@@ -29,6 +29,8 @@ pub const NETWORKS_MAX: usize = 1_024;
 pub const WORKERS_MAX: i64 = 1_024;
 /// Patterns in `include`.
 pub const INCLUDES_MAX: usize = 64;
+/// Fields of a request in its line of the log.
+pub const LOG_HEADERS_MAX: usize = 32;
 /// Sessions a limit may name; far above what descriptors allow.
 pub const CONNS_MAX: i64 = 100_000_000;
 
@@ -214,15 +216,37 @@ pub static LOG: Section = Section {
     doc: "The access log, and what the process says about itself.",
     tag: None,
     short: None,
-    later: &["format", "sample", "query", "headers"],
+    later: &[],
     variants: &[],
     keys: &[
         Key::new(
             "access",
             Kind::Text(Text::LogTarget),
-            "One JSON line for each session: `\"stdout\"`, `\"file:/path\"` or `\"off\"`.",
+            "One line for each session of a TCP listener and each request of an HTTP listener: `\"stdout\"`, \
+             `\"file:/path\"` or `\"off\"`.",
         )
         .or("stdout"),
+        Key::new(
+            "format",
+            word(&["json", "combined"]),
+            "`json`: one object a line. `combined`: Apache's format; see docs/operations.md for lines of TCP sessions.",
+        )
+        .or("json"),
+        Key::new(
+            "sample",
+            Kind::Share,
+            "How many of the lines with reason `ok` and a status below 500 are written, evenly spread; all others are \
+             written always.",
+        )
+        .or("100%"),
+        Key::new("query", Kind::Bool, "Requests are written with their query (JSON: in the field `query`).")
+            .or_bool(false),
+        Key::new(
+            "headers",
+            Kind::List { of: &Kind::Text(Text::LoggedHeader), max: LOG_HEADERS_MAX },
+            "Fields of requests that are written to the JSON field `headers`. None that carries a credential or a \
+             cookie.",
+        ),
         Key::new(
             "level",
             word(&["error", "warn", "info", "debug"]),

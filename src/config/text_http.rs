@@ -11,6 +11,7 @@ use sluicegate_l7::route::Pattern;
 
 use super::address;
 use super::code;
+use super::cross_log;
 use super::keys::Text;
 use super::plan::{Pem, Secret, Verify};
 use super::read::{self, SecretFrom};
@@ -64,6 +65,7 @@ pub fn text(text: &str, form: Text, dir: &Path) -> Taken {
                 Err(refuse(code::BAD_TEXT, format!("fits no path: {error}"), hint))
             }
         },
+        Text::LoggedHeader => cross_log::header(text),
         Text::KeptHeader => {
             let spares = |known: &Known| known.class() == Class::Override;
             if let Some(known) = Known::of(text.as_bytes()).filter(spares) {

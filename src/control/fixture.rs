@@ -32,7 +32,7 @@ pub fn plan(servers: &[SocketAddr]) -> Plan {
             watch: false,
         },
         admin: None,
-        log: Log { access: AccessLog::Off, level: Level::Info },
+        log: Log { access: AccessLog::Off, level: Level::Info, lines: LogLines::default() },
         listeners: vec![Listener::tcp(
             "front",
             vec![BindAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 0)))],

@@ -98,7 +98,7 @@ pub(super) fn start(
 
 fn start_access_log(
     instance: &Arc<Instance>,
-    file: Option<std::fs::File>,
+    file: Option<access_log::Target>,
     log: &Log,
 ) -> Result<AccessLog, ServeError> {
     let names = instance.clone();

@@ -18,6 +18,7 @@ use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
 use sluicegate_l7::route::{headers, redirect, split, sticky};
 
 use super::bodies::{self, Fit};
+use super::log_text;
 use super::policies::{Gate, Refusal};
 use super::server_head;
 use super::session::Peers;
@@ -149,7 +150,6 @@ pub struct Bench<'a> {
     /// Two random numbers: for an id, and for chance.
     pub random: [u64; 3],
     pub has_servers: &'a dyn Fn(usize) -> bool,
-    pub logged: bool,
     /// The head came in HTTP/2's form.
     pub is_http2: bool,
 }
@@ -312,17 +312,8 @@ impl Case<'_> {
 
     /// The errand that the request is, before it is known where it goes.
     pub fn errand(&self, bench: &Bench<'_>) -> Box<Errand> {
-        let bytes = self.lines.bytes;
-        let text = bench.logged.then(|| {
-            let host = self.head.host.map_or(&b""[..], |span| span.of(bytes));
-            Box::new(RequestText {
-                method: self.method.to_owned(),
-                host: String::from_utf8_lossy(host).into_owned(),
-                path: path_of(self.head.target.of(bytes)),
-                request_id: String::from_utf8_lossy(self.id.as_bytes()).into_owned(),
-                tls: bench.peers.tls.clone(),
-            })
-        });
+        let id = self.id.as_bytes();
+        let text = log_text::of(bench.site, bench.peers, Some(self.head), &self.lines, id);
         let mut errand = Box::new(Errand::new(self.head, self.client.ip, self.id, text));
         if let Found::Route { route, .. } = self.found {
             errand.route = route;

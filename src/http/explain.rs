@@ -86,7 +86,6 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
         // The same question gets the same answer.
         random: [0; 3],
         has_servers: &|_| true,
-        logged: false,
     };
     let mut draft = Vec::new();
     let mut scratch = Scratch::default();

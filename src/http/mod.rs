@@ -37,6 +37,7 @@ pub mod explain;
 mod forward;
 mod h2;
 mod kept_answers;
+mod log_text;
 mod made_here;
 mod office;
 mod policies;

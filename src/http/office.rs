@@ -35,17 +35,20 @@ use crate::net::Endpoint;
 use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
+use crate::observe::sampling::Sampler;
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
 use crate::runtime::driver::{Driver, TcpOptions};
 use crate::runtime::mail::{Histograms, Mailbox};
-use crate::runtime::tasks::Shell;
+use crate::runtime::tasks::{Shell, Socket};
 use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
 use crate::tls::upstream::ClientTls;
 
 /// Between two looks at kept connections.
 const PRUNE_EVERY: Duration = Duration::from_secs(1);
+/// Requests for one look at the way to a server.
+const PATH_EVERY: u8 = 16;
 
 /// An address at which limits are shared, and the connection there.
 type Store<D> = (Endpoint, Rc<SharedLimits<D>>);
@@ -64,7 +67,12 @@ pub struct Office<D: Driver> {
     counts: Arc<WorkerCounts>,
     shared: Arc<Shared>,
     requests: RefCell<RequestCounts>,
+    /// Which of the requests are logged.
+    sampler: RefCell<Sampler>,
     connects: RefCell<Vec<(ServerId, hdrhistogram::Histogram<u32>)>>,
+    rtt: RefCell<Vec<(ServerId, hdrhistogram::Histogram<u32>)>>,
+    /// Requests since the way to a server was looked at.
+    paths_skipped: Cell<u8>,
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
     tickets: RefCell<Tickets>,
@@ -114,7 +122,10 @@ impl<D: Driver> Office<D> {
             counts,
             shared,
             requests: RefCell::default(),
+            sampler: RefCell::default(),
             connects: RefCell::default(),
+            rtt: RefCell::default(),
+            paths_skipped: Cell::default(),
             room: RefCell::default(),
             tickets: RefCell::default(),
             budgets: RefCell::default(),
@@ -459,6 +470,19 @@ impl<D: Driver> Office<D> {
         self.rng.borrow_mut().next_u64()
     }
 
+    /// Looks at the way to a server after one of [`PATH_EVERY`] requests: what the others cost is
+    /// then not measurable.
+    pub(super) fn measure_path(&self, server: ServerId, socket: &Socket<D>) {
+        let nth = self.paths_skipped.get();
+        self.paths_skipped.set((nth + 1) % PATH_EVERY);
+        if nth == 0
+            && let Some(path) = socket.path()
+        {
+            let counts = self.counts.server(server);
+            measure::path(&mut self.rtt.borrow_mut(), counts, server, &path);
+        }
+    }
+
     pub(super) fn count_connect(&self, server: &ServerState, result: ConnectResult, began: Time) {
         self.counts.server(server.id).connects[result as usize].add(1);
         match result {
@@ -513,6 +537,9 @@ impl<D: Driver> Office<D> {
     /// Counts a request, and gives it to the log.
     pub(super) fn account(&self, record: RequestRecord, logged: bool) {
         self.requests.borrow_mut().count(&record);
+        let sample = self.snapshot.borrow().plan.log.lines.sample;
+        let takes = |sampler: &mut Sampler| sampler.takes(sample, record.reason, record.status);
+        let logged = logged && takes(&mut self.sampler.borrow_mut());
         if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
             self.counts.log_dropped.add(1);
         }
@@ -531,12 +558,11 @@ impl<D: Driver> Office<D> {
     /// What was measured since the last time.
     pub fn take_measures(&self, histograms: &mut Histograms) {
         histograms.requests = self.requests.take();
+        for (server, histogram) in self.rtt.take() {
+            add(&mut histograms.rtt, server, histogram);
+        }
         for (server, histogram) in self.connects.take() {
-            match histograms.connect.iter_mut().find(|(known, _)| *known == server) {
-                // Same bounds, so the sum is one.
-                Some((_, sum)) => drop(sum.add(histogram)),
-                None => histograms.connect.push((server, histogram)),
-            }
+            add(&mut histograms.connect, server, histogram);
         }
     }
 
@@ -554,5 +580,18 @@ impl<D: Driver> Office<D> {
         if drafts.len() < KEPT_MAX && draft.capacity() <= BYTES_MAX {
             drafts.push(draft);
         }
+    }
+}
+
+/// Adds to the histogram of a server, or makes it the first.
+fn add(
+    all: &mut Vec<(ServerId, hdrhistogram::Histogram<u32>)>,
+    server: ServerId,
+    histogram: hdrhistogram::Histogram<u32>,
+) {
+    match all.iter_mut().find(|(known, _)| *known == server) {
+        // Same bounds, so the sum is one.
+        Some((_, sum)) => drop(sum.add(histogram)),
+        None => all.push((server, histogram)),
     }
 }

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
-use sluicegate_l7::http1::{Body, Fields, Known, Reject, Version};
+use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
 
 use super::errand::{self, Act, Bench, Errand, Scratch, Verdict};
 use super::h2::{self, Preface};
+use super::log_text;
 use super::office::Office;
 use super::policies::{self, Gate};
 use super::site::Site;
@@ -281,7 +282,6 @@ impl<D: Driver> Session<D> {
             peers: &self.peers,
             random: [office.random(), office.random(), office.random()],
             has_servers: &|pool| office.has_servers(pool),
-            logged: self.site.logs,
             is_http2: self.is_http2,
         };
         let mut scratch = Scratch::default();
@@ -383,29 +383,12 @@ impl<D: Driver> Session<D> {
         let is_head = head.is_some_and(|head| head.method == Method::Head);
         account.reason = reason;
         let version = head.map_or(Version::Http11, |head| head.version);
-        let text = self.refused_text(head);
+        let lines = Lines { bytes: self.inbox.bytes(), fields: &self.fields };
+        let text = log_text::of(&self.site, &self.peers, head, &lines, b"");
         self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
         self.record(&taken, version, text, &Gate::default());
         Then::Close
-    }
-
-    /// What the log can tell of a request that is refused.
-    fn refused_text(&self, head: Option<&RequestHead>) -> Option<Box<RequestText>> {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        let bytes = self.inbox.bytes();
-        self.site.logs.then(|| {
-            Box::new(RequestText {
-                method: head.map(|head| text(head.method_name.of(bytes))).unwrap_or_default(),
-                host: head
-                    .and_then(|head| head.host)
-                    .map(|host| text(host.of(bytes)))
-                    .unwrap_or_default(),
-                path: head.map(|head| errand::path_of(head.target.of(bytes))).unwrap_or_default(),
-                request_id: String::new(),
-                tls: self.peers.tls.clone(),
-            })
-        })
     }
 
     fn asks_grpc(&self) -> bool {

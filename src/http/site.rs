@@ -10,7 +10,7 @@ use sluicegate_l7::route::spec::{HeaderSpec, RouteSpec};
 use sluicegate_l7::route::{Table, TableError};
 
 use super::policies::Rules;
-use crate::config::plan::{ClientCertField, HttpListener, Listener};
+use crate::config::plan::{self, ClientCertField, HttpListener, Listener};
 use crate::observe::labels::Labels;
 use crate::registry::ListenerId;
 
@@ -31,6 +31,9 @@ pub struct Site {
     pub logged: bool,
     /// Some route's requests are logged.
     pub logs: bool,
+    /// Lines have the query, and these fields.
+    pub log_query: bool,
+    pub log_fields: Arc<[String]>,
     pub client_cert_headers: Vec<ClientCertField>,
     /// Our name in Via: another gateway's is another, so that a loop can be told.
     pub via: String,
@@ -54,7 +57,7 @@ impl Site {
         listener: &Listener,
         http: &HttpListener,
         rules: &Arc<Rules>,
-        log_is_on: bool,
+        log: &plan::Log,
         labels: &mut Labels,
     ) -> Result<Self, TableError> {
         // A listener's `pool` is the last of them, a route for all.
@@ -74,6 +77,7 @@ impl Site {
                 .collect(),
             keep_underscores: http.limits.underscores_keep,
         };
+        let log_is_on = log.access != plan::AccessLog::Off;
         let logs = log_is_on
             && (listener.access_log || routes.iter().any(|route| route.access_log == Some(true)));
         let specs = rules.specs();
@@ -100,6 +104,8 @@ impl Site {
             secure: listener.tls.is_some(),
             logged: log_is_on && listener.access_log,
             logs,
+            log_query: log.lines.query,
+            log_fields: log.lines.fields_read().into(),
             client_cert_headers: listener
                 .tls
                 .as_ref()

@@ -182,6 +182,9 @@ impl<D: Driver> Office<D> {
         let keepalive = self.pool_plan(pool).keepalive;
         let server = upstream.place.state.id;
         // A line of HTTP/2 is shared anyway; a PROXY header speaks for one client.
+        if !upstream.stream.is_message() {
+            self.measure_path(server, upstream.stream.socket());
+        }
         if upstream.stream.is_message() || self.pool_plan(pool).send_proxy != SendProxy::Off {
             return;
         }

@@ -273,6 +273,7 @@ impl<D: Driver> Gate<D> {
         if !session.ops.is_empty() {
             return;
         }
+        self.measure_path(slot);
         for side in SIDES {
             self.drop_queue(slot, side);
             self.drop_pipe(slot, side);
@@ -289,6 +290,17 @@ impl<D: Driver> Gate<D> {
         self.publish_sessions();
         if self.doors_at.is_some() {
             self.open_doors();
+        }
+    }
+
+    /// Looks once at the way to the server, before its socket is closed: one call of under a
+    /// microsecond for a session.
+    fn measure_path(&mut self, slot: u32) {
+        let (server, fd) = (self.sessions[slot].server, self.fd(slot, Side::Upstream));
+        if let (Some(server), Some(fd)) = (server, fd)
+            && let Some(path) = self.driver.path_now(fd)
+        {
+            measure::path(&mut self.histograms.rtt, self.counts.server(server), server, &path);
         }
     }
 
@@ -312,7 +324,10 @@ impl<D: Driver> Gate<D> {
         }
         let took = now.since(session.accepted_at);
         measure::record(&mut self.histograms.session, session.listener, took);
-        if self.listeners[usize::from(session.listener.0)].logged {
+        let sample = self.snapshot.plan.log.lines.sample;
+        if self.listeners[usize::from(session.listener.0)].logged
+            && self.sampler.takes(sample, reason, 0)
+        {
             let names = self.take_names(slot);
             let record = SessionRecord {
                 listener: session.listener,

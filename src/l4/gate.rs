@@ -20,6 +20,7 @@ use crate::http::Office;
 use crate::limits::AccessList;
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
+use crate::observe::sampling::Sampler;
 use crate::pools::{self, PoolRun};
 use crate::registry::{ListenerId, Snapshot};
 use crate::runtime::driver::{Completion, Driver, Fd, Interest, TcpOptions};
@@ -71,6 +72,8 @@ pub struct Gate<D: Driver> {
     /// Who holds a pipe with bytes in it: (slot, generation, side).
     pub(super) piped: Vec<(u32, u32, Side)>,
     expired: Vec<u32>,
+    /// Which sessions are logged.
+    pub(super) sampler: Sampler,
 }
 
 /// What a listener needs at run time, worked out from the plan once.
@@ -127,6 +130,7 @@ impl<D: Driver> Gate<D> {
             handed_over: false,
             piped: Vec::with_capacity(PIPED_MAX),
             expired: Vec::new(),
+            sampler: Sampler::default(),
         };
         gate.use_snapshot(snapshot);
         gate

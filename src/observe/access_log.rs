@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line for each ended session or request.
+//! The access log: one line for each ended session or request.
 //!
 //! Workers leave fixed-size records in bounded queues; a thread of the log's own turns them
 //! into lines and writes them through `io_uring`. Its own, because a ring under tokio submits
@@ -10,12 +10,15 @@
 //!   then until it completes, records are counted as dropped and thrown away.
 //! - A3: a failed write (a full disk) loses its lines, which are counted; the next batch is
 //!   tried anew, and a torn line is ended first. Said once on stderr, not once a line.
+//! - A4: the file is opened anew between two writes, and a write is whole lines; so each line is
+//!   in one file, the old or the new one.
 
 use std::fs::File as StdFile;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
 
@@ -54,6 +57,24 @@ const PENDING_MAX: usize = 1 << 20;
 pub struct LogState {
     pub dropped: AtomicU64,
     pub stalled: AtomicBool,
+    reopen: Notify,
+}
+
+impl LogState {
+    /// Asks for the file to be opened anew by what the current plan says: somebody has renamed it,
+    /// or a new plan has another one. Returns at once; done when no write is in flight. If it
+    /// cannot be opened, the old one goes on to be written.
+    pub fn reopen(&self) {
+        self.reopen.notify_one();
+    }
+}
+
+/// Where lines go.
+#[derive(Debug)]
+pub struct Target {
+    file: StdFile,
+    /// What is there ends in the middle of a line: whoever wrote it was killed.
+    torn: bool,
 }
 
 /// Opens what the plan says, before anything is served: a log that cannot be opened is an
@@ -61,16 +82,30 @@ pub struct LogState {
 ///
 /// # Errors
 /// open(2)'s or dup(2)'s.
-pub fn open(access: &plan::AccessLog) -> io::Result<Option<StdFile>> {
+pub fn open(access: &plan::AccessLog) -> io::Result<Option<Target>> {
     match access {
         plan::AccessLog::Off => Ok(None),
         plan::AccessLog::Stdout => {
-            Ok(Some(StdFile::from(io::stdout().as_fd().try_clone_to_owned()?)))
+            let file = StdFile::from(io::stdout().as_fd().try_clone_to_owned()?);
+            Ok(Some(Target { file, torn: false }))
         }
         plan::AccessLog::File(path) => {
-            Ok(Some(StdFile::options().append(true).create(true).open(path)?))
+            let file = StdFile::options().append(true).create(true).open(path)?;
+            let torn = file.metadata()?.is_file() && ends_within_a_line(path);
+            Ok(Some(Target { file, torn }))
         }
     }
+}
+
+/// Whether the last byte is none that ends a line. A file that may be written and not read is
+/// taken to be whole.
+fn ends_within_a_line(path: &Path) -> bool {
+    let mut last = [b'\n'];
+    let read = StdFile::open(path).and_then(|mut file| {
+        file.seek(io::SeekFrom::End(-1))?;
+        file.read_exact(&mut last)
+    });
+    read.is_ok() && last != [b'\n']
 }
 
 /// Finished lines.
@@ -103,7 +138,7 @@ impl AccessLog {
     /// When the thread or its ring cannot be made.
     pub fn start(
         shared: Arc<Shared>,
-        file: Option<StdFile>,
+        file: Option<Target>,
         state: Arc<LogState>,
         log: Log,
         snapshot: impl Fn() -> Arc<Snapshot> + Send + 'static,
@@ -150,21 +185,31 @@ struct Writer {
     failing: bool,
     /// The last write ended in the middle of a line.
     torn: bool,
+    /// The file is to be opened anew.
+    reopens: bool,
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>, file: Option<StdFile>, state: Arc<LogState>, log: Log) -> Self {
-        Self {
+    fn new(shared: Arc<Shared>, target: Option<Target>, state: Arc<LogState>, log: Log) -> Self {
+        let mut writer = Self {
             shared,
             state,
             log,
-            file: file.map(|file| Rc::new(File::from_std(file))),
+            file: None,
             format: LineFormat::default(),
             pending: Batch::default(),
             writing: None,
             failing: false,
             torn: false,
-        }
+            reopens: false,
+        };
+        writer.use_target(target);
+        writer
+    }
+
+    fn use_target(&mut self, target: Option<Target>) {
+        self.torn = target.as_ref().is_some_and(|target| target.torn);
+        self.file = target.map(|target| Rc::new(File::from_std(target.file)));
     }
 
     /// Writes until `stop` resolves, then what is left, for at most [`WRITE_DEADLINE`].
@@ -174,6 +219,7 @@ impl Writer {
         snapshot: impl Fn() -> Arc<Snapshot>,
         stop: impl Future<Output = ()>,
     ) -> bool {
+        let state = Arc::clone(&self.state);
         let mut stop = std::pin::pin!(stop);
         let mut period = PERIOD;
         loop {
@@ -181,10 +227,26 @@ impl Writer {
                 () = &mut stop => break,
                 () = tokio::time::sleep(period) => period = self.collect(&snapshot()),
                 written = finished(&mut self.writing) => self.on_written(written),
+                () = state.reopen.notified() => self.reopens = true,
             }
+            self.reopen(&snapshot());
             self.submit_write();
         }
         self.finish(&snapshot()).await
+    }
+
+    /// A4. Opening may wait for a disk; this thread has nothing else to do.
+    fn reopen(&mut self, snapshot: &Snapshot) {
+        if !self.reopens || self.writing.is_some() {
+            return;
+        }
+        self.reopens = false;
+        match open(&snapshot.plan.log.access) {
+            Ok(target) => self.use_target(target),
+            Err(error) => self.log.error(format_args!(
+                "the access log cannot be opened anew ({error}); lines go where they went before"
+            )),
+        }
     }
 
     async fn finish(&mut self, snapshot: &Snapshot) -> bool {

@@ -40,6 +40,18 @@ impl WallClock {
     pub fn write(self, moment: Time, out: &mut String) {
         write_ms(self.offset_ms + moment.millis() as i64, out);
     }
+
+    /// Appends `24/Nov/2026:15:04:05 +0000`, as web servers do.
+    pub fn write_apache(self, moment: Time, out: &mut String) {
+        const MONTHS: [&str; 12] =
+            ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let unix = (self.offset_ms + moment.millis() as i64).max(0) / 1_000;
+        let (year, month, day) = civil(unix / 86_400);
+        let month = MONTHS[month as usize - 1];
+        let (hour, minute, second) = (unix / 3_600 % 24, unix / 60 % 60, unix % 60);
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000");
+    }
 }
 
 /// A wall-clock moment as `2026-11-24T15:04:05.123Z`.

@@ -185,6 +185,10 @@ pub struct ServerCounts {
     pub resets: Count,
     pub bytes_in: Count,
     pub bytes_out: Count,
+    /// Segments sent again on the way to it, of connections that were looked at.
+    pub retransmits: Count,
+    /// Smoothed variation of the round trip, in microseconds; 0 until measured.
+    pub rttvar_us: Count,
     /// Attempts made because this server failed another; by `RetryCause as usize`.
     pub retries: [Count; 4],
 }

@@ -106,6 +106,8 @@ impl Series {
 pub struct Totals {
     pub session: BTreeMap<ListenerId, Series>,
     pub connect: BTreeMap<ServerId, Series>,
+    /// Round trips on the way to it.
+    pub rtt: BTreeMap<ServerId, Series>,
     /// Requests by listener and route (`None`: of no route).
     pub routes: BTreeMap<(ListenerId, Option<u32>), RouteTotals>,
     /// From an attempt to its answer's head.
@@ -157,6 +159,9 @@ impl Totals {
         }
         for (server, histogram) in &part.connect {
             self.connect.entry(*server).or_default().merge(histogram);
+        }
+        for (server, histogram) in &part.rtt {
+            self.rtt.entry(*server).or_default().merge(histogram);
         }
         for (&(listener, route), counts) in &part.requests.routes {
             let route = (route != u32::MAX).then_some(route);

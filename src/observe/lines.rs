@@ -1,8 +1,11 @@
-//! Lines of the access log: one JSON object for each ended session of a TCP listener, and for
-//! each request of an HTTP listener.
+//! Lines of the access log: one for each ended session of a TCP listener, and for each request
+//! of an HTTP listener. Here are those in JSON, in [`combined`] those in Apache's format.
 //!
-//! Every field is always there, `null` if unknown. Texts that a client chose are escaped, so a
-//! line stays one line. Owns no file: `access_log` writes what is made here.
+//! Every field is always there, `null` if unknown; `query` and `headers` if the configuration
+//! wants them. Texts that a client chose are escaped, so a line stays one line. Owns no file:
+//! `access_log` writes what is made here.
+
+mod combined;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,33 +13,46 @@ use std::time::Duration;
 
 use super::clock::WallClock;
 use super::record::SessionRecord;
-use super::requests::{RequestRecord, RequestText};
-use crate::config::plan::{Listener, Plan};
+use super::requests::{LoggedFields, RequestRecord, RequestText};
+use crate::config::plan::{Listener, LogForm, LogLines, Plan};
 use crate::registry::Snapshot;
 use crate::tls::info::TlsInfo;
 
 /// Names as JSON strings, made once, and the lines made of them.
 #[derive(Clone, Debug, Default)]
 pub struct LineFormat {
+    lines: LogLines,
     listeners: Vec<ListenerNames>,
     /// By the number of the name.
     routes: Vec<String>,
-    pools: Vec<String>,
-    servers: Vec<String>,
+    pools: Vec<Name>,
+    servers: Vec<Name>,
     /// What `listeners` says is of this one.
     plan: Option<Arc<Plan>>,
 }
 
 #[derive(Clone, Debug)]
+struct Name {
+    plain: String,
+    json: String,
+}
+
+impl Name {
+    fn of(name: &str) -> Self {
+        Self { plain: name.to_owned(), json: json_string(name) }
+    }
+}
+
+#[derive(Clone, Debug)]
 struct ListenerNames {
-    name: String,
+    name: Name,
     /// Sessions get lines; whether requests do is the worker's to say, route by route.
     logged: bool,
 }
 
 impl ListenerNames {
     fn of(listener: &Listener) -> Self {
-        Self { name: json_string(&listener.name), logged: listener.access_log }
+        Self { name: Name::of(&listener.name), logged: listener.access_log }
     }
 }
 
@@ -44,6 +60,9 @@ impl LineFormat {
     /// Takes over names that are new in `snapshot`.
     pub fn update(&mut self, snapshot: &Snapshot) {
         let plan = &snapshot.plan;
+        if self.lines != plan.log.lines {
+            self.lines = plan.log.lines.clone();
+        }
         if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan)) {
             self.listeners = plan.listeners.iter().map(ListenerNames::of).collect();
             self.plan = Some(Arc::clone(plan));
@@ -52,10 +71,10 @@ impl LineFormat {
             self.routes.push(json_string(name));
         }
         for pool in plan.pools.iter().skip(self.pools.len()) {
-            self.pools.push(json_string(&pool.name));
+            self.pools.push(Name::of(&pool.name));
         }
         for server in snapshot.servers.iter().skip(self.servers.len()) {
-            self.servers.push(json_string(&server.name));
+            self.servers.push(Name::of(&server.name));
         }
     }
 
@@ -67,9 +86,25 @@ impl LineFormat {
         if !listener.logged {
             return false;
         }
+        match self.lines.form {
+            LogForm::Json => self.write_session_json(&listener.name.json, record, clock, out),
+            LogForm::Combined => {
+                combined::session(self, &listener.name.plain, record, clock, out);
+            }
+        }
+        true
+    }
+
+    fn write_session_json(
+        &self,
+        listener: &str,
+        record: &SessionRecord,
+        clock: WallClock,
+        out: &mut String,
+    ) {
         out.push_str("{\"ts\":\"");
         clock.write(record.ended_at, out);
-        let _ = write!(out, "\",\"listener\":{},\"client\":", listener.name);
+        let _ = write!(out, "\",\"listener\":{listener},\"client\":");
         match record.peer.address() {
             Some(address) => drop(write!(out, "\"{address}\"")),
             None => out.push_str("null"),
@@ -92,11 +127,13 @@ impl LineFormat {
         );
         tls_or_null(names.and_then(|names| names.tls.as_ref()), out);
         let _ = writeln!(out, ",\"retries\":{}}}", record.retries);
-        true
     }
 
     /// Appends the line of one request.
     pub fn write_request(&self, record: &RequestRecord, clock: WallClock, out: &mut String) {
+        if self.lines.form == LogForm::Combined {
+            return combined::request(record, clock, out);
+        }
         let listener = self.listeners.get(usize::from(record.listener.0));
         let route = record.route.and_then(|route| self.routes.get(route as usize));
         out.push_str("{\"ts\":\"");
@@ -119,6 +156,10 @@ impl LineFormat {
         text_or_null(of(|text| &text.host), out);
         out.push_str(",\"path\":");
         text_or_null(of(|text| &text.path), out);
+        if self.lines.query {
+            out.push_str(",\"query\":");
+            text_or_null(text.and_then(|text| text.query.as_deref()), out);
+        }
         out.push_str(",\"status\":");
         match record.status {
             // The client had gone before there was an answer.
@@ -128,6 +169,24 @@ impl LineFormat {
         let _ = write!(out, ",\"reason\":\"{}\",\"consumer\":", record.reason.as_str());
         let consumer = record.consumer.as_deref().map(|principal| principal.id.as_str());
         text_or_null(consumer.filter(|id| !id.is_empty()), out);
+        self.write_upstream(record, out);
+        let _ = write!(
+            out,
+            ",\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
+            record.bytes_in, record.bytes_out
+        );
+        text_or_null(of(|text| &text.request_id), out);
+        let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
+        tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
+        if !self.lines.headers.is_empty() {
+            out.push_str(",\"headers\":");
+            fields_or_null(text.and_then(|text| text.fields.as_ref()), out);
+        }
+        out.push_str("}\n");
+    }
+
+    /// Where a request went, and what took how long.
+    fn write_upstream(&self, record: &RequestRecord, out: &mut String) {
         out.push_str(",\"pool\":");
         name_or_null(record.pool.and_then(|id| self.pools.get(usize::from(id.0))), out);
         out.push_str(",\"server\":");
@@ -141,20 +200,23 @@ impl LineFormat {
             Some(took) => drop(write!(out, "{}", took.as_micros())),
             None => out.push_str("null"),
         }
-        let _ = write!(
-            out,
-            ",\"bytes_in\":{},\"bytes_out\":{},\"request_id\":",
-            record.bytes_in, record.bytes_out
-        );
-        text_or_null(of(|text| &text.request_id), out);
-        let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
-        tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
-        out.push_str("}\n");
     }
 }
 
-fn name_or_null(name: Option<&String>, out: &mut String) {
-    out.push_str(name.map_or("null", String::as_str));
+fn name_or_null(name: Option<&Name>, out: &mut String) {
+    out.push_str(name.map_or("null", |name| &name.json));
+}
+
+fn fields_or_null(fields: Option<&LoggedFields>, out: &mut String) {
+    let Some(fields) = fields else { return out.push_str("null") };
+    out.push('{');
+    for (at, name) in fields.names.iter().enumerate() {
+        out.push_str(if at == 0 { "" } else { "," });
+        write_json(name, out);
+        out.push(':');
+        text_or_null(fields.value(at), out);
+    }
+    out.push('}');
 }
 
 fn text_or_null(text: Option<&str>, out: &mut String) {

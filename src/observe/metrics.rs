@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::counters::{ConnectResult, Count, RetryCause, WorkerCounts};
 use super::histograms::{BUCKETS_LE, Series, sum_of};
+use super::process::Process;
 use super::reason::REASONS;
 use super::view::{ListenerSums, ServerGroup, ServerSums, View};
 use crate::registry::{Condition, ListenerId};
@@ -140,6 +141,7 @@ struct ServerRow<'a> {
     sums: ServerSums,
     condition: Condition,
     connect: Option<Series>,
+    rtt: Option<Series>,
 }
 
 fn servers(view: &View<'_>, text: &mut Text) {
@@ -180,7 +182,27 @@ fn servers(view: &View<'_>, text: &mut Text) {
         let series = row.connect.as_ref().unwrap_or(&none);
         text.series("upstream_connect_seconds", &row.labels, series);
     }
+    paths(&rows, text);
     pools_of(view, &rows, text);
+}
+
+/// What the kernel measured on the way to servers.
+fn paths(rows: &[ServerRow<'_>], text: &mut Text) {
+    text.family("upstream_rtt_seconds", Kind::Histogram, "Round trips to servers, by the kernel.");
+    for row in rows {
+        let none = Series::default();
+        text.series("upstream_rtt_seconds", &row.labels, row.rtt.as_ref().unwrap_or(&none));
+    }
+    text.family("upstream_rttvar_seconds", Kind::Gauge, "Smoothed variation of the round trip.");
+    for row in rows {
+        let seconds = row.sums.rttvar_us as f64 / 1e6;
+        text.sample("upstream_rttvar_seconds", &row.labels, seconds);
+    }
+    let help = "Segments sent again on the way to servers.";
+    text.family("upstream_retransmits_total", Kind::Counter, help);
+    for row in rows {
+        text.sample("upstream_retransmits_total", &row.labels, row.sums.retransmits);
+    }
 }
 
 fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow<'a> {
@@ -189,6 +211,7 @@ fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow
         sums: view.servers(group.states.iter().copied()),
         condition: group.condition(view.now),
         connect: sum_of(&view.totals.connect, group.states.iter().map(|state| state.id)),
+        rtt: sum_of(&view.totals.rtt, group.states.iter().map(|state| state.id)),
     }
 }
 
@@ -221,6 +244,15 @@ fn process(view: &View<'_>, text: &mut Text) {
     text.sample("config_last_reload_successful", &[], u8::from(good));
     text.family("workers_stuck", Kind::Gauge, "Workers that have not moved for seconds.");
     text.sample("workers_stuck", &[], view.stuck.len());
+    let taken = Process::read();
+    text.family("process_open_fds", Kind::Gauge, "Open descriptors.");
+    text.sample("process_open_fds", &[], taken.descriptors);
+    text.family("process_max_fds", Kind::Gauge, "Descriptors there may be.");
+    text.sample("process_max_fds", &[], taken.descriptors_max);
+    text.family("process_resident_memory_bytes", Kind::Gauge, "Memory in use.");
+    text.sample("process_resident_memory_bytes", &[], taken.resident_bytes);
+    text.family("process_cpu_seconds_total", Kind::Counter, "CPU time, user and system.");
+    text.sample("process_cpu_seconds_total", &[], taken.cpu_seconds);
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
     text.family("build_info", Kind::Gauge, "1, with the version as a label.");

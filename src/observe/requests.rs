@@ -73,9 +73,29 @@ pub struct RequestText {
     pub host: String,
     /// As received, without the query.
     pub path: String,
+    /// As received; `None`: there is none, or it is not logged.
+    pub query: Option<String>,
+    /// Fields that the log is to have.
+    pub fields: Option<LoggedFields>,
     pub request_id: String,
     /// Version, cipher and protocol of TLS, and the client's name.
     pub tls: Option<Arc<TlsInfo>>,
+}
+
+/// Header fields of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedFields {
+    /// As the configuration had them when the request came.
+    pub names: Arc<[String]>,
+    /// One for each name, or none at all where the head could not be read.
+    pub values: Vec<Option<String>>,
+}
+
+impl LoggedFields {
+    #[must_use]
+    pub fn value(&self, at: usize) -> Option<&str> {
+        self.values.get(at)?.as_deref()
+    }
 }
 
 /// One route's requests.

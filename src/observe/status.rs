@@ -187,6 +187,9 @@ pub struct ServerStatus {
     pub active: u32,
     pub total: u64,
     pub errors: u64,
+    /// Segments sent again on the way to it.
+    #[serde(default)]
+    pub retransmits: u64,
     pub latency_ms: LatencyStatus,
     /// The last lookup failed and the members are those of an older one; only for names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +228,9 @@ pub struct LatencyStatus {
     /// From sending a request to the head of its answer; `null` before the first.
     #[serde(default)]
     pub request: Option<Quantiles>,
+    /// Round trips as the kernel has measured them; `null` before the first.
+    #[serde(default)]
+    pub rtt: Option<Quantiles>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -468,9 +474,11 @@ fn single(
         active: sums.active,
         total: sums.total(),
         errors: sums.errors(),
+        retransmits: sums.retransmits,
         latency_ms: LatencyStatus {
             connect: totals.connect.get(&state.id).map(quantiles),
             request: totals.upstream.get(&state.id).map(quantiles),
+            rtt: totals.rtt.get(&state.id).map(quantiles),
         },
         stale: None,
         members: None,
@@ -512,9 +520,11 @@ fn named(
         active: sums.active,
         total: sums.total(),
         errors: sums.errors(),
+        retransmits: sums.retransmits,
         latency_ms: LatencyStatus {
             connect: latency(&view.totals.connect),
             request: latency(&view.totals.upstream),
+            rtt: latency(&view.totals.rtt),
         },
         stale: Some(name.stale),
         members: Some(members),
@@ -536,7 +546,8 @@ fn unresolved(group: &ServerGroup<'_>, detail: &str) -> ServerStatus {
         active: 0,
         total: 0,
         errors: 0,
-        latency_ms: LatencyStatus { connect: None, request: None },
+        retransmits: 0,
+        latency_ms: LatencyStatus { connect: None, request: None, rtt: None },
         stale: None,
         members: None,
     }

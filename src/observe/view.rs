@@ -100,6 +100,9 @@ pub struct ServerSums {
     pub resets: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    pub retransmits: u64,
+    /// The largest of the workers, in microseconds.
+    pub rttvar_us: u64,
     /// By `RetryCause as usize`.
     pub retries: [u64; 4],
 }
@@ -209,6 +212,8 @@ impl View<'_> {
                 sums.resets += counts.resets.value();
                 sums.bytes_in += counts.bytes_in.value();
                 sums.bytes_out += counts.bytes_out.value();
+                sums.retransmits += counts.retransmits.value();
+                sums.rttvar_us = sums.rttvar_us.max(counts.rttvar_us.value());
                 for (sum, count) in sums.retries.iter_mut().zip(&counts.retries) {
                     *sum += count.value();
                 }

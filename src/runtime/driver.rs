@@ -80,6 +80,16 @@ pub struct TcpOptions {
     pub user_timeout_ms: u32,
 }
 
+/// The way to a peer, as TCP has measured it (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Smoothed round trip and its variation, in microseconds.
+    pub rtt_us: u32,
+    pub rttvar_us: u32,
+    /// Segments sent again since the connection began.
+    pub retransmits: u32,
+}
+
 pub trait Driver: 'static {
     /// The cached clock: taken once a turn.
     fn now(&self) -> Time;
@@ -157,6 +167,9 @@ pub trait Driver: 'static {
     fn close_now(&mut self, fd: Fd);
     /// Bytes the peer has not acknowledged (`SIOCOUTQ`).
     fn unsent_now(&mut self, fd: Fd) -> u32;
+    /// What the kernel has measured on the way to the peer, at about the cost of a small send;
+    /// `None` for a unix socket, or when nothing was measured. A reset forgets it.
+    fn path_now(&mut self, fd: Fd) -> Option<PathInfo>;
     /// The peer's address; `None` for a unix socket or a connection that is gone.
     fn peer_now(&mut self, fd: Fd) -> Option<SocketAddr>;
     /// The local address of a connection, for the PROXY header.

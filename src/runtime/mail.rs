@@ -64,6 +64,8 @@ pub struct Histograms {
     pub session: Vec<(ListenerId, Histogram<u32>)>,
     /// Successful connects, by server.
     pub connect: Vec<(ServerId, Histogram<u32>)>,
+    /// Round trips, by server.
+    pub rtt: Vec<(ServerId, Histogram<u32>)>,
     /// Requests of HTTP listeners.
     pub requests: RequestCounts,
 }

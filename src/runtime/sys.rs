@@ -11,7 +11,7 @@ use libc::c_int;
 use nix::errno::Errno;
 use socket2::SockAddr;
 
-use super::driver::{StreamOptions, TcpOptions};
+use super::driver::{PathInfo, StreamOptions, TcpOptions};
 use crate::net::Endpoint;
 
 /// Address space that takes no memory until touched.
@@ -142,6 +142,22 @@ pub fn unsent(fd: c_int) -> u32 {
     // SAFETY: SIOCOUTQ (TIOCOUTQ) writes one int.
     let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
     if result < 0 { 0 } else { bytes.max(0) as u32 }
+}
+
+/// getsockopt(`TCP_INFO`). Times are 0 until there was a first round trip.
+pub(super) fn path(fd: c_int) -> Option<PathInfo> {
+    // SAFETY: an all-zero tcp_info is valid, and no more than its length is written to it.
+    let (result, info) = unsafe {
+        let mut info: libc::tcp_info = std::mem::zeroed();
+        let mut len = size_of_val(&info) as libc::socklen_t;
+        let at = (&raw mut info).cast();
+        (libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut len), info)
+    };
+    (result == 0 && info.tcpi_rtt > 0).then_some(PathInfo {
+        rtt_us: info.tcpi_rtt,
+        rttvar_us: info.tcpi_rttvar,
+        retransmits: info.tcpi_total_retrans,
+    })
 }
 
 type NameCall = unsafe extern "C" fn(c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> c_int;

@@ -29,7 +29,9 @@ use nix::errno::Errno;
 use socket2::SockAddr;
 
 use super::buffers::{Buffers, ChunkId, Kind, Sizes};
-use super::driver::{Completion, Driver, Fd, Interest, PipeId, StreamOptions, TcpOptions};
+use super::driver::{
+    Completion, Driver, Fd, Interest, PathInfo, PipeId, StreamOptions, TcpOptions,
+};
 use super::sys;
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -319,6 +321,10 @@ impl Driver for Uring {
 
     fn unsent_now(&mut self, fd: Fd) -> u32 {
         sys::unsent(fd.0)
+    }
+
+    fn path_now(&mut self, fd: Fd) -> Option<PathInfo> {
+        sys::path(fd.0)
     }
 
     fn peer_now(&mut self, fd: Fd) -> Option<SocketAddr> {

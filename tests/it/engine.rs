@@ -59,7 +59,11 @@ pub fn plan_over(servers: &[SocketAddr]) -> Plan {
             watch: false,
         },
         admin: None,
-        log: plan::Log { access: plan::AccessLog::Off, level: plan::Level::Info },
+        log: plan::Log {
+            access: plan::AccessLog::Off,
+            level: plan::Level::Info,
+            lines: plan::LogLines::default(),
+        },
         listeners: vec![plan::Listener::tcp(
             "l",
             vec![BindAddr::Ip(([127, 0, 0, 1], 0).into())],

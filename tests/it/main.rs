@@ -15,6 +15,7 @@
     reason = "tests say what they mean; none of these can hurt here"
 )]
 
+mod access_log;
 mod admin;
 mod admin_attacks;
 mod auth_services;
@@ -27,6 +28,7 @@ mod bulk;
 mod command_line;
 mod dashboard;
 mod dashboard_changes;
+mod dashboards;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
@@ -50,6 +52,7 @@ mod named_echo;
 mod netns;
 mod observing;
 mod operating;
+mod packaging;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
 mod pressure;
@@ -66,5 +69,6 @@ mod stuck;
 mod talk;
 mod tls;
 mod tls_client;
+mod top;
 mod upgrade;
 mod websocket;

@@ -22,7 +22,7 @@ const BODY_MAX: usize = 64 * 1_024 * 1_024;
 
 /// Where the admin API is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AdminUrl {
+pub(in crate::cli) enum AdminUrl {
     /// `host:port`.
     Http(String),
     Unix(PathBuf),
@@ -31,7 +31,7 @@ pub(super) enum AdminUrl {
 impl AdminUrl {
     /// # Errors
     /// What is wrong with it, and what it should look like.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
             format!("`{text}` {what}; the admin API is http://HOST:PORT or unix:/path")
         };
@@ -70,7 +70,7 @@ impl fmt::Display for AdminUrl {
 
 /// Asks one instance, one thing after another.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(in crate::cli) struct Client {
     pub url: AdminUrl,
     token: Option<String>,
     runtime: tokio::runtime::Runtime,
@@ -108,6 +108,16 @@ impl Client {
         let (status, body) = self.exchange(method, path, body, DEADLINE)?;
         self.judge(status, &body)?;
         Ok(body)
+    }
+
+    /// Asks for another state of a server: `drain`, `ready` or `maint`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn change(&self, pool: &str, server: &str, state: &str) -> Result<(), String> {
+        let path = format!("/v1/pools/{pool}/servers/{server}");
+        let body = serde_json::json!({ "state": state });
+        self.send(Method::PATCH, &path, Some(&body)).map(drop)
     }
 
     /// Whatever is answered within `deadline`.

@@ -15,8 +15,9 @@ use clap::{Args, Subcommand};
 use super::{FAILED, USAGE, fail, print_all};
 use crate::observe::status::Status;
 use crate::registry::AdminState;
-use client::{AdminUrl, Client};
+pub(super) use client::{AdminUrl, Client};
 use servers::ServerPath;
+pub(super) use table::{Table, span};
 
 /// Where the admin API is when nobody says otherwise: the address in the documentation.
 const ADMIN_DEFAULT: &str = "http://127.0.0.1:9901";
@@ -82,12 +83,8 @@ enum CtlCommand {
 
 #[must_use]
 pub fn run(args: &CtlArgs) -> ExitCode {
-    let from_env =
-        |given: &Option<String>, name| given.clone().or_else(|| std::env::var(name).ok());
-    let admin = from_env(&args.admin, "SLUICEGATE_ADMIN");
-    let token = from_env(&args.token, "SLUICEGATE_TOKEN");
-    let url = match AdminUrl::parse(admin.as_deref().unwrap_or(ADMIN_DEFAULT)) {
-        Ok(url) => url,
+    let (url, token) = match target(args.admin.as_deref(), args.token.as_deref()) {
+        Ok(target) => target,
         Err(error) => return fail(USAGE, error),
     };
     let client = match Client::new(url, token) {
@@ -105,6 +102,23 @@ pub fn run(args: &CtlArgs) -> ExitCode {
         CtlCommand::Events => events::follow(&client, json),
     };
     done.unwrap_or_else(|error| fail(FAILED, error))
+}
+
+/// Whom to ask, and with which token: as the command line says, else the environment.
+///
+/// # Errors
+/// What is wrong with the address.
+pub(super) fn target(
+    admin: Option<&str>,
+    token: Option<&str>,
+) -> Result<(AdminUrl, Option<String>), String> {
+    let or_env = |given: Option<&str>, name| match given {
+        Some(given) => Some(given.to_owned()),
+        None => std::env::var(name).ok(),
+    };
+    let url = or_env(admin, "SLUICEGATE_ADMIN");
+    let url = AdminUrl::parse(url.as_deref().unwrap_or(ADMIN_DEFAULT))?;
+    Ok((url, or_env(token, "SLUICEGATE_TOKEN")))
 }
 
 fn status(client: &Client, json: bool, slow: bool) -> Result<ExitCode, String> {

@@ -144,7 +144,7 @@ fn server_row(name: String, server: &ServerStatus) -> [String; 10] {
 }
 
 /// `2d 3h`, `5m 12s`, `4s`.
-fn span(seconds: f64) -> String {
+pub(in crate::cli) fn span(seconds: f64) -> String {
     let seconds = seconds as u64;
     match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s}s"),
@@ -155,20 +155,20 @@ fn span(seconds: f64) -> String {
 }
 
 /// Rows of equal columns, as wide as the widest cell.
-struct Table<const N: usize> {
+pub(in crate::cli) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    fn new(head: &[&str; N]) -> Self {
+    pub(in crate::cli) fn new(head: &[&str; N]) -> Self {
         Self { rows: vec![head.map(str::to_owned)] }
     }
 
-    fn row(&mut self, row: [String; N]) {
+    pub(in crate::cli) fn row(&mut self, row: [String; N]) {
         self.rows.push(row);
     }
 
-    fn write(&self, page: &mut String, colour: bool) {
+    pub(in crate::cli) fn write(&self, page: &mut String, colour: bool) {
         let width = |column: usize| {
             self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
         };

@@ -37,7 +37,7 @@ pub(super) fn explain(
     };
     let head = head_of(request, &question.headers)?;
     let rules = Arc::new(Rules::new(plan));
-    let site = Site::new(id, listener, http, &rules, false, &mut Labels::default())
+    let site = Site::new(id, listener, http, &rules, &plan.log, &mut Labels::default())
         .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
     let _ = writeln!(text, "request   {request}");
     match judge(&site, &head, question.client) {

@@ -407,7 +407,11 @@ fn plan(rng: &mut Rng) -> Plan {
             watch: false,
         },
         admin: None,
-        log: plan::Log { access: plan::AccessLog::Stdout, level: plan::Level::Info },
+        log: plan::Log {
+            access: plan::AccessLog::Stdout,
+            level: plan::Level::Info,
+            lines: plan::LogLines::default(),
+        },
         listeners: vec![listener],
         pools: vec![pool],
         shown: serde_json::Value::Null,

@@ -23,7 +23,7 @@ fn shared(records: usize) -> Arc<Shared> {
 
 /// Runs a writer over `file` with `records` in the queue until `done`, then stops it.
 fn write(
-    file: StdFile,
+    file: Target,
     shared: &Arc<Shared>,
     done: impl Fn(&LogState) -> bool + 'static,
 ) -> (Arc<LogState>, Log, bool) {
@@ -75,7 +75,8 @@ fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
 
 #[test]
 fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
-    let file = StdFile::options().write(true).open("/dev/full").unwrap();
+    let file =
+        Target { file: StdFile::options().write(true).open("/dev/full").unwrap(), torn: false };
     let shared = shared(10);
     let again = shared.clone();
     let refilled = AtomicBool::new(false);
@@ -98,6 +99,7 @@ fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
 fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let file = StdFile::from(std::os::fd::OwnedFd::from(writer));
+    let file = Target { file, torn: false };
     let shared = shared(2_000); // more than a pipe's 64 KiB
     let again = shared.clone();
     let (state, log, clean) = write(file, &shared, move |state| {
@@ -109,4 +111,109 @@ fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
     assert!(log.lines()[0].contains("log stalled"), "{:?}", log.lines());
     let mut some = [0; 4_096];
     assert_eq!(reader.read(&mut some).unwrap(), some.len());
+}
+
+/// A snapshot whose log is the file `path`.
+fn snapshot_with(path: &Path) -> Arc<Snapshot> {
+    let mut plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
+    plan.log.access = plan::AccessLog::File(path.to_owned());
+    Membership::plain(&Arc::new(plan)).snapshot()
+}
+
+#[test]
+fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line() {
+    const LINES: u64 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    let (shared, snapshot) = (shared(0), snapshot_with(&path));
+    let file = open(&snapshot.plan.log.access).unwrap();
+    let names = snapshot.clone();
+    let running =
+        AccessLog::start(shared.clone(), file, state.clone(), log.clone(), move || names.clone())
+            .unwrap();
+    let filling = shared.clone();
+    let filler = std::thread::spawn(move || {
+        for bytes_in in 0..LINES {
+            let mut record = SessionRecord { bytes_in, ..session() };
+            while let Err(back) = filling.records[0].push(record) {
+                record = back;
+                std::thread::yield_now();
+            }
+            if bytes_in % 100 == 0 {
+                // Spread over several turns of the writer.
+                pause(Duration::from_millis(30));
+            }
+        }
+    });
+    let mut renamed = 0;
+    let until = Instant::now() + Duration::from_secs(60);
+    while !filler.is_finished() {
+        assert!(Instant::now() < until, "never opened anew: {:?}", log.lines());
+        // Not there: not opened yet. Empty: nothing would be shown.
+        if std::fs::metadata(&path).is_ok_and(|file| file.len() > 0) {
+            let old = dir.path().join(format!("access.log.{renamed}"));
+            std::fs::rename(&path, old).unwrap();
+            state.reopen();
+            renamed += 1;
+        }
+        pause(Duration::from_millis(5));
+    }
+    filler.join().unwrap();
+    running.finish();
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            seen.push(line["bytes_in"].as_u64().unwrap());
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..LINES).collect::<Vec<_>>());
+    assert!(renamed > 1, "all in one file");
+    assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (inner, path) = (dir.path().join("logs"), dir.path().join("logs/access.log"));
+    std::fs::create_dir(&inner).unwrap();
+    let file = open(&plan::AccessLog::File(path.clone())).unwrap();
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    let (shared, snapshot) = (shared(3), snapshot_with(&path));
+    std::fs::rename(&inner, dir.path().join("moved")).unwrap();
+    state.reopen();
+    let said = log.clone();
+    let running = AccessLog::start(shared, file, state, log, move || snapshot.clone()).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while said.lines().is_empty() {
+        assert!(Instant::now() < until, "never said so");
+        pause(Duration::from_millis(5));
+    }
+    running.finish();
+    assert!(said.lines()[0].contains("cannot be opened anew"), "{:?}", said.lines());
+    let text = std::fs::read_to_string(dir.path().join("moved/access.log")).unwrap();
+    assert_eq!(text.lines().count(), 3);
+}
+
+#[test]
+fn half_a_line_of_somebody_who_was_killed_is_ended_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.log");
+    std::fs::write(&path, "{\"whole\":1}\n{\"half").unwrap();
+    let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
+    write(file, &shared(2), |_| true);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(lines[..2], ["{\"whole\":1}", "{\"half"]);
+    assert!(!open(&plan::AccessLog::File(path)).unwrap().unwrap().torn);
+}
+
+/// Between two looks at what another thread does.
+fn pause(span: Duration) {
+    let (_never, nothing) = std::sync::mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(span);
 }

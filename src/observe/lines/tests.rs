@@ -59,6 +59,11 @@ pub fn request() -> RequestRecord {
             method: "GET".into(),
             host: "api.example.com".into(),
             path: "/v1/users/7".into(),
+            query: Some("a=1&b".into()),
+            fields: Some(LoggedFields {
+                names: ["Referer".to_owned(), "User-Agent".to_owned()].into(),
+                values: vec![None, Some("curl \"8\"\n".into())],
+            }),
             request_id: "0af7651916cd43dd".into(),
             tls: Some(tls().into()),
         })),
@@ -82,7 +87,12 @@ fn tls() -> TlsInfo {
 
 /// The names of one listener with one route `users`, a pool and a server.
 fn format() -> LineFormat {
+    format_with(LogLines::default())
+}
+
+fn format_with(lines: LogLines) -> LineFormat {
     let mut plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
+    plan.log.lines = lines;
     plan.listeners[0].mode = Mode::Http;
     plan.listeners[0].http = Some(HttpListener {
         policies: Vec::new(),
@@ -223,11 +233,86 @@ fn texts_of_a_client_cannot_end_the_line_or_the_string() {
         host: nasty.into(),
         method: nasty.into(),
         request_id: nasty.into(),
-        tls: None,
+        ..RequestText::default()
     }));
     let line = request_line(&record);
     assert_eq!(keys(&line), REQUEST_FIELDS);
     for field in ["path", "host", "method", "request_id"] {
         assert_eq!(line[field], nasty);
     }
+}
+
+#[test]
+fn query_and_header_fields_are_there_when_they_are_asked_for() {
+    let names = vec!["Referer".to_owned(), "User-Agent".to_owned()];
+    let format = format_with(LogLines { query: true, headers: names, ..LogLines::default() });
+    let line = |record: &RequestRecord| {
+        let mut out = String::new();
+        format.write_request(record, WallClock::read(), &mut out);
+        parsed(&out)
+    };
+    let full = line(&request());
+    assert_eq!(
+        (full["path"].as_str(), full["query"].as_str()),
+        (Some("/v1/users/7"), Some("a=1&b"))
+    );
+    assert!(full["headers"]["Referer"].is_null());
+    assert_eq!(full["headers"]["User-Agent"], "curl \"8\"\n");
+    let unknown = line(&RequestRecord { text: None, ..request() });
+    assert!(unknown["query"].is_null() && unknown["headers"].is_null(), "{unknown:?}");
+    assert_eq!(unknown.len(), full.len());
+}
+
+/// A line of the combined format without its date, which is checked for its form.
+fn combined(write: impl Fn(&LineFormat, &mut String)) -> String {
+    let mut out = String::new();
+    write(&format_with(LogLines { form: LogForm::Combined, ..LogLines::default() }), &mut out);
+    let (before, rest) = out.split_once(" [").expect("a date");
+    let (date, after) = rest.split_once("] ").expect("its end");
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts: Vec<&str> = date.split(['/', ':', ' ']).collect();
+    assert!(parts.len() == 7 && digits(parts[0]) && digits(parts[2]), "{date}");
+    assert!(parts[1].len() == 3 && parts[6] == "+0000", "{date}");
+    format!("{before} {after}")
+}
+
+fn combined_request(record: &RequestRecord) -> String {
+    combined(|format, out| format.write_request(record, WallClock::read(), out))
+}
+
+#[test]
+fn a_request_in_the_combined_format_is_what_apache_writes() {
+    let line = combined_request(&request());
+    let wanted =
+        "192.0.2.7 - - \"GET /v1/users/7?a=1&b HTTP/1.1\" 200 20 \"-\" \"curl \\\"8\\\"\\x0a\"\n";
+    assert_eq!(line, wanted);
+    let gone =
+        RequestRecord { status: 0, bytes_out: 0, text: None, proto: Proto::Http2, ..request() };
+    assert_eq!(combined_request(&gone), "192.0.2.7 - - \"-\" 499 - \"-\" \"-\"\n");
+}
+
+#[test]
+fn a_session_in_the_combined_format_has_the_same_shape() {
+    let of = |record: &SessionRecord| {
+        combined(|format, out| assert!(format.write(record, WallClock::read(), out)))
+    };
+    assert_eq!(
+        of(&session()),
+        "192.0.2.7 - - \"TCP front back/s0\" ok 20 \"-\" \"in=10 connect_ms=0.250 duration_ms=12.345 retries=1\"\n"
+    );
+    let names = SessionNames { sni: Some("db.example.com".into()), tls: Some(tls()) };
+    let refused = SessionRecord {
+        names: Some(Box::new(names)),
+        peer: Peer::UNIX,
+        pool: None,
+        server: None,
+        connect: None,
+        bytes_out: 0,
+        reason: Reason::Denied,
+        ..session()
+    };
+    assert_eq!(
+        of(&refused),
+        "- - ada \"TCP front -/-\" denied - \"db.example.com\" \"in=10 connect_ms=- duration_ms=12.345 retries=1\"\n"
+    );
 }

@@ -1,5 +1,6 @@
 //! One connection of a task.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 use super::inbox::Inbox;
 use super::shell::Shell;
 use super::sockets::{End, Got};
-use crate::runtime::driver::{Driver, Fd, TcpOptions};
+use crate::runtime::driver::{Driver, Fd, PathInfo, TcpOptions};
 
 /// Room that a receive wants in an inbox: a ring buffer's worth.
 const ROOM_MIN: usize = 4096;
@@ -24,11 +25,13 @@ pub struct Socket<D: Driver> {
     shell: Rc<Shell<D>>,
     slot: u32,
     end: End,
+    /// Retransmits that were told of.
+    retransmits: Cell<u32>,
 }
 
 impl<D: Driver> Socket<D> {
     pub(super) const fn new(shell: Rc<Shell<D>>, slot: u32) -> Self {
-        Self { shell, slot, end: End::Close }
+        Self { shell, slot, end: End::Close, retransmits: Cell::new(0) }
     }
 
     #[must_use]
@@ -222,6 +225,15 @@ impl<D: Driver> Socket<D> {
         let mut desk = self.shell.desk();
         let (driver, sockets, _) = desk.parts();
         driver.unsent_now(sockets.fd(self.slot))
+    }
+
+    /// What was measured on the way to the peer; of retransmits those since the last time.
+    pub fn path(&self) -> Option<PathInfo> {
+        let mut desk = self.shell.desk();
+        let (driver, sockets, _) = desk.parts();
+        let path = driver.path_now(sockets.fd(self.slot))?;
+        let told = self.retransmits.replace(path.retransmits);
+        Some(PathInfo { retransmits: path.retransmits.saturating_sub(told), ..path })
     }
 
     pub fn keep_alive(&self, options: &TcpOptions) {
