@@ -242,9 +242,9 @@ async fn serve(
 async fn reload(desk: &Desk, reloader: &Reloader, reply: Reply) {
     let now = clock::now().0 / 1_000;
     tell_manager(desk, &format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    let done = reloader.reload().await;
     // Whoever moves the log's file away says so by SIGHUP, whatever the configuration is like.
     desk.instance.log_state.reopen();
-    let done = reloader.reload().await;
     tell_manager(desk, "READY=1");
     if let Some(reply) = reply {
         // Whoever asked may have gone.

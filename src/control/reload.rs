@@ -20,6 +20,7 @@ use super::upgrade::Place;
 use crate::config::plan::Plan;
 use crate::config::{self, Loaded, Outline};
 use crate::fronts::Fronts;
+use crate::observe::access_log;
 use crate::observe::events::EventKind;
 use crate::registry::Snapshot;
 use crate::runtime::listen::Sockets;
@@ -218,6 +219,11 @@ fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String
     let Loaded { plan, warnings, files, outline } = loaded;
     let mut plan = plan.seated(&before.plan).map_err(|error| error.0)?;
     let pending = pending(&mut plan, started);
+    if plan.log.access != before.plan.log.access {
+        // Only a try: the writer opens it once the plan is in use.
+        access_log::open(&plan.log.access)
+            .map_err(|error| format!("the access log cannot be opened: {error}"))?;
+    }
     let fronts = Fronts::after(&before.fronts, &plan).map_err(|error| error.to_string())?;
     let source = Source { path: path.to_owned(), outline, files };
     let warnings = warnings.render(false);
@@ -241,10 +247,6 @@ fn pending(plan: &mut Plan, started: &Plan) -> Vec<String> {
     if plan.admin.as_ref().map(|admin| &admin.bind) != started.admin.as_ref().map(|it| &it.bind) {
         plan.admin.clone_from(&started.admin);
         waits("admin.bind");
-    }
-    if plan.log.access != started.log.access {
-        plan.log.access.clone_from(&started.log.access);
-        waits("log.access");
     }
     pending
 }
