@@ -7,13 +7,14 @@ use super::browser::{CHROMIUM, Page};
 use super::gate::Gate;
 use super::peers::{Peer, free_address, need};
 
-const DESK: (u32, u32) = (1440, 1000);
+pub const DESK: (u32, u32) = (1440, 1000);
 const PHONE: (u32, u32) = (360, 740);
 
 /// What is ready to be looked at: the page has been told something.
 const LOADED: &str = "document.querySelector('#phase').textContent === 'ready'";
 
-fn row(server: &str) -> String {
+/// The row of a server, as an expression.
+pub fn row(server: &str) -> String {
     format!(
         "[...document.querySelectorAll('.servers tbody tr')]\
          .find((row) => row.querySelector('td.name b')?.textContent === {})",
@@ -21,12 +22,13 @@ fn row(server: &str) -> String {
     )
 }
 
-fn url(gate: &Gate) -> String {
+/// Where the page is.
+pub fn url(gate: &Gate) -> String {
     format!("http://{}/", gate.address("admin"))
 }
 
 /// A pool of Redis servers, checked often.
-fn two_servers(first: &Peer, second: &Peer) -> String {
+pub fn two_servers(first: &Peer, second: &Peer) -> String {
     format!(
         "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"stdout\"\n\
          [listener.cache]\nbind = \"127.0.0.1:0\"\npool = \"cache\"\n[pool.cache]\n\

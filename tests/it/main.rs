@@ -24,6 +24,7 @@ mod browser;
 mod bulk;
 mod command_line;
 mod dashboard;
+mod dashboard_changes;
 mod deadline;
 mod demo;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
