@@ -3,6 +3,7 @@
 //!
 //! A value is shown as the file has it. A secret is compared and never shown.
 
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 
@@ -36,8 +37,9 @@ impl Outline {
         Self(keys.collect())
     }
 
-    fn get(&self, key: &str) -> Option<&Node> {
-        self.0.iter().find(|(other, _)| other == key).map(|(_, node)| node)
+    /// By key: files have a hundred thousand of them.
+    fn index(&self) -> HashMap<&str, &Node> {
+        self.0.iter().map(|(key, node)| (key.as_str(), node)).collect()
     }
 
     /// What is different in `newer`, one line a change, such as
@@ -55,9 +57,10 @@ impl Outline {
     }
 
     fn compare(&self, newer: &Self, path: &str, lines: &mut Vec<String>) {
+        let (before, after) = (self.index(), newer.index());
         for (key, old) in &self.0 {
             let path = join(path, key);
-            match (old, newer.get(key)) {
+            match (old, after.get(key.as_str()).copied()) {
                 (Node::Table(old), Some(Node::Table(new))) => old.compare(new, &path, lines),
                 (
                     Node::Value { shown: old, print: before },
@@ -76,7 +79,7 @@ impl Outline {
                 (_, None) => lines.push(format!("{path}: removed")),
             }
         }
-        for (key, new) in newer.0.iter().filter(|(key, _)| self.get(key).is_none()) {
+        for (key, new) in newer.0.iter().filter(|(key, _)| !before.contains_key(key.as_str())) {
             let path = join(path, key);
             lines.push(match new {
                 Node::Value { shown: Some(shown), .. } => format!("{path}: added, {shown}"),
@@ -97,11 +100,13 @@ fn node(said: &Said, sources: &Sources) -> Option<Node> {
         }
         Item::List(items) if items.iter().any(|item| item.fields().is_some()) => {
             let mut table = Outline::default();
+            let mut same: HashMap<String, usize> = HashMap::new();
             for item in items {
                 let Some(fields) = item.fields() else { continue };
                 let name = item_name(fields, sources);
-                let same = table.0.iter().filter(|(other, _)| *other == name).count();
-                let name = if same == 0 { name } else { format!("{name} #{}", same + 1) };
+                let nth = same.entry(name.clone()).or_default();
+                *nth += 1;
+                let name = if *nth == 1 { name } else { format!("{name} #{nth}") };
                 table.0.push((name, Node::Table(Outline::of(fields, sources))));
             }
             Node::Table(table)

@@ -97,6 +97,7 @@ const serverErrorsOf = (status) => sumOf(status.pools, (pool) => sumOf(pool.serv
 
 /** `[name, words about it, value for the curve, number, unit, details, tone]`. */
 function tilesOf(status) {
+  // For curves, which would be blunt with as long a time as numbers need to be read.
   const over = (read) => rateOf(read, 2);
   const bytes = over((one) => inOf(one) + outOf(one));
   const [failed, refused, server] = [failuresOf, refusedOf, serverErrorsOf].map((read) => rateOf(read));
@@ -108,7 +109,7 @@ function tilesOf(status) {
   const tiles = [
     ["Connections", over(connectionsOf), rateText(rateOf(connectionsOf)), "new/s", `${countText(connectionsOf(status))} since the start`],
     ["Sessions", active, countText(active), "open", held > 0 ? `${countText(held)} waiting for a server` : "nobody waits"],
-    ["Throughput", bytes, bytesText(bytes), "/s", `in ${bytesText(over(inOf))}, out ${bytesText(over(outOf))}`],
+    ["Throughput", bytes, bytesText(rateOf((one) => inOf(one) + outOf(one))), "/s", `in ${bytesText(rateOf(inOf))}, out ${bytesText(rateOf(outOf))}`],
     ["Problems", problems, rateText(problems), "/s", `5xx ${rateText(failed)}, refused ${rateText(refused)}, servers ${rateText(server)}`, problems > 0 ? "bad" : null],
     ["Workers", mean, shareText(mean), "busy", `${plural(busy.length, "worker")}, the busiest ${shareText(Math.max(0, ...busy))}`],
   ];

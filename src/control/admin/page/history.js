@@ -13,14 +13,14 @@ function remember(status, at) {
   const last = samples.at(-1);
   if (last && last.status.pid !== status.pid) samples = [];
   samples.push({ at, status });
-  while (at - samples[0].at > SECONDS_KEPT * 1000) samples.shift();
+  while (samples.length > 2 && at - samples[0].at > SECONDS_KEPT * 1000) samples.shift();
 }
 
-/** The sample that is `seconds` older than the newest, or the oldest there is. */
+/** The sample that is `seconds` older than the newest, at least the one before it if there is one. */
 function sampleBefore(seconds) {
-  const newest = samples.at(-1);
-  const from = newest.at - seconds * 1000 - 250;
-  return samples.find((sample) => sample.at >= from);
+  const from = samples.at(-1).at - seconds * 1000 - 250;
+  const at = samples.findIndex((sample) => sample.at >= from);
+  return samples[Math.max(0, Math.min(at, samples.length - 2))];
 }
 
 /** How fast a total grows, a second; `null` while that is not known. */
@@ -32,7 +32,7 @@ function rateOf(read, over = RATE_OVER) {
   return Math.max(0, now - then) / ((newest.at - before.at) / 1000);
 }
 
-/** By how much a total grew in the last minute; all of it while there is no older answer. */
+/** By how much a total grew in the last minute; all of it if there was none of it then. */
 function grownBy(read) {
   const now = read(samples.at(-1).status) ?? 0;
   const then = read(sampleBefore(RECENT).status);
@@ -46,7 +46,7 @@ function difference(now, then) {
   return now.le_us.map((le, at) => [le, Math.max(0, now.counts[at] - (old.get(le) ?? 0))]);
 }
 
-/** What is in a distribution of the last minute; of the whole time while nothing is older. */
+/** What is in a distribution of the last minute; of the whole time before a second answer. */
 function recent(read) {
   const [newest, before] = [samples.at(-1), sampleBefore(RECENT)];
   const [now, then] = [read(newest.status), read(before.status)];
