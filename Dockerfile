@@ -1,4 +1,4 @@
-# The image: a static-enough binary on a small base, run by nobody.
+# The image: the binary on a small Debian, run by a user of its own.
 #
 #   docker build --tag sluicegate .
 #   docker run --security-opt seccomp=scripts/packaging/seccomp.json \

@@ -357,6 +357,8 @@ fn rust_files() -> Files {
 fn scripts() -> Files {
     all_files(&["scripts", ".ci"])
         .only(|path| !path.contains("__pycache__") && !path.ends_with(".md"))
+        // What is packed has the forms of those who read it.
+        .only(|path| !path.starts_with("scripts/packaging/"))
 }
 
 fn markdown_files() -> Files {
