@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::admin::{change, patch, server, talk};
+use super::admin::{change, patch, server, start, talk};
 use super::backend::{Backend, Reply};
 use super::deadline::until;
 use super::engine::{self, echo};
@@ -24,7 +24,7 @@ fn lettered(letter: u8) -> SocketAddr {
 
 /// A TCP listener `front` over servers `a` and `b`.
 fn two(more: &str) -> Gate {
-    Gate::start(&format!(
+    start(&format!(
         "version = 1\n[runtime]\nworkers = 2\n[admin]\nbind = \"{{admin}}\"\n\
          [log]\naccess = \"stdout\"\n[listener.front]\nbind = \"127.0.0.1:0\"\npool = \"app\"\n\
          [pool.app]\n{more}\n[pool.app.servers]\na = \"{}\"\nb = {{ addr = \"{}\", weight = 2 }}\n",
@@ -120,7 +120,7 @@ fn a_weight_holds_for_clients_that_come_later_and_is_shown_beside_the_files() {
         let sessions = letters(&gate, 38);
         let of_b = sessions.matches('b').count();
         // Each of two workers takes its own turns.
-        if of_b >= 34 && of_b < 38 { Ok(()) } else { Err(sessions) }
+        if (34..38).contains(&of_b) { Ok(()) } else { Err(sessions) }
     });
     let said = change(&gate, "app/b", r#"{"weight":2}"#);
     assert!(said["override"].is_null(), "the file says the same: {said}");
@@ -185,7 +185,7 @@ impl Checked {
 }
 
 fn checked(servers: [&Checked; 2]) -> Gate {
-    Gate::start(&format!(
+    start(&format!(
         "version = 1\n[runtime]\nworkers = 1\n[admin]\nbind = \"{{admin}}\"\n\
          [log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
          [[listener.web.route]]\nmatch = {{ path = \"/moves\" }}\npool = \"app\"\n\
@@ -253,8 +253,9 @@ fn kept_connections_and_cookies_respect_a_drain() {
         assert!(said.field("Set-Cookie").is_some(), "it moves: {}", said.head);
         assert_eq!(talk.ask("GET", "/keeps", &cookies["/keeps"], b"").body, b"a");
     }
-    let others = a.backend.seen().into_iter().filter(|seen| seen.path() != "/health");
-    assert!(others.clone().all(|seen| seen.path() == "/keeps"), "{:?}", others.last());
+    let mut requests = a.backend.seen();
+    requests.retain(|seen| seen.path() != "/health");
+    assert!(requests.iter().all(|seen| seen.path() == "/keeps"), "{requests:?}");
     change(&gate, "app/a", r#"{"state":"maint"}"#);
     assert_eq!(talk.ask("GET", "/keeps", &cookies["/keeps"], b"").body, b"b");
 }

@@ -37,7 +37,7 @@ impl Streams {
         let seen = headers.get("Last-Event-ID").and_then(|id| id.to_str().ok()?.parse().ok());
         // An id that is yet to come is of another process: numbers begin anew with each.
         let seen = seen.filter(|&seen| seen <= instance.events.last()).unwrap_or(0);
-        let next = Box::pin(std::future::ready(first(instance, seen)));
+        let next = Box::pin(std::future::ready(Some(first(instance, seen))));
         let (instance, heartbeat) = (instance.clone(), self.heartbeat);
         Some(EventStream { instance, heartbeat, next, _permit: permit })
     }
@@ -72,10 +72,10 @@ impl EventStream {
 
 /// What is there already. How soon to come back, should the connection break, is said with it;
 /// that it is said at all tells a reader at once that the stream is open.
-fn first(instance: &Instance, seen: u64) -> Step {
+fn first(instance: &Instance, seen: u64) -> (Bytes, u64) {
     let kept = instance.events.since(seen);
     let last = kept.last().map_or(seen, |event| event.number);
-    Some((("retry: 1000\n\n".to_owned() + &render(&kept)).into(), last))
+    (("retry: 1000\n\n".to_owned() + &render(&kept)).into(), last)
 }
 
 async fn next(instance: Arc<Instance>, seen: u64, heartbeat: Duration) -> Step {
