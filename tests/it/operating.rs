@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::admin::{change, patch, server, start, talk};
 use super::backend::{Backend, Reply};
-use super::deadline::until;
+use super::deadline::{PATIENCE, until};
 use super::engine::{self, echo};
 use super::gate::Gate;
 use super::talk::Talk;
@@ -35,7 +35,9 @@ fn two(more: &str) -> Gate {
 
 /// A session, and the letter of its server; `None`: it was reset.
 fn session(gate: &Gate) -> Option<(TcpStream, char)> {
-    let mut stream = gate.connect("front");
+    // A reset may come before the connect has been looked at.
+    let mut stream = TcpStream::connect_timeout(&gate.address("front"), PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("an option of a socket");
     let mut letter = [0];
     stream.read_exact(&mut letter).ok()?;
     Some((stream, char::from(letter[0])))
