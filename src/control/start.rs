@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::Backlog;
 
 use super::ServeError;
 use super::instance::Instance;
@@ -28,6 +29,10 @@ use crate::runtime::{cpus, listen, mail::Mail, uring, worker};
 
 /// Who may connect to an admin socket file: owner and group.
 const ADMIN_SOCKET_MODE: u32 = 0o660;
+
+/// Who may wait to be accepted by the admin API: a crowd that comes at once must not make the
+/// kernel drop a person's first packet. The library's own number is 128.
+const ADMIN_BACKLOG: i32 = 1_024;
 
 /// The socket of the admin API.
 #[derive(Debug)]
@@ -155,6 +160,7 @@ fn bind_admin(bind: &BindAddr, mut given: Vec<OwnedFd>) -> io::Result<(AdminSock
     match bind {
         BindAddr::Ip(address) => {
             let socket = std::net::TcpListener::bind(address)?;
+            nix::sys::socket::listen(&socket, Backlog::new(ADMIN_BACKLOG)?)?;
             socket.set_nonblocking(true)?;
             let address = BindAddr::Ip(socket.local_addr()?);
             Ok((AdminSocket::Tcp(socket), address))

@@ -2,13 +2,25 @@
 
 use serde_json::Value;
 
+use super::deadline::until;
 use super::gate::Gate;
 use super::talk::{Said, Talk};
+
+/// Starts a gate and waits until it says itself that it is ready: it prints so a moment before,
+/// and the event comes after.
+pub fn start(config: &str) -> Gate {
+    let gate = Gate::start(config);
+    until("/readyz", || match talk(&gate).get("/readyz").status {
+        200 => Ok(()),
+        other => Err(other),
+    });
+    gate
+}
 
 /// A connection to the admin listener.
 pub fn talk(gate: &Gate) -> Talk<std::net::TcpStream> {
     let mut talk = Talk::to(gate, "admin");
-    "localhost".clone_into(&mut talk.host);
+    talk.host = "localhost".into();
     talk
 }
 

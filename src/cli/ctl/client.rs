@@ -198,7 +198,8 @@ impl Client {
 
     /// Waits, between two questions.
     pub fn pause(&self, span: Duration) {
-        self.runtime.block_on(tokio::time::sleep(span));
+        // Made inside: a timer belongs to the runtime it is made on.
+        self.runtime.block_on(async { tokio::time::sleep(span).await });
     }
 
     /// What to tell a person about an answer that is not the one asked for.
