@@ -212,9 +212,7 @@ mod tests {
         let allow = |methods: &str| Found::Method(methods.to_owned());
         assert_eq!(find(&Method::POST, "/v1/status"), allow("GET, HEAD"));
         assert_eq!(find(&Method::GET, "/v1/pools/a/servers/b"), allow("PATCH"));
-        for path in
-            ["", "/v1", "/v1/status/", "/v1/pools/a/servers", "/v1/pools/a/servers/b/c"]
-        {
+        for path in ["", "/v1", "/v1/status/", "/v1/pools/a/servers", "/v1/pools/a/servers/b/c"] {
             assert_eq!(find(&Method::GET, path), Found::Nothing, "{path}");
         }
     }
