@@ -42,6 +42,8 @@ pub struct Plan {
 /// Process-wide settings, read once at start.
 #[derive(Clone, Debug)]
 pub struct Runtime {
+    /// What carries the sessions.
+    pub engine: EngineChoice,
     /// `None`: the CPUs this process may use.
     pub workers: Option<u16>,
     pub timeout_drain: Duration,
@@ -50,6 +52,15 @@ pub struct Runtime {
     /// Sessions in all; `None`: from `RLIMIT_NOFILE`, with a reserve.
     pub max_conns: Option<u32>,
     pub dns: Dns,
+}
+
+/// `runtime.engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// io_uring, or epoll where that is refused.
+    Auto,
+    Uring,
+    Epoll,
 }
 
 #[derive(Clone, Debug)]

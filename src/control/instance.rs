@@ -134,6 +134,7 @@ impl Instance {
             names: &names,
             bound: &self.bound,
             workers: &self.shared.workers,
+            engine: self.shared.engine,
             busy: &busy,
             late: &scraped.late,
             totals: &scraped.totals,

@@ -181,7 +181,7 @@ pub fn render(view: &View<'_>) -> Status {
         pid: std::process::id(),
         uptime_s: (view.now.since(view.started_at).as_secs_f64() * 10.0).round() / 10.0,
         ready: view.ready,
-        engine: "io_uring".into(),
+        engine: view.engine.as_str().into(),
         config: ConfigStatus {
             hash: plan.hash.clone(),
             loaded_at: loaded_at.clone(),

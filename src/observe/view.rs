@@ -14,6 +14,7 @@ use super::reason::{REASONS, Reason};
 use crate::config::plan::{BindAddr, Pem, Server};
 use crate::control::membership::{NameId, Resolution};
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
+use crate::runtime::engine::Engine;
 use crate::runtime::time::Time;
 use crate::runtime::worker::WorkerHandle;
 use crate::tls::certificates::Certificate;
@@ -28,6 +29,8 @@ pub struct View<'a> {
     /// Addresses really bound, by listener.
     pub bound: &'a [Vec<BindAddr>],
     pub workers: &'a [WorkerHandle],
+    /// What they run on.
+    pub engine: Engine,
     /// Share of the last second each worker was busy, 0 to 1.
     pub busy: &'a [f64],
     /// Workers that did not answer the last scrape: their histograms are older.

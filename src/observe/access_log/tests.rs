@@ -7,14 +7,15 @@ use super::*;
 use crate::control::fixture;
 use crate::control::membership::Membership;
 use crate::observe::lines::tests::{request, session};
+use crate::runtime::engine::Engine;
 
 fn snapshot() -> Arc<Snapshot> {
     let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
     Membership::plain(&Arc::new(plan)).snapshot()
 }
 
-fn shared(records: usize) -> Arc<Shared> {
-    let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
+fn shared(engine: Engine, records: usize) -> Arc<Shared> {
+    let shared = Shared::new(&fixture::plan(&[]), &[None], engine).unwrap();
     for _ in 0..records {
         shared.records[0].push(session()).unwrap();
     }
@@ -28,15 +29,13 @@ fn write(
     done: impl Fn(&LogState) -> bool + 'static,
 ) -> (Arc<LogState>, Log, bool) {
     let (state, log) = (Arc::new(LogState::default()), Log::memory());
-    // A write that nobody takes would keep the ring's end waiting for ever.
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).unwrap();
-    let runtime = ManuallyDrop::new(runtime);
+    let runtime = AsyncRuntime::new(shared.engine).unwrap();
     let writer = Writer::new(shared.clone(), Some(file), state.clone(), log.clone());
     let snapshot = snapshot();
     let clean = runtime.block_on(async {
         let (stop, stopped) = oneshot::channel::<()>();
         let watched = state.clone();
-        tokio_uring::spawn(async move {
+        tokio::task::spawn_local(async move {
             let until = Instant::now() + Duration::from_secs(10);
             while !done(&watched) {
                 assert!(Instant::now() < until, "never came to that");
@@ -48,17 +47,18 @@ fn write(
         writer.run(|| snapshot.clone(), stop).await
     });
     if clean {
-        drop(ManuallyDrop::into_inner(runtime));
+        runtime.finish();
+    } else {
+        runtime.abandon();
     }
     (state, log, clean)
 }
 
-#[test]
-fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
+fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
-    let shared = shared(1_000);
+    let shared = shared(engine, 1_000);
     for _ in 0..100 {
         shared.requests[0].push(request()).unwrap();
     }
@@ -73,10 +73,9 @@ fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
     assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
 }
 
-#[test]
-fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
+fn a_full_disk_loses_lines_counts_them_and_says_so_once(engine: Engine) {
     let file = StdFile::options().write(true).open("/dev/full").unwrap();
-    let shared = shared(10);
+    let shared = shared(engine, 10);
     let again = shared.clone();
     let refilled = AtomicBool::new(false);
     let (state, log, clean) = write(file, &shared, move |state| {
@@ -94,11 +93,10 @@ fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
     assert!(log.lines()[0].contains("No space left"), "{:?}", log.lines());
 }
 
-#[test]
-fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
+fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits(engine: Engine) {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let file = StdFile::from(std::os::fd::OwnedFd::from(writer));
-    let shared = shared(2_000); // more than a pipe's 64 KiB
+    let shared = shared(engine, 2_000); // more than a pipe's 64 KiB
     let again = shared.clone();
     let (state, log, clean) = write(file, &shared, move |state| {
         let _ = again.records[0].push(session());
@@ -109,4 +107,27 @@ fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
     assert!(log.lines()[0].contains("log stalled"), "{:?}", log.lines());
     let mut some = [0; 4_096];
     assert_eq!(reader.read(&mut some).unwrap(), some.len());
+}
+
+/// Every claim without a ring, and with one where there is one.
+macro_rules! on_both_engines {
+    ($($claim:ident),* $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $claim() {
+                match crate::runtime::uring::probe() {
+                    Ok(()) => super::$claim(super::Engine::Uring),
+                    Err(cause) => println!("not tested here: {cause}"),
+                }
+            })*
+        }
+        mod epoll {
+            $(#[test] fn $claim() { super::$claim(super::Engine::Epoll); })*
+        }
+    };
+}
+
+on_both_engines! {
+    every_record_of_sessions_and_requests_becomes_a_line_in_the_file,
+    a_full_disk_loses_lines_counts_them_and_says_so_once,
+    a_reader_that_stops_makes_the_log_stalled_and_nothing_waits,
 }
