@@ -58,3 +58,4 @@ mod talk;
 mod tls;
 mod tls_client;
 mod websocket;
+mod without_io_uring;
