@@ -36,7 +36,7 @@ def chosen(options):
     everyone = [proxies.Sluicegate(options.binary), proxies.Haproxy(), proxies.Nginx()]
     if options.peers == "all":
         everyone += [proxies.Envoy(), proxies.Traefik()]
-    everyone.append(proxies.HaproxySplice())
+    everyone += [proxies.SluicegateEpoll(options.binary), proxies.HaproxySplice()]
     if options.proxies:
         wanted = [name.strip().lower() for name in options.proxies.split(",")]
         everyone = [proxy for proxy in everyone if proxy.name.lower() in wanted]

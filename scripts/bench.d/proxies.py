@@ -58,6 +58,7 @@ def first_version(command):
 
 class Sluicegate(Proxy):
     name = "Sluicegate"
+    engine = "io_uring"
 
     def __init__(self, binary):
         self.binary = Path(binary) if binary else None
@@ -88,6 +89,7 @@ class Sluicegate(Proxy):
             f"""version = 1
 [runtime]
 workers = 1
+engine = "{self.engine}"
 [log]
 access = "off"
 [listener.bench]
@@ -105,6 +107,14 @@ s = "127.0.0.1:{to_port}"
         )
         command = [self.binary, "run", "--config", config]
         return Process(command, port, PROXY_CORE, directory)
+
+
+class SluicegateEpoll(Sluicegate):
+    """The same binary where io_uring is refused."""
+
+    name = "Sluicegate on epoll"
+    main = False
+    engine = "epoll"
 
 
 KEY = "bench-key-0123456789abcdef"

@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn every_finding_on_this_host_that_is_not_ok_has_a_remedy() {
         let findings = [host::examine(), ring::examine(), limits::examine()].concat();
-        assert!(findings.len() > 12);
+        // Without io_uring there is nothing to say about its features.
+        assert!(findings.len() > 6, "{findings:?}");
         for finding in findings {
             assert_eq!(finding.verdict == Verdict::Ok, finding.remedy.is_none(), "{finding:?}");
         }

@@ -30,7 +30,8 @@ mod top;
 pub const FAILED: u8 = 1;
 /// Wrong usage; clap itself exits with it too.
 pub const USAGE: u8 = 2;
-/// The system refuses something needed: `io_uring`, a port in use. `EX_OSERR` of sysexits.h.
+/// The system refuses something needed: a port in use, `io_uring` with `engine = "io_uring"`.
+/// `EX_OSERR` of sysexits.h.
 pub const REFUSED: u8 = 71;
 /// The configuration is missing or wrong. `EX_CONFIG` of sysexits.h.
 pub const CONFIG: u8 = 78;
@@ -40,7 +41,7 @@ Exit codes:
   0   fine
   1   failed while running
   2   wrong usage
-  71  the system refuses something needed: io_uring, a port in use
+  71  the system refuses something needed: a port in use, io_uring if only that will do
   78  the configuration is missing or wrong";
 
 /// A Linux load balancer: TCP balanced on `io_uring`, one binary, one file.

@@ -21,9 +21,10 @@ use super::build_tls;
 use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
-    AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns, HttpCheck,
-    HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm, LogLines, Mode, OnDown, Outlier,
-    Plan, Pool, Protocol, Rate, Runtime, Secret, SendProxy, Server, TimeoutOverrides, Timeouts,
+    AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns,
+    EngineChoice, HttpCheck, HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm,
+    LogLines, Mode, OnDown, Outlier, Plan, Pool, Protocol, Rate, Runtime, Secret, SendProxy,
+    Server, TimeoutOverrides, Timeouts,
 };
 use super::report::Findings;
 use super::source::Place;
@@ -196,7 +197,13 @@ fn section<'a>(fields: &'a Fields, key: &str, section: &'static Section) -> Cow<
 }
 
 fn runtime(fields: &Fields) -> Runtime {
+    const ENGINES: [(&str, EngineChoice); 3] = [
+        ("auto", EngineChoice::Auto),
+        ("io_uring", EngineChoice::Uring),
+        ("epoll", EngineChoice::Epoll),
+    ];
     Runtime {
+        engine: choice(fields.scalar("engine").as_ref(), &ENGINES).unwrap_or(EngineChoice::Auto),
         workers: integer(fields, "workers").map(|n| n as u16),
         timeout_drain: duration(fields, "drain_timeout").unwrap_or_default(),
         delay_shutdown: duration(fields, "shutdown_delay"),

@@ -44,6 +44,8 @@ pub struct Plan {
 /// Process-wide settings, read once at start.
 #[derive(Clone, Debug)]
 pub struct Runtime {
+    /// What carries the sessions.
+    pub engine: EngineChoice,
     /// `None`: the CPUs this process may use.
     pub workers: Option<u16>,
     pub timeout_drain: Duration,
@@ -54,6 +56,15 @@ pub struct Runtime {
     pub dns: Dns,
     /// Reload when the files change.
     pub watch: bool,
+}
+
+/// `runtime.engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// io_uring, or epoll where that is refused.
+    Auto,
+    Uring,
+    Epoll,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

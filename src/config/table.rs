@@ -109,7 +109,7 @@ pub static RUNTIME: Section = Section {
     doc: "The process as a whole.",
     tag: None,
     short: None,
-    later: &["engine"],
+    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -118,6 +118,12 @@ pub static RUNTIME: Section = Section {
             "Threads that carry sessions, each pinned to a CPU.",
         )
         .or_described("the CPUs this process may use"),
+        Key::new(
+            "engine",
+            word(&["auto", "io_uring", "epoll"]),
+            "What carries the sessions. \"auto\": io_uring, or epoll with a warning where the system refuses it; \"io_uring\": exit with 71 there.",
+        )
+        .or("auto"),
         Key::new(
             "drain_timeout",
             time(MS, DURATION_MAX),

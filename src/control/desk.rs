@@ -279,6 +279,7 @@ mod tests {
     use super::*;
     use crate::control::fixture;
     use crate::control::membership::Membership;
+    use crate::runtime::engine::Engine;
     use crate::runtime::worker::Shared;
 
     /// Two servers that are ejected after failures, on a desk without workers.
@@ -291,7 +292,7 @@ mod tests {
             max_ejected_percent: 100,
         });
         let plan = Arc::new(plan);
-        let shared = Arc::new(Shared::new(&plan, &[]).unwrap());
+        let shared = Arc::new(Shared::new(&plan, &[], Engine::Epoll).unwrap());
         let membership = Membership::plain(&plan);
         Desk::new(Arc::new(Instance::new(shared, membership, vec![], None)), Log::memory())
     }

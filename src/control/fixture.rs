@@ -19,6 +19,7 @@ pub fn plan(servers: &[SocketAddr]) -> Plan {
         policies: Vec::new(),
         consumers: Vec::new(),
         runtime: Runtime {
+            engine: EngineChoice::Auto,
             workers: Some(1),
             timeout_drain: Duration::from_secs(2),
             delay_shutdown: None,

@@ -185,6 +185,7 @@ impl Instance {
             names: &names,
             bound: &self.bound(),
             workers: &self.shared.workers,
+            engine: self.shared.engine,
             busy: &busy,
             late: &scraped.late,
             stuck: &stuck,

@@ -45,6 +45,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::plan::{BindAddr, Plan};
 use crate::observe::logger::Log;
+use crate::runtime::async_runtime::AsyncRuntime;
+use crate::runtime::engine::{self, Chosen};
 use instance::Instance;
 use reload::{Reload, Source};
 use upgrade::Inherited;
@@ -93,7 +95,8 @@ impl ServeOptions {
 /// Why it does not serve, or serves no more. One sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServeError {
-    /// The system refuses something needed: `io_uring`, a port. Exit code 71.
+    /// The system refuses something needed: a port, `io_uring` where nothing else will do. Exit
+    /// code 71.
     System(String),
     /// A file that the configuration names cannot be used. Exit code 78.
     Config(String),
@@ -229,6 +232,17 @@ pub fn start(plan: Plan, mut options: ServeOptions) -> Result<Running, ServeErro
     }
 }
 
+/// The first line of the log: what runs here, and on what.
+fn introduce(chosen: &Chosen, log: &Log) {
+    let (version, engine) = (env!("CARGO_PKG_VERSION"), chosen.engine.as_str());
+    match &chosen.refused {
+        None => log.info(format_args!("sluicegate {version}, engine {engine}")),
+        Some(cause) => {
+            log.warn(format_args!("sluicegate {version}, engine {engine}, because {cause}"));
+        }
+    }
+}
+
 /// The control thread.
 fn run(
     plan: &Arc<Plan>,
@@ -238,9 +252,12 @@ fn run(
     receiver: mpsc::Receiver<Command>,
     ready: &SyncSender<Arc<Instance>>,
 ) -> Result<(), ServeError> {
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder())
-        .map_err(|error| ServeError::System(crate::runtime::uring::explain(&error)))?;
-    let started = start::start(plan, &options.log, inherited)?;
+    let chosen = engine::choose(plan.runtime.engine).map_err(ServeError::System)?;
+    let engine = chosen.engine;
+    let runtime =
+        AsyncRuntime::new(engine).map_err(|error| ServeError::System(engine.explain(&error)))?;
+    introduce(&chosen, &options.log);
+    let started = start::start(plan, engine, &options.log, inherited)?;
     // Whoever started us may have gone; then nobody will stop us but a signal.
     let _ = ready.send(started.instance.clone());
     let result = runtime.block_on(async {
@@ -249,6 +266,7 @@ fn run(
         }
         life::live(started, options, commands, receiver).await
     });
+    runtime.finish();
     options.log.flush(std::time::Duration::from_secs(1));
     result
 }

@@ -240,6 +240,10 @@ fn pending(plan: &mut Plan, started: &Plan) -> Vec<String> {
         plan.runtime.workers = started.runtime.workers;
         waits("runtime.workers");
     }
+    if plan.runtime.engine != started.runtime.engine {
+        plan.runtime.engine = started.runtime.engine;
+        waits("runtime.engine");
+    }
     if plan.runtime.max_conns != started.runtime.max_conns {
         plan.runtime.max_conns = started.runtime.max_conns;
         waits("runtime.max_conns");

@@ -1,8 +1,8 @@
 //! From a checked plan to a running process: everything that the system can refuse is asked
 //! for here, in an order that leaves nothing half done.
 //!
-//! `io_uring` → listening sockets → admin socket → access log → workers. Whatever fails closes
-//! what came before it and is one sentence.
+//! Listening sockets → admin socket → access log → workers. Whatever fails closes what came
+//! before it and is one sentence. Which engine there is was found out before.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -25,7 +25,7 @@ use crate::observe::logger::Log;
 use crate::observe::view::bind_text;
 use crate::runtime::listen::Sockets;
 use crate::runtime::worker::{Setup, Shared};
-use crate::runtime::{cpus, listen, mail::Mail, uring, worker};
+use crate::runtime::{cpus, engine::Engine, listen, mail::Mail, worker};
 
 /// Who may connect to an admin socket file: owner and group.
 const ADMIN_SOCKET_MODE: u32 = 0o660;
@@ -67,11 +67,11 @@ pub(super) struct Started {
 /// The first thing that the system refuses.
 pub(super) fn start(
     plan: &Arc<Plan>,
+    engine: Engine,
     log: &Log,
     inherited: Inherited,
 ) -> Result<Started, ServeError> {
     raise_descriptor_limit();
-    uring::probe().map_err(ServeError::System)?;
     let fronts = Fronts::new(plan).map_err(|error| ServeError::Config(error.to_string()))?;
     let cpus = cpus::placement(plan.runtime.workers);
     let mut sockets = Sockets::inheriting(inherited);
@@ -90,7 +90,7 @@ pub(super) fn start(
     };
     let log_file = access_log::open(&plan.log.access)
         .map_err(|error| ServeError::System(format!("the access log cannot be opened: {error}")))?;
-    let shared = Shared::new(plan, &cpus)
+    let shared = Shared::new(plan, &cpus, engine)
         .map_err(|error| ServeError::System(format!("no descriptor for a worker: {error}")))?;
     let membership = Membership::new(plan, Arc::new(fronts));
     let instance = Instance::new(Arc::new(shared), membership, bound.addresses, admin_address);
@@ -108,8 +108,9 @@ fn start_access_log(
 ) -> Result<AccessLog, ServeError> {
     let names = instance.clone();
     let (shared, state) = (instance.shared.clone(), instance.log_state.clone());
+    let engine = shared.engine;
     AccessLog::start(shared, file, state, log.clone(), move || names.snapshot()).map_err(|error| {
-        ServeError::System(format!("the access log cannot start: {}", uring::explain(&error)))
+        ServeError::System(format!("the access log cannot start: {}", engine.explain(&error)))
     })
 }
 
@@ -134,7 +135,7 @@ fn spawn_workers(
                     // Those that did not start have nobody to read it.
                     let _ = worker.mailbox.post(Mail::Stop { timed_out: false });
                 }
-                let cause = uring::explain(&error);
+                let cause = instance.shared.engine.explain(&error);
                 return Err(ServeError::System(format!("worker {id} cannot start: {cause}")));
             }
         }

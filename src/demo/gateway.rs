@@ -27,7 +27,7 @@ const ADMIN_OFFSET: u16 = 2;
 /// admin on `port` + 2, or on a free one where that is taken.
 ///
 /// # Errors
-/// When the system refuses `io_uring` or the port.
+/// When the system refuses the port.
 pub fn start(port: u16, key: &str, servers: &[SocketAddr]) -> Result<Running, ServeError> {
     let text = configuration(port, key, servers);
     let loaded = config::load_text("demo.toml", text.as_bytes()).map_err(|report| {

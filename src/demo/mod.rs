@@ -78,7 +78,7 @@ enum Face {
 /// Runs the demo to its end.
 ///
 /// # Errors
-/// When the system refuses `io_uring` or the port, or something broke.
+/// When the system refuses the port, or something broke.
 pub fn run(options: Options) -> Result<Summary, ServeError> {
     // Before any thread: they inherit what signals do.
     let interrupt = Interrupt::new();

@@ -2,7 +2,7 @@
 //!
 //! The pure parts are [`pacing`] (when exchanges start), [`http_response`], [`target`] (what is
 //! said), [`tally`], [`report`] and [`hgrm`]. [`connection`] and [`generator`] are one worker
-//! on any driver; this file gives each worker a thread and a ring, starts them together and
+//! on any driver; this file gives each worker a thread and a driver, starts them together and
 //! adds up.
 //!
 //! Nothing here knows the gateway: it measures whatever answers.
@@ -26,10 +26,14 @@ use self::connection::Orders;
 use self::generator::Generator;
 use self::pacing::{Pace, Schedule};
 use self::tally::Tally;
+use crate::config::plan::EngineChoice;
 use crate::runtime::buffers::Sizes;
+use crate::runtime::driver::Driver;
+use crate::runtime::engine::{self, Engine};
+use crate::runtime::epoll::Epoll;
 use crate::runtime::sys;
 use crate::runtime::time::Time;
-use crate::runtime::uring::{self, Uring, UringConfig};
+use crate::runtime::uring::{Uring, UringConfig};
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -75,7 +79,7 @@ pub struct Measured {
 /// Why a run gave no result.
 #[derive(Debug)]
 pub enum RunError {
-    /// The kernel refuses the ring; in words, with the remedy.
+    /// The kernel refuses what it runs on; in words, with the remedy.
     Refused(String),
     Broken(io::Error),
 }
@@ -98,15 +102,16 @@ impl std::fmt::Display for RunError {
 /// Runs `job` on threads of its own and waits for them. Setting `stop` ends it early.
 ///
 /// # Errors
-/// When a ring is refused, or breaks.
+/// When the driver is refused, or breaks.
 pub fn run(job: &Job, live: Option<&Live>, stop: &AtomicBool) -> Result<Measured, RunError> {
     let workers = job.workers.clamp(1, job.connections.max(1));
     let barrier = Barrier::new(workers as usize);
+    let engine = engine::choose(EngineChoice::Auto).map_err(RunError::Refused)?.engine;
     let results: Vec<Result<Measured, RunError>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers)
             .map(|index| {
                 let barrier = &barrier;
-                scope.spawn(move || work(job, (index, workers), barrier, live, stop))
+                scope.spawn(move || work(job, engine, (index, workers), barrier, live, stop))
             })
             .collect();
         let broken = || Err(io::Error::other("a worker panicked").into());
@@ -121,8 +126,32 @@ pub fn run(job: &Job, live: Option<&Live>, stop: &AtomicBool) -> Result<Measured
     Ok(all)
 }
 
-/// One worker, from its ring to its tally.
+/// One worker, on whatever engine there is.
 fn work(
+    job: &Job,
+    engine: Engine,
+    place: (u32, u32),
+    barrier: &Barrier,
+    live: Option<&Live>,
+    stop: &AtomicBool,
+) -> Result<Measured, RunError> {
+    let config = ring_config(&job.orders);
+    match engine {
+        Engine::Uring => {
+            let ring =
+                Uring::new(config).map_err(|error| RunError::Refused(engine.explain(&error)));
+            drive(ring, job, place, barrier, live, stop)
+        }
+        Engine::Epoll => {
+            let epoll = Epoll::new(config.sizes, config.pipes_max, config.pipe_bytes);
+            drive(epoll.map_err(RunError::Broken), job, place, barrier, live, stop)
+        }
+    }
+}
+
+/// One worker, from its driver to its tally.
+fn drive<D: Driver>(
+    driver: Result<D, RunError>,
     job: &Job,
     (index, workers): (u32, u32),
     barrier: &Barrier,
@@ -133,11 +162,9 @@ fn work(
     // generator still works, only later.
     let _ = nix::sys::prctl::set_timerslack(1);
     let count = share(job.connections, index, workers);
-    let ring = Uring::new(ring_config(&job.orders))
-        .map_err(|error| RunError::Refused(uring::explain(&error)));
-    let ready = ring.and_then(|ring| {
-        let system_clock = |_: &Uring| Time(sys::monotonic_ns());
-        let mut generator = Generator::new(ring, system_clock, count, (&job.orders, live, stop));
+    let ready = driver.and_then(|driver| {
+        let system_clock = |_: &D| Time(sys::monotonic_ns());
+        let mut generator = Generator::new(driver, system_clock, count, (&job.orders, live, stop));
         if !job.orders.new_connection {
             generator.connect()?;
         }

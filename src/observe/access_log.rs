@@ -1,9 +1,10 @@
 //! The access log: one line for each ended session or request.
 //!
 //! Workers leave fixed-size records in bounded queues; a thread of the log's own turns them
-//! into lines and writes them through `io_uring`. Its own, because a ring under tokio submits
-//! only when its thread has nothing else to do, and the control thread may always have. The
-//! log may be late or lose lines, it never makes a session wait:
+//! into lines and writes them through `io_uring`, or where that is refused by a blocking thread.
+//! Its own, because a ring under tokio submits only when its thread has nothing else to do, and
+//! the control thread may always have. The log may be late or lose lines, it never makes a
+//! session wait:
 //!
 //! - A1: one write is in flight at a time, so lines keep their order and are never mixed.
 //! - A2: a write that takes longer than [`WRITE_DEADLINE`] means the log is stalled. From
@@ -16,11 +17,9 @@
 use std::fs::File as StdFile;
 use std::future::Future;
 use std::io::{self, Read, Seek};
-use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -28,8 +27,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::{Notify, oneshot};
-use tokio_uring::buf::BoundedBuf;
-use tokio_uring::fs::File;
 
 use super::clock::WallClock;
 use super::lines::LineFormat;
@@ -38,7 +35,11 @@ use super::record::SessionRecord;
 use super::requests::RequestRecord;
 use crate::config::plan;
 use crate::registry::Snapshot;
+use crate::runtime::async_runtime::AsyncRuntime;
 use crate::runtime::worker::Shared;
+use file::{LogFile, Written};
+
+mod file;
 
 /// A write that takes longer is a log that does not take lines.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(1);
@@ -115,9 +116,6 @@ struct Batch {
     lines: u64,
 }
 
-/// What came of one write: the bytes, how many of them were taken, and why not all.
-type Written = (Vec<u8>, usize, io::Result<()>);
-
 struct Writing {
     work: Pin<Box<dyn Future<Output = Written>>>,
     started: Instant,
@@ -146,18 +144,16 @@ impl AccessLog {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            let runtime = match tokio_uring::Runtime::new(&tokio_uring::builder()) {
-                // A write that nobody takes would keep the ring's end waiting for ever.
-                Ok(runtime) => ManuallyDrop::new(runtime),
+            let runtime = match AsyncRuntime::new(shared.engine) {
+                Ok(runtime) => runtime,
                 Err(error) => return drop(ready.send(Err(error))),
             };
             // Whoever started us waits for this.
             let _ = ready.send(Ok(()));
             let writer = Writer::new(shared, file, state, log);
             let clean = runtime.block_on(writer.run(snapshot, async { drop(stopped.await) }));
-            if clean {
-                drop(ManuallyDrop::into_inner(runtime));
-            }
+            // A write that nobody takes would keep its end waiting for ever.
+            if clean { runtime.finish() } else { runtime.abandon() }
         })?;
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the log died at its start")))?;
         Ok(Self { stop, thread })
@@ -177,7 +173,7 @@ struct Writer {
     state: Arc<LogState>,
     log: Log,
     /// `None`: the log is off, records are only thrown away.
-    file: Option<Rc<File>>,
+    file: Option<LogFile>,
     format: LineFormat,
     pending: Batch,
     writing: Option<Writing>,
@@ -209,7 +205,8 @@ impl Writer {
 
     fn use_target(&mut self, target: Option<Target>) {
         self.torn = target.as_ref().is_some_and(|target| target.torn);
-        self.file = target.map(|target| Rc::new(File::from_std(target.file)));
+        let engine = self.shared.engine;
+        self.file = target.map(|target| LogFile::new(target.file, engine));
     }
 
     /// Writes until `stop` resolves, then what is left, for at most [`WRITE_DEADLINE`].
@@ -324,7 +321,7 @@ impl Writer {
         if std::mem::take(&mut self.torn) {
             text.insert(0, '\n');
         }
-        let work = Box::pin(write_all(file.clone(), text.into_bytes()));
+        let work = Box::pin(file.clone().write_all(text.into_bytes()));
         self.writing = Some(Writing { work, started: Instant::now() });
     }
 
@@ -375,30 +372,6 @@ async fn finished(writing: &mut Option<Writing>) -> Written {
         Some(writing) => writing.work.as_mut().await,
         None => std::future::pending().await,
     }
-}
-
-/// An offset of -1 is the file's own position, which is what pipes and terminals need and
-/// what append mode ignores.
-const AT_POSITION: u64 = u64::MAX;
-
-/// Writes all of `bytes`, going on after short writes.
-async fn write_all(file: Rc<File>, mut bytes: Vec<u8>) -> Written {
-    let mut taken = 0;
-    while taken < bytes.len() {
-        let (result, slice) = file.write_at(bytes.slice(taken..), AT_POSITION).submit().await;
-        bytes = slice.into_inner();
-        match result {
-            Ok(0) => return (bytes, taken, Err(io::ErrorKind::WriteZero.into())),
-            Ok(count) => taken += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Somebody else has made our stdout non-blocking; the stall clock is running.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(PERIOD_BUSY).await;
-            }
-            Err(error) => return (bytes, taken, Err(error)),
-        }
-    }
-    (bytes, taken, Ok(()))
 }
 
 #[cfg(test)]

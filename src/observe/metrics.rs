@@ -255,8 +255,8 @@ fn process(view: &View<'_>, text: &mut Text) {
     text.sample("process_cpu_seconds_total", &[], taken.cpu_seconds);
     text.family("uptime_seconds", Kind::Gauge, "Seconds since the start.");
     text.sample("uptime_seconds", &[], view.now.since(view.started_at).as_secs_f64());
-    text.family("build_info", Kind::Gauge, "1, with the version as a label.");
-    let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", "io_uring")];
+    text.family("build_info", Kind::Gauge, "1, with version and engine as labels.");
+    let labels = [("version", env!("CARGO_PKG_VERSION")), ("engine", view.engine.as_str())];
     text.sample("build_info", &labels, 1);
 }
 

@@ -254,7 +254,7 @@ pub fn render(view: &View<'_>) -> Status {
         uptime_s: (view.now.since(view.started_at).as_secs_f64() * 10.0).round() / 10.0,
         ready: view.phase == Phase::Ready,
         phase: view.phase.as_str().into(),
-        engine: "io_uring".into(),
+        engine: view.engine.as_str().into(),
         config: ConfigStatus {
             hash: plan.hash.clone(),
             loaded_at: loaded_at.clone(),

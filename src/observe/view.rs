@@ -15,6 +15,7 @@ use crate::control::instance::{Loading, Phase};
 use crate::control::membership::{NameId, Resolution};
 use crate::control::overrides::Overrides;
 use crate::registry::{Condition, ListenerId, PoolId, ServerState, Snapshot};
+use crate::runtime::engine::Engine;
 use crate::runtime::time::Time;
 use crate::runtime::worker::WorkerHandle;
 use crate::tls::certificates::Certificate;
@@ -29,6 +30,8 @@ pub struct View<'a> {
     /// Addresses really bound, by listener.
     pub bound: &'a [Vec<BindAddr>],
     pub workers: &'a [WorkerHandle],
+    /// What they run on.
+    pub engine: Engine,
     /// Share of the last second each worker was busy, 0 to 1.
     pub busy: &'a [f64],
     /// Workers that did not answer the last scrape: their histograms are older.

@@ -258,6 +258,14 @@ impl Buffers {
         (unsafe { self.storage(chunk).add((meta.off + meta.len) as usize) }, self.room(chunk))
     }
 
+    /// The room behind the chunk's bytes. Whoever writes there says so with [`Buffers::extend`].
+    pub fn tail_mut(&mut self, chunk: ChunkId) -> &mut [u8] {
+        let (start, room) = self.tail(chunk);
+        // SAFETY: B2; the mapping is zeroed, so every byte has a value. By B1 nobody else uses
+        // the chunk, and `&mut self` is held as long as the slice.
+        unsafe { std::slice::from_raw_parts_mut(start, room as usize) }
+    }
+
     #[must_use]
     pub fn bytes(&self, chunk: ChunkId) -> &[u8] {
         let (start, len) = self.span(chunk);

@@ -1,8 +1,7 @@
 //! The seam: every kernel call of a worker goes through [`Driver`].
 //!
-//! It is a type parameter, so it costs nothing at run time. `uring` is the product, `sim` a
-//! seeded model with a virtual clock and faults, and the trait asks for nothing that an
-//! epoll loop could not give.
+//! It is a type parameter, so it costs nothing at run time. `uring` is the product, `epoll` the
+//! same where io_uring is refused, `sim` a seeded model with a virtual clock and faults.
 //!
 //! Contract:
 //! - D1: `submit_*` yields completions that carry its token; exactly one of them, the last,
@@ -204,3 +203,6 @@ pub trait Driver: 'static {
     /// Ring buffers that the kernel could fill now.
     fn ring_free(&self) -> u32;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
 //! What a worker stands on: the seam to the kernel, memory, time, mail.
 
+pub mod async_runtime;
 pub mod buffers;
 pub mod cpus;
 pub mod driver;
+pub mod engine;
+pub mod epoll;
 pub mod listen;
 pub mod mail;
+mod pipes;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[allow(unsafe_code)]

@@ -358,6 +358,104 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
+/// A set of descriptors whose readiness is asked for at once.
+///
+/// # Errors
+/// epoll_create1(2)'s: no descriptor left.
+pub(super) fn epoll_new() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a non-negative result is a new descriptor that we own.
+    unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Adds `fd` with its own number as data; one that is there already is looked at anew.
+///
+/// # Errors
+/// epoll_ctl(2)'s: no memory, over `fs.epoll.max_user_watches`.
+pub(super) fn epoll_add(epoll: &OwnedFd, fd: c_int, events: u32) -> Result<(), Errno> {
+    let mut event = libc::epoll_event { events, u64: fd as u64 };
+    let mut control = |what| {
+        // SAFETY: the event is read and outlives the call.
+        check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), what, fd, &raw mut event) } as isize)
+    };
+    match control(libc::EPOLL_CTL_ADD) {
+        Err(Errno::EEXIST) => control(libc::EPOLL_CTL_MOD).map(drop),
+        result => result.map(drop),
+    }
+}
+
+/// Takes `fd` out, which a close does only if nobody else has the same open socket.
+pub(super) fn epoll_remove(epoll: &OwnedFd, fd: c_int) {
+    // SAFETY: a removal takes no event.
+    unsafe {
+        libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut());
+    }
+}
+
+/// Waits for events. With `fine`, to the nanosecond (epoll_pwait2(2)); it is unset where that is
+/// not to be had, and then milliseconds are rounded up.
+///
+/// # Errors
+/// epoll_wait(2)'s, but an interrupted wait is one without events.
+pub(super) fn epoll_wait(
+    epoll: &OwnedFd,
+    events: &mut [libc::epoll_event],
+    wait_ns: u64,
+    fine: &mut bool,
+) -> Result<usize, Errno> {
+    let (fd, room) = (epoll.as_raw_fd(), events.len() as c_int);
+    let timeout = libc::timespec {
+        tv_sec: (wait_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (wait_ns % 1_000_000_000) as libc::c_long,
+    };
+    // Not waiting at all needs no clock, and the older call is there everywhere.
+    if *fine && wait_ns > 0 {
+        let none = std::ptr::null::<libc::sigset_t>();
+        // SAFETY: the slice takes as many events as is said, the timeout outlives the call.
+        let result = check(unsafe {
+            let at = events.as_mut_ptr();
+            libc::syscall(libc::SYS_epoll_pwait2, fd, at, room, &raw const timeout, none, 0usize)
+        } as isize);
+        match result {
+            // Older kernels, and sandboxes that are older than the call.
+            Err(Errno::ENOSYS | Errno::EPERM) => *fine = false,
+            Err(Errno::EINTR) => return Ok(0),
+            result => return result.map(|count| count as usize),
+        }
+    }
+    let rounded = wait_ns.div_ceil(1_000_000).min(i32::MAX as u64) as c_int;
+    // SAFETY: the slice takes as many events as is said.
+    match check(unsafe { libc::epoll_wait(fd, events.as_mut_ptr(), room, rounded) } as isize) {
+        Err(Errno::EINTR) => Ok(0),
+        result => result.map(|count| count as usize),
+    }
+}
+
+/// The poll(2) mask of a descriptor now: `events`, and errors and hang-ups unasked.
+pub(super) fn poll_mask(fd: c_int, events: libc::c_short) -> u32 {
+    let mut asked = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: one entry is read and written.
+    unsafe { libc::poll(&raw mut asked, 1, 0) };
+    u32::from(asked.revents as u16)
+}
+
+/// connect(2).
+pub(super) fn connect(fd: c_int, to: &SockAddr) -> Result<(), Errno> {
+    // SAFETY: pointer and length describe a live SockAddr.
+    check(unsafe { libc::connect(fd, to.as_ptr().cast(), to.len()) } as isize).map(drop)
+}
+
+/// The value of an integer socket option; `None` if it has none.
+pub(super) fn option(fd: c_int, level: c_int, option: c_int) -> Option<c_int> {
+    let (mut value, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+    // SAFETY: at most `len` bytes are written to `value`.
+    let result =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
+    (result == 0).then_some(value)
+}
+
 /// Random numbers from the kernel, for keys of hash tables and seeds.
 #[must_use]
 pub fn secret() -> [u64; 2] {

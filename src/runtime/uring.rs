@@ -19,7 +19,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -32,6 +32,7 @@ use super::buffers::{Buffers, ChunkId, Kind, Sizes};
 use super::driver::{
     Completion, Driver, Fd, Interest, PathInfo, PipeId, StreamOptions, TcpOptions,
 };
+use super::pipes::Pipes;
 use super::sys;
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -344,7 +345,7 @@ impl Driver for Uring {
     }
 
     fn pipe_capacity(&self, pipe: PipeId) -> u32 {
-        self.pipes.open[usize::from(pipe.0)].as_ref().map_or(0, |pipe| pipe.capacity)
+        self.pipes.capacity(pipe)
     }
 
     fn splice_in_now(&mut self, fd: Fd, pipe: PipeId, max: u32) -> Result<u32, Errno> {
@@ -434,48 +435,6 @@ impl Drop for ProvidedRing {
 
 // SAFETY: the mapping belongs to this value; it moves between threads only before first use.
 unsafe impl Send for ProvidedRing {}
-
-/// Pipes for splice, opened on demand and kept.
-struct Pipes {
-    open: Vec<Option<Pipe>>,
-    free: Vec<u16>,
-    bytes: u32,
-}
-
-struct Pipe {
-    ends: [OwnedFd; 2],
-    capacity: u32,
-}
-
-impl Pipes {
-    fn new(max: u16, bytes: u32) -> Self {
-        Self { open: (0..max).map(|_| None).collect(), free: (0..max).rev().collect(), bytes }
-    }
-
-    fn take(&mut self) -> Option<PipeId> {
-        let id = self.free.pop()?;
-        let slot = &mut self.open[usize::from(id)];
-        if slot.is_none() {
-            let Ok((ends, capacity)) = sys::pipe(self.bytes) else {
-                self.free.push(id);
-                return None;
-            };
-            *slot = Some(Pipe { ends, capacity });
-        }
-        Some(PipeId(id))
-    }
-
-    fn give(&mut self, pipe: PipeId, empty: bool) {
-        if !empty {
-            self.open[usize::from(pipe.0)] = None;
-        }
-        self.free.push(pipe.0);
-    }
-
-    fn end(&self, pipe: PipeId, which: usize) -> i32 {
-        self.open[usize::from(pipe.0)].as_ref().map_or(-1, |pipe| pipe.ends[which].as_raw_fd())
-    }
-}
 
 fn build(sq_entries: u32, cq_entries: u32) -> io::Result<IoUring> {
     let ring = IoUring::builder()

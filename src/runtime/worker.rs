@@ -1,6 +1,6 @@
-//! One worker: a pinned thread with its own ring, sockets, timers and counters.
+//! One worker: a pinned thread with its own driver, sockets, timers and counters.
 //!
-//! One turn: enter the ring (wait for one completion or the next timer), step through what
+//! One turn: enter the driver (wait for one completion or the next timer), step through what
 //! completed, read the mailbox if it rang, look at the timers. A panic in a step ends the
 //! session it was about; the loop goes on.
 
@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
@@ -16,6 +17,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::driver::{Completion, Driver, Interest};
+use super::engine::Engine;
+use super::epoll::Epoll;
 use super::mail::{Mail, Mailbox};
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -60,6 +63,8 @@ pub struct Listening {
 /// What all workers and control have in common, made once at start.
 #[derive(Debug)]
 pub struct Shared {
+    /// What every worker runs on.
+    pub engine: Engine,
     pub notices: Notices,
     /// Ended sessions for the access log, one queue a worker.
     pub records: Vec<ArrayQueue<SessionRecord>>,
@@ -90,7 +95,7 @@ impl Shared {
     ///
     /// # Errors
     /// When the kernel refuses an eventfd.
-    pub fn new(plan: &Plan, cpus: &[Option<usize>]) -> io::Result<Self> {
+    pub fn new(plan: &Plan, cpus: &[Option<usize>], engine: Engine) -> io::Result<Self> {
         let worker = |(id, cpu): (usize, &Option<usize>)| {
             Ok(WorkerHandle {
                 id: id as u16,
@@ -101,6 +106,7 @@ impl Shared {
         };
         let workers: io::Result<Vec<_>> = cpus.iter().enumerate().map(worker).collect();
         let shared = Self {
+            engine,
             notices: Notices::default(),
             records: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             requests: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
@@ -190,7 +196,8 @@ pub struct Setup {
     pub shared: Arc<Shared>,
     /// Accept only after [`Mail::Accept`] (first checks are still to come).
     pub wait_for_accept: bool,
-    /// Sizes of its ring and memory, usually [`ring_config`]'s; tests starve it.
+    /// Sizes of its memory, and of the ring if it has one; usually [`ring_config`]'s, tests
+    /// starve it.
     pub ring: UringConfig,
 }
 
@@ -198,7 +205,7 @@ pub struct Setup {
 /// with a notice.
 ///
 /// # Errors
-/// When the thread cannot be made, or the kernel refuses the ring (see
+/// When the thread cannot be made, or the kernel refuses the driver (a ring:
 /// [`super::uring::explain`]).
 pub fn spawn(setup: Setup) -> io::Result<JoinHandle<()>> {
     let (ready, started) = std::sync::mpsc::sync_channel(1);
@@ -207,20 +214,32 @@ pub fn spawn(setup: Setup) -> io::Result<JoinHandle<()>> {
         if let Some(cpu) = setup.shared.workers[usize::from(id)].cpu {
             pin(cpu);
         }
-        // The ring belongs to the thread that makes it.
-        match Uring::new(setup.ring) {
-            Ok(driver) => {
-                let _ = ready.send(Ok(()));
-                drop(ready);
-                Worker::new(driver, setup).run();
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
+        // A ring belongs to the thread that makes it.
+        match setup.shared.engine {
+            Engine::Uring => work(Uring::new(setup.ring), setup, ready),
+            Engine::Epoll => {
+                let UringConfig { sizes, pipes_max, pipe_bytes, .. } = setup.ring;
+                work(Epoll::new(sizes, pipes_max, pipe_bytes), setup, ready);
             }
         }
     })?;
     started.recv().unwrap_or_else(|_| Err(io::Error::other("the worker died at its start")))?;
     Ok(thread)
+}
+
+/// The thread, once it has its driver, or knows that it gets none.
+fn work(driver: io::Result<impl Driver>, setup: Setup, ready: SyncSender<io::Result<()>>) {
+    match driver {
+        Ok(driver) => {
+            // Whoever started us waits for this.
+            let _ = ready.send(Ok(()));
+            drop(ready);
+            Worker::new(driver, setup).run();
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+        }
+    }
 }
 
 fn pin(cpu: usize) {

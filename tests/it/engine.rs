@@ -19,10 +19,10 @@ use sluicegate::registry::{
     ListenerId, ListenerState, Member, PoolId, PoolSnapshot, PoolState, ServerId, ServerState,
     Snapshot, Waiter,
 };
-use sluicegate::runtime::listen;
 use sluicegate::runtime::mail::Mail;
 use sluicegate::runtime::uring::UringConfig;
 use sluicegate::runtime::worker::{self, Setup, Shared};
+use sluicegate::runtime::{engine, listen};
 use socket2::{Domain, Socket, Type};
 
 /// Longer than anything here takes on a slow machine; a test that gets there has failed.
@@ -46,6 +46,7 @@ pub fn plan_over(servers: &[SocketAddr]) -> Plan {
         policies: Vec::new(),
         consumers: Vec::new(),
         runtime: plan::Runtime {
+            engine: plan::EngineChoice::Auto,
             workers: None,
             timeout_drain: Duration::from_secs(5),
             delay_shutdown: None,
@@ -107,7 +108,8 @@ impl Engine {
             fronts,
             version: 1,
         });
-        let shared = Arc::new(Shared::new(&plan, &vec![None; workers]).unwrap());
+        let engine = engine::choose(plan.runtime.engine).unwrap().engine;
+        let shared = Arc::new(Shared::new(&plan, &vec![None; workers], engine).unwrap());
         let mut sockets = listen::Sockets::default();
         let (bound, ()) = sockets.rearrange(&plan, workers, || Ok(())).unwrap();
         // The workers' descriptors are the only ones, so that their end is the sockets'.

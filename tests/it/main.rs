@@ -72,3 +72,4 @@ mod tls_client;
 mod top;
 mod upgrade;
 mod websocket;
+mod without_io_uring;

@@ -1,4 +1,5 @@
-//! `io_uring`: whether it is allowed here, and each feature that the workers use.
+//! `io_uring`: whether it is allowed here, each feature that the workers use, and which engine
+//! `run` would take. What is missing is no obstacle, it costs speed: there is epoll.
 //!
 //! Every feature is tried by setting up a small ring with it, in this process, so that a
 //! seccomp filter or a sysctl shows as it would to a worker. Two of them are flags that no
@@ -7,18 +8,39 @@
 use io_uring::{Builder, IoUring, Probe, opcode};
 
 use super::Finding;
-use crate::runtime::uring;
+use crate::config::plan::EngineChoice;
+use crate::runtime::{engine, uring};
 
 const NEWER_KERNEL: &str = "use Linux 6.1 or newer";
 
-/// One line for the ring, one for each feature if there is a ring at all.
+/// One line for the ring, one for each feature if there is a ring at all, one for the engine.
 pub(super) fn examine() -> Vec<Finding> {
+    let mut findings = ring();
+    findings.push(engine());
+    findings
+}
+
+/// What `engine = "auto"` comes to.
+fn engine() -> Finding {
+    match engine::choose(EngineChoice::Auto) {
+        Ok(chosen) => {
+            let auto = format!("\"auto\" takes {} here", chosen.engine.as_str());
+            Finding::ok("engine", auto)
+        }
+        Err(cause) => {
+            let remedy = format!("unset {}, or give it a known word", engine::ENGINE_VARIABLE);
+            Finding::bad("engine", cause, remedy)
+        }
+    }
+}
+
+fn ring() -> Vec<Finding> {
     let ring = match IoUring::new(8) {
         Ok(ring) => ring,
         Err(error) => {
             let cause = uring::explain(&error);
             let (found, remedy) = cause.split_once("; ").unwrap_or((&cause, NEWER_KERNEL));
-            return vec![Finding::bad("io_uring", format!("{found} ({error})"), remedy)];
+            return vec![Finding::warn("io_uring", format!("{found} ({error})"), remedy)];
         }
     };
     let mut findings = vec![Finding::ok("io_uring", "allowed")];
@@ -55,7 +77,7 @@ fn setup(name: &'static str, gives: &str, flags: impl Fn(&mut Builder)) -> Findi
     flags(&mut builder);
     match builder.build(8) {
         Ok(_) => Finding::ok(name, gives),
-        Err(error) => Finding::bad(name, format!("refused ({error})"), NEWER_KERNEL),
+        Err(error) => Finding::warn(name, format!("refused ({error})"), NEWER_KERNEL),
     }
 }
 
@@ -63,7 +85,7 @@ fn implied(name: &'static str, gives: &str, there: bool) -> Finding {
     if there {
         Finding::ok(name, gives)
     } else {
-        Finding::bad(name, "not in this kernel", NEWER_KERNEL)
+        Finding::warn(name, "not in this kernel", NEWER_KERNEL)
     }
 }
 
@@ -73,7 +95,7 @@ fn whole() -> Finding {
         Ok(()) => Finding::ok("buffer ring", "the kernel picks a buffer when bytes arrive"),
         Err(cause) => {
             let (found, remedy) = cause.split_once("; ").unwrap_or((&cause, NEWER_KERNEL));
-            Finding::bad("buffer ring", found, remedy)
+            Finding::warn("buffer ring", found, remedy)
         }
     }
 }

@@ -114,11 +114,12 @@ mod tests {
     use crate::control::fixture;
     use crate::control::membership::Membership;
     use crate::observe::events::EventKind;
+    use crate::runtime::engine::Engine;
     use crate::runtime::worker::Shared;
 
     fn instance() -> Arc<Instance> {
         let plan = Arc::new(fixture::plan(&["127.0.0.1:1".parse().unwrap()]));
-        let shared = Arc::new(Shared::new(&plan, &[]).unwrap());
+        let shared = Arc::new(Shared::new(&plan, &[], Engine::Epoll).unwrap());
         let membership = Membership::plain(&plan);
         Arc::new(Instance::new(shared, membership, vec![], None))
     }

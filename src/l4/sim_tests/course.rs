@@ -19,6 +19,7 @@ use crate::registry::{
 };
 use crate::runtime::buffers::Sizes;
 use crate::runtime::driver::{Completion, Driver, Fd};
+use crate::runtime::engine::Engine;
 use crate::runtime::mail::Mail;
 use crate::runtime::sim::{Behaviour, Far, Faults, Network, Rng, Sim};
 use crate::runtime::time::Time;
@@ -93,7 +94,7 @@ impl Course {
         let plan = Arc::new(plan(&mut rng));
         let pairs_max = plan.runtime.max_conns.expect("the plan says");
         let snapshot = Arc::new(snapshot(&plan, &endpoints));
-        let shared = Arc::new(Shared::new(&plan, &[None]).expect("an eventfd"));
+        let shared = Arc::new(Shared::new(&plan, &[None], Engine::Epoll).expect("an eventfd"));
         if rng.chance(250) {
             net.limit_fds(rng.between(8, 40));
         }
@@ -394,6 +395,7 @@ fn plan(rng: &mut Rng) -> Plan {
         policies: Vec::new(),
         consumers: Vec::new(),
         runtime: plan::Runtime {
+            engine: plan::EngineChoice::Auto,
             workers: Some(1),
             timeout_drain: Duration::from_secs(30),
             delay_shutdown: None,

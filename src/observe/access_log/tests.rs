@@ -7,14 +7,15 @@ use super::*;
 use crate::control::fixture;
 use crate::control::membership::Membership;
 use crate::observe::lines::tests::{request, session};
+use crate::runtime::engine::Engine;
 
 fn snapshot() -> Arc<Snapshot> {
     let plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
     Membership::plain(&Arc::new(plan)).snapshot()
 }
 
-fn shared(records: usize) -> Arc<Shared> {
-    let shared = Shared::new(&fixture::plan(&[]), &[None]).unwrap();
+fn shared(engine: Engine, records: usize) -> Arc<Shared> {
+    let shared = Shared::new(&fixture::plan(&[]), &[None], engine).unwrap();
     for _ in 0..records {
         shared.records[0].push(session()).unwrap();
     }
@@ -28,15 +29,13 @@ fn write(
     done: impl Fn(&LogState) -> bool + 'static,
 ) -> (Arc<LogState>, Log, bool) {
     let (state, log) = (Arc::new(LogState::default()), Log::memory());
-    // A write that nobody takes would keep the ring's end waiting for ever.
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).unwrap();
-    let runtime = ManuallyDrop::new(runtime);
+    let runtime = AsyncRuntime::new(shared.engine).unwrap();
     let writer = Writer::new(shared.clone(), Some(file), state.clone(), log.clone());
     let snapshot = snapshot();
     let clean = runtime.block_on(async {
         let (stop, stopped) = oneshot::channel::<()>();
         let watched = state.clone();
-        tokio_uring::spawn(async move {
+        tokio::task::spawn_local(async move {
             let until = Instant::now() + Duration::from_secs(10);
             while !done(&watched) {
                 assert!(Instant::now() < until, "never came to that");
@@ -48,17 +47,18 @@ fn write(
         writer.run(|| snapshot.clone(), stop).await
     });
     if clean {
-        drop(ManuallyDrop::into_inner(runtime));
+        runtime.finish();
+    } else {
+        runtime.abandon();
     }
     (state, log, clean)
 }
 
-#[test]
-fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
+fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
-    let shared = shared(1_000);
+    let shared = shared(engine, 1_000);
     for _ in 0..100 {
         shared.requests[0].push(request()).unwrap();
     }
@@ -73,11 +73,10 @@ fn every_record_of_sessions_and_requests_becomes_a_line_in_the_file() {
     assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
 }
 
-#[test]
-fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
+fn a_full_disk_loses_lines_counts_them_and_says_so_once(engine: Engine) {
     let file =
         Target { file: StdFile::options().write(true).open("/dev/full").unwrap(), torn: false };
-    let shared = shared(10);
+    let shared = shared(engine, 10);
     let again = shared.clone();
     let refilled = AtomicBool::new(false);
     let (state, log, clean) = write(file, &shared, move |state| {
@@ -95,12 +94,11 @@ fn a_full_disk_loses_lines_counts_them_and_says_so_once() {
     assert!(log.lines()[0].contains("No space left"), "{:?}", log.lines());
 }
 
-#[test]
-fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits() {
+fn a_reader_that_stops_makes_the_log_stalled_and_nothing_waits(engine: Engine) {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let file = StdFile::from(std::os::fd::OwnedFd::from(writer));
     let file = Target { file, torn: false };
-    let shared = shared(2_000); // more than a pipe's 64 KiB
+    let shared = shared(engine, 2_000); // more than a pipe's 64 KiB
     let again = shared.clone();
     let (state, log, clean) = write(file, &shared, move |state| {
         let _ = again.records[0].push(session());
@@ -120,13 +118,12 @@ fn snapshot_with(path: &Path) -> Arc<Snapshot> {
     Membership::plain(&Arc::new(plan)).snapshot()
 }
 
-#[test]
-fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line() {
+fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line(engine: Engine) {
     const LINES: u64 = 2_000;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     let (state, log) = (Arc::new(LogState::default()), Log::memory());
-    let (shared, snapshot) = (shared(0), snapshot_with(&path));
+    let (shared, snapshot) = (shared(engine, 0), snapshot_with(&path));
     let file = open(&snapshot.plan.log.access).unwrap();
     let names = snapshot.clone();
     let running =
@@ -175,14 +172,13 @@ fn a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line() {
     assert_eq!(state.dropped.load(Ordering::Relaxed), 0);
 }
 
-#[test]
-fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is() {
+fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let (inner, path) = (dir.path().join("logs"), dir.path().join("logs/access.log"));
     std::fs::create_dir(&inner).unwrap();
     let file = open(&plan::AccessLog::File(path.clone())).unwrap();
     let (state, log) = (Arc::new(LogState::default()), Log::memory());
-    let (shared, snapshot) = (shared(3), snapshot_with(&path));
+    let (shared, snapshot) = (shared(engine, 3), snapshot_with(&path));
     std::fs::rename(&inner, dir.path().join("moved")).unwrap();
     state.reopen();
     let said = log.clone();
@@ -198,13 +194,12 @@ fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is() {
     assert_eq!(text.lines().count(), 3);
 }
 
-#[test]
-fn half_a_line_of_somebody_who_was_killed_is_ended_first() {
+fn half_a_line_of_somebody_who_was_killed_is_ended_first(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
     std::fs::write(&path, "{\"whole\":1}\n{\"half").unwrap();
     let file = open(&plan::AccessLog::File(path.clone())).unwrap().unwrap();
-    write(file, &shared(2), |_| true);
+    write(file, &shared(engine, 2), |_| true);
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 4, "{text}");
@@ -216,4 +211,30 @@ fn half_a_line_of_somebody_who_was_killed_is_ended_first() {
 fn pause(span: Duration) {
     let (_never, nothing) = std::sync::mpsc::channel::<()>();
     let _ = nothing.recv_timeout(span);
+}
+
+/// Every claim without a ring, and with one where there is one.
+macro_rules! on_both_engines {
+    ($($claim:ident),* $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $claim() {
+                match crate::runtime::uring::probe() {
+                    Ok(()) => super::$claim(super::Engine::Uring),
+                    Err(cause) => println!("not tested here: {cause}"),
+                }
+            })*
+        }
+        mod epoll {
+            $(#[test] fn $claim() { super::$claim(super::Engine::Epoll); })*
+        }
+    };
+}
+
+on_both_engines! {
+    every_record_of_sessions_and_requests_becomes_a_line_in_the_file,
+    a_full_disk_loses_lines_counts_them_and_says_so_once,
+    a_reader_that_stops_makes_the_log_stalled_and_nothing_waits,
+    a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line,
+    a_file_that_cannot_be_opened_anew_goes_on_where_it_is,
+    half_a_line_of_somebody_who_was_killed_is_ended_first,
 }
