@@ -28,8 +28,8 @@ use super::plan::{
 };
 use super::report::Findings;
 use super::source::Place;
-use super::table;
 use super::value::Scalar;
+use super::{table, table_process};
 
 /// A plan in the making, and where its parts stand in the file.
 #[derive(Debug)]
@@ -157,9 +157,9 @@ impl<'a> Draft<'a> {
             policy_names,
             consumers: build_auth::consumers(root),
             root,
-            runtime: runtime(&section(root, "runtime", &table::RUNTIME)),
+            runtime: runtime(&section(root, "runtime", &table_process::RUNTIME)),
             admin: root.table("admin").map(|fields| (admin(fields), fields)),
-            log: log(&section(root, "log", &table::LOG)),
+            log: log(&section(root, "log", &table_process::LOG)),
             listeners,
             pools,
             pool_names,
@@ -208,7 +208,7 @@ fn runtime(fields: &Fields) -> Runtime {
         timeout_drain: duration(fields, "drain_timeout").unwrap_or_default(),
         delay_shutdown: duration(fields, "shutdown_delay"),
         max_conns: integer(fields, "max_conns").map(|n| n as u32),
-        dns: dns(&section(fields, "dns", &table::DNS)),
+        dns: dns(&section(fields, "dns", &table_process::DNS)),
         watch: boolean(fields, "watch").unwrap_or(false),
     }
 }

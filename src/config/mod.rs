@@ -48,6 +48,7 @@ pub mod table;
 mod table_auth;
 mod table_http;
 mod table_policy;
+mod table_process;
 mod text_http;
 mod text_policy;
 mod tree;

@@ -108,7 +108,10 @@ impl Engine {
             fronts,
             version: 1,
         });
-        let engine = engine::choose(plan.runtime.engine).unwrap().engine;
+        // On a thread of its own: the end of the ring that it tries interrupts calls of its maker.
+        let wanted = plan.runtime.engine;
+        let chosen = std::thread::spawn(move || engine::choose(wanted)).join();
+        let engine = chosen.unwrap().unwrap().engine;
         let shared = Arc::new(Shared::new(&plan, &vec![None; workers], engine).unwrap());
         let mut sockets = listen::Sockets::default();
         let (bound, ()) = sockets.rearrange(&plan, workers, || Ok(())).unwrap();
