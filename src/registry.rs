@@ -312,15 +312,18 @@ impl PoolState {
         self.released.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The next client to be let go, if fewer than [`RELEASED_MAX`] are on their way. `send`
-    /// tells its worker; if it cannot, the client stays first.
-    pub fn release(&self, send: impl FnOnce(Waiter) -> bool) -> bool {
-        if self.waiting.load(Ordering::Acquire) == 0
-            || self.released.load(Ordering::Acquire) >= RELEASED_MAX
-        {
+    /// The next client to be let go, if fewer than [`RELEASED_MAX`] are on their way, and fewer
+    /// than there are places: of two on their way to one place the later may be the faster.
+    /// `send` tells its worker; if it cannot, the client stays first.
+    pub fn release(&self, places: u32, send: impl FnOnce(Waiter) -> bool) -> bool {
+        if self.waiting.load(Ordering::Acquire) == 0 {
             return false;
         }
         let mut queue = self.lock();
+        // Counted up under the lock, so that two who see one place do not both fill it.
+        if self.released.load(Ordering::Acquire) >= places.min(RELEASED_MAX) {
+            return false;
+        }
         let Some(&waiter) = queue.waiters.front() else { return false };
         if !send(waiter) {
             return false;
@@ -389,4 +392,17 @@ impl Snapshot {
 pub struct PoolSnapshot {
     pub state: Arc<PoolState>,
     pub members: Vec<Member>,
+}
+
+impl PoolSnapshot {
+    /// Sessions that the servers which may get one have room for.
+    #[must_use]
+    pub fn places(&self, now: Time) -> u32 {
+        let eligible = self.members.iter().filter(|member| member.state.is_eligible(now));
+        let free = eligible.map(|member| {
+            let load = member.state.load.load(Ordering::Acquire);
+            member.max_conns.map_or(u32::MAX, |max| max.saturating_sub(load))
+        });
+        free.fold(0, u32::saturating_add)
+    }
 }

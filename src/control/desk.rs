@@ -142,11 +142,11 @@ impl Desk {
     /// workers let the next ones go.
     pub fn release_waiters(&self, pool: PoolId) {
         let snapshot = self.instance.snapshot();
-        let state = &snapshot.pools[usize::from(pool.0)].state;
+        let (id, pool) = (pool, &snapshot.pools[usize::from(pool.0)]);
         let workers = &self.instance.shared.workers;
-        while state.release(|waiter| {
+        while pool.state.release(pool.places(clock::now()), |waiter| {
             let mail = Mail::Released {
-                pool,
+                pool: id,
                 slot: waiter.slot,
                 generation: waiter.generation,
                 arrival: waiter.arrival,

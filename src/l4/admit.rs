@@ -198,18 +198,12 @@ impl<D: Driver> Gate<D> {
         if pool.state.waiting.load(Ordering::Acquire) == 0 {
             return;
         }
-        let room = pool.members.iter().any(|member| {
-            let max = member.max_conns.unwrap_or(u32::MAX);
-            member.state.is_eligible(now) && member.state.load.load(Ordering::Acquire) < max
+        let workers = &self.shared.workers;
+        pool.state.release(pool.places(now), |waiter| {
+            let Waiter { slot, generation, arrival, .. } = waiter;
+            let mail = Mail::Released { pool: id, slot, generation, arrival };
+            workers[usize::from(waiter.worker)].mailbox.post(mail).is_ok()
         });
-        if room {
-            let workers = &self.shared.workers;
-            pool.state.release(|waiter| {
-                let Waiter { slot, generation, arrival, .. } = waiter;
-                let mail = Mail::Released { pool: id, slot, generation, arrival };
-                workers[usize::from(waiter.worker)].mailbox.post(mail).is_ok()
-            });
-        }
     }
 
     /// A password was looked at, for a request that waits.
