@@ -22,6 +22,7 @@ use crate::config::{self, Loaded, Outline};
 use crate::fronts::Fronts;
 use crate::observe::access_log;
 use crate::observe::events::EventKind;
+use crate::observe::view::TlsKept;
 use crate::registry::Snapshot;
 use crate::runtime::listen::Sockets;
 use crate::runtime::mail::Mail;
@@ -160,6 +161,8 @@ impl Reloader {
         }
         desk.log.set_level(plan.log.level);
         instance.set_bound(rearranged.addresses);
+        // All files were read anew, and all were good.
+        instance.note_tls(|kept| *kept = TlsKept::default());
         // Every worker knows the new listeners before one of them lets a client in.
         desk.tell_membership(&change.snapshot);
         for (worker, doors) in workers.iter().zip(rearranged.doors) {

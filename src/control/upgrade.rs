@@ -251,6 +251,8 @@ pub(super) fn hand_over(program: &Path, sockets: &[(Place, Vec<OwnedFd>)]) -> Re
         .env(VARIABLE, "1")
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
+        // The watchdog of the service is to be fed by whoever is its main process.
+        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .map_err(said("cannot be started"))?;

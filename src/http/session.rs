@@ -203,6 +203,7 @@ impl<D: Driver> Session<D> {
             Ok(found) => found,
             Err(then) => return then,
         };
+        self.office.renew(&mut self.site);
         self.is_grpc = self.is_http2 && self.asks_grpc();
         let mut draft = self.office.draft();
         let verdict = self.judge(&head, &mut draft).await;

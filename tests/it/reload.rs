@@ -194,7 +194,7 @@ fn what_a_limit_has_counted_holds_over_a_reload() {
 }
 
 #[test]
-fn a_key_that_was_taken_away_opens_nothing_on_new_connections() {
+fn a_key_that_was_taken_away_opens_nothing_not_even_on_a_connection_that_is_there() {
     let backend = Backend::start(|_| Reply::ok("ok"));
     let config = |key: &str| {
         let hash = sluicegate_l7::policy::consumer::KeyHash::of(key.as_bytes()).text();
@@ -211,7 +211,12 @@ fn a_key_that_was_taken_away_opens_nothing_on_new_connections() {
         Talk::to(&gate, "web").ask("GET", "/", &line, b"").status
     };
     assert_eq!(ask("sk-one-0123456789abcdef"), 200);
+    let mut held = Talk::to(&gate, "web");
+    let mut again = |key: &str| held.ask("GET", "/", &format!("X-Api-Key: {key}\r\n"), b"").status;
+    assert_eq!(again("sk-one-0123456789abcdef"), 200);
     apply(&gate, &config("sk-two-0123456789abcdef"));
+    assert_eq!(again("sk-two-0123456789abcdef"), 200);
+    assert_eq!(again("sk-one-0123456789abcdef"), 401);
     assert_eq!(ask("sk-one-0123456789abcdef"), 401);
     assert_eq!(ask("sk-two-0123456789abcdef"), 200);
 }
@@ -392,6 +397,7 @@ fn other_certificates_are_used_and_a_route_is_added_without_a_new_handshake_fail
     }
     apply(&gate, &config(route));
     assert_eq!(held.get("/old").body, b"old", "the connection lives on");
+    assert_eq!(held.get("/new").body, b"new", "and its next request has the new routes");
     let stream = shake(&gate, "web", &client, "inner.test").expect("a handshake");
     let shown = stream.conn.peer_certificates().map(|all| all[0].to_vec());
     assert!(shown.is_none_or(|shown| shown == pair.der), "the certificate of now, or a ticket");

@@ -12,6 +12,7 @@ use super::backend::{Backend, Reply};
 use super::deadline::{PATIENCE, until};
 use super::gate::Gate;
 use super::named_echo::{echo, open, say};
+use super::peers::{free_address, need};
 use super::talk::Talk;
 
 /// The process that answers for the gate now; ends with the test.
@@ -147,4 +148,39 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     let mut reign = Reign::of(&gate);
     reign.upgrade();
     assert_eq!(open(gate.address("raw")).expect("the new one").1, "e");
+}
+
+/// Binds the address in its first argument, and becomes the command in the others, with the
+/// socket where sd_listen_fds(3) has it.
+const LISTENS: &str = "
+import os, socket, sys
+host, port = sys.argv[1].rsplit(':', 1)
+listener = socket.create_server((host, int(port)))
+os.dup2(listener.fileno(), 3, inheritable=True)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+#[test]
+fn a_socket_that_a_service_manager_listens_on_is_used_by_all_workers() {
+    let python = "/usr/bin/python3";
+    if !need(&[python]) {
+        return;
+    }
+    let at = free_address().to_string();
+    let config = format!(
+        "version = 1\n[runtime]\nworkers = 2\n[admin]\nbind = \"{{admin}}\"\n[log]\n\
+         access = \"off\"\n[listener.raw]\nbind = \"{at}\"\npool = \"p\"\n[pool.p]\n\
+         servers = {{ s = \"{}\" }}\n",
+        echo("e")
+    );
+    let gate = Gate::start_wrapped(&[python, "-c", LISTENS, &at], &config);
+    let mut sessions: Vec<_> =
+        (0..64).map(|_| open(gate.address("raw")).expect("a session").0).collect();
+    for stream in &mut sessions {
+        say(stream, b"hello").expect("it is served");
+    }
+    let workers = gate.status()["workers"].clone();
+    let busy = workers.as_array().expect("a list").iter().filter(|it| it["sessions"] != 0).count();
+    assert_eq!(busy, 2, "{workers}");
 }

@@ -262,14 +262,15 @@ impl<D: Driver> Host<D> {
 
     fn on_timeout(&mut self) {
         let now = self.house.office.now();
+        if self.deadline() > now {
+            return;
+        }
         let stalled = self.wire.borrow().guard.as_ref().and_then(Guard::stalled_since);
-        let header = self.house.site.plan.timeouts.header;
         match stalled {
-            Some(since) if since + header <= now => {
-                self.leave(Code::ENHANCE_YOUR_CALM, Reason::ClientTimeout);
-            }
-            _ if self.deadline() <= now => self.leave(Code::NO_ERROR, Reason::Ok),
-            _ => {}
+            // Of a client that has begun a request it is not said that it was idle, whichever of
+            // the two times is over first.
+            Some(_) => self.leave(Code::ENHANCE_YOUR_CALM, Reason::ClientTimeout),
+            None => self.leave(Code::NO_ERROR, Reason::Ok),
         }
     }
 

@@ -6,12 +6,27 @@ use std::sync::atomic::Ordering;
 use super::Office;
 use crate::config::plan;
 use crate::control::jwks::HeldKeys;
+use crate::http::site::Site;
 use crate::pools;
 use crate::registry::{ServerId, Snapshot};
 use crate::runtime::driver::Driver;
 use crate::runtime::time::Time;
 
 impl<D: Driver> Office<D> {
+    /// The rules of a connection's listener as they are now, for its next request: a key that was
+    /// taken away opens nothing on connections that are there. A listener that is gone, or no
+    /// longer under TLS or not, leaves its connections what they came under.
+    pub(in crate::http) fn renew(&self, site: &mut Arc<Site>) {
+        let snapshot = self.snapshot.borrow();
+        let front = snapshot.fronts.listeners.get(usize::from(site.listener.0));
+        if let Some(fresh) = front.and_then(|front| front.site.as_ref())
+            && !Arc::ptr_eq(fresh, site)
+            && fresh.secure == site.secure
+        {
+            *site = Arc::clone(fresh);
+        }
+    }
+
     /// Takes a new membership into use.
     pub fn use_snapshot(&self, snapshot: &Arc<Snapshot>) {
         let before = self.pools.take();
