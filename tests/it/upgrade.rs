@@ -156,7 +156,8 @@ const LISTENS: &str = "
 import os, socket, sys
 host, port = sys.argv[1].rsplit(':', 1)
 listener = socket.create_server((host, int(port)))
-os.dup2(listener.fileno(), 3, inheritable=True)
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)  # it may have been 3 already
 os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 ";
