@@ -172,14 +172,6 @@ impl Running {
         let _ = self.commands.try_send(Command::Stop);
     }
 
-    /// Reads the configuration file again and waits for what comes of it; `None`: it has ended.
-    #[must_use]
-    pub fn reload(&self) -> Option<Arc<Reload>> {
-        let (reply, done) = oneshot::channel();
-        self.commands.blocking_send(Command::Reload(Some(reply))).ok()?;
-        done.blocking_recv().ok()
-    }
-
     /// Ends at once. Returns immediately.
     pub fn stop_now(&self) {
         let _ = self.commands.try_send(Command::StopNow);

@@ -2,6 +2,7 @@
 
 pub mod async_runtime;
 pub mod buffers;
+mod calls;
 pub mod cpus;
 pub mod driver;
 pub mod engine;

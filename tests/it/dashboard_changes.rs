@@ -9,15 +9,21 @@ use super::dashboard::{DESK, row, two_servers, url};
 use super::gate::Gate;
 use super::peers::{Peer, need};
 
+/// Two servers that are up, and a page that shows them.
+fn watched() -> (Gate, Page, [Peer; 2]) {
+    let servers = [Peer::redis(), Peer::redis()];
+    let gate = Gate::start(&two_servers(&servers[0], &servers[1]));
+    let mut page = Page::open(&url(&gate), DESK);
+    page.until("both are up", &format!("{}?.dataset.state === 'up'", row("two")));
+    (gate, page, servers)
+}
+
 #[test]
 fn a_server_is_drained_by_a_click_and_made_ready_by_keys() {
     if !need(&[CHROMIUM, "redis-server"]) {
         return;
     }
-    let (first, second) = (Peer::redis(), Peer::redis());
-    let gate = Gate::start(&two_servers(&first, &second));
-    let mut page = Page::open(&url(&gate), DESK);
-    page.until("both are up", &format!("{}?.dataset.state === 'up'", row("two")));
+    let (gate, mut page, _servers) = watched();
     page.click("[aria-label='Drain one']");
     page.until("it asks back", "document.querySelector('#confirm').open");
     assert_eq!(gate.status()["pools"]["cache"]["servers"]["one"]["state"], "up");
@@ -43,10 +49,7 @@ fn a_weight_is_changed_and_shown_as_an_override() {
     if !need(&[CHROMIUM, "redis-server"]) {
         return;
     }
-    let (first, second) = (Peer::redis(), Peer::redis());
-    let gate = Gate::start(&two_servers(&first, &second));
-    let mut page = Page::open(&url(&gate), DESK);
-    page.until("both are up", &format!("{}?.dataset.state === 'up'", row("two")));
+    let (gate, mut page, _servers) = watched();
     page.click("[aria-label^='Weight of two']");
     page.until("it asks for one", "document.querySelector('#confirm').open");
     // The old one is selected, so that typing replaces it.
@@ -65,10 +68,7 @@ fn a_reload_that_failed_is_told_with_its_report_until_one_succeeds() {
     if !need(&[CHROMIUM, "redis-server"]) {
         return;
     }
-    let (first, second) = (Peer::redis(), Peer::redis());
-    let gate = Gate::start(&two_servers(&first, &second));
-    let mut page = Page::open(&url(&gate), DESK);
-    page.until("both are up", &format!("{}?.dataset.state === 'up'", row("two")));
+    let (gate, mut page, _servers) = watched();
     let file = gate.dir.path().join("main.toml");
     let good = fs::read_to_string(&file).expect("it was started from it");
     let bad = good.replace("pool = \"cache\"", "pool = \"cahce\"");

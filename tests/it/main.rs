@@ -46,6 +46,7 @@ mod http2_frames;
 mod http_servers;
 mod kept_connections;
 mod limits;
+mod load;
 mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod named_echo;

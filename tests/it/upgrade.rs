@@ -1,19 +1,17 @@
 //! The program replaced under its clients, by SIGUSR2.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::backend::{Backend, Reply};
-use super::deadline::{PATIENCE, until};
+use super::deadline::until;
 use super::gate::Gate;
+use super::load::Load;
 use super::named_echo::{echo, open, say};
 use super::peers::{free_address, need};
-use super::talk::Talk;
 
 /// The process that answers for the gate now; ends with the test.
 struct Reign<'g> {
@@ -69,51 +67,17 @@ fn upgrades_under_load_refuse_cut_and_fail_nobody() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut gate = Gate::start(&config(dir.path(), echo("e"), backend.address));
     let (at_raw, at_web) = (gate.address("raw"), gate.address("web"));
-    let (over, came, asked) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let newcomers = || {
-        while !over.load(Ordering::Relaxed) {
-            let (mut stream, _) = open(at_raw).expect("a new connection");
-            say(&mut stream, b"hello").expect("a short session");
-            came.fetch_add(1, Ordering::Relaxed);
-        }
-    };
-    let requests = || {
-        while !over.load(Ordering::Relaxed) {
-            let stream = TcpStream::connect_timeout(&at_web, PATIENCE).expect("a new connection");
-            stream.set_read_timeout(Some(PATIENCE)).expect("an option");
-            let mut talk = Talk::over(stream);
-            // A process that goes says so, and its client comes again.
-            while !over.load(Ordering::Relaxed) {
-                let said = talk.get("/");
-                assert_eq!(said.status, 200);
-                asked.fetch_add(1, Ordering::Relaxed);
-                if said.field("Connection").is_some_and(|it| it.eq_ignore_ascii_case("close")) {
-                    break;
-                }
-            }
-        }
-    };
     let mut long = Vec::new();
     let mut reign = Reign::of(&gate);
-    thread::scope(|scope| {
-        let load = [scope.spawn(newcomers), scope.spawn(requests)];
-        let upgrades = scope.spawn(|| {
-            for _ in 0..UPGRADES {
-                long.push(open(at_raw).expect("a long session").0);
-                reign.upgrade();
-                for stream in &mut long {
-                    say(stream, b"still here").expect("a session of an older process");
-                }
+    let (came, asked) = Load::during(at_raw, at_web, || {
+        for _ in 0..UPGRADES {
+            long.push(open(at_raw).expect("a long session").0);
+            reign.upgrade();
+            for stream in &mut long {
+                say(stream, b"still here").expect("a session of an older process");
             }
-        });
-        let upgrades = upgrades.join();
-        over.store(true, Ordering::Relaxed);
-        for one in load {
-            one.join().expect("nobody was refused, cut or failed");
         }
-        upgrades.expect("every upgrade went well");
     });
-    let (came, asked) = (came.into_inner(), asked.into_inner());
     println!("{UPGRADES} upgrades, {came} connections, {asked} requests");
     assert!(came > 20 && asked > 20, "that is no load");
     assert!(dir.path().join("raw.sock").exists(), "the socket's file is the new process's");

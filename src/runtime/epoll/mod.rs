@@ -35,6 +35,7 @@ use nix::errno::Errno;
 use self::ops::{Kind, NONE, Ops};
 use self::ready::Socket;
 use super::buffers::{self, Buffers, ChunkId, Sizes};
+use super::calls::shared_calls;
 use super::driver::{
     Completion, Driver, Fd, Interest, PathInfo, PipeId, StreamOptions, TcpOptions,
 };
@@ -288,15 +289,6 @@ impl Driver for Epoll {
         sys::open(to, options).map(|fd| self.fresh(fd))
     }
 
-    fn keep_alive_now(&mut self, fd: Fd, options: &TcpOptions) {
-        // Refused only on a socket that is not TCP, which needs none of it.
-        let _ = sys::set_keep_alive(fd.0, options);
-    }
-
-    fn finish_now(&mut self, fd: Fd) {
-        sys::shutdown_write(fd.0);
-    }
-
     fn reset_now(&mut self, fd: Fd) {
         // What is armed on it finds the socket dead: the kernel tells of that as of any error. A
         // connect could not tell it from a reset by the peer.
@@ -322,52 +314,12 @@ impl Driver for Epoll {
         sys::close(fd.0);
     }
 
-    fn path_now(&mut self, fd: Fd) -> Option<PathInfo> {
-        sys::path(fd.0)
-    }
-
-    fn unsent_now(&mut self, fd: Fd) -> u32 {
-        sys::unsent(fd.0)
-    }
-
-    fn peer_now(&mut self, fd: Fd) -> Option<SocketAddr> {
-        sys::peer(fd.0)
-    }
-
-    fn local_now(&mut self, fd: Fd) -> Option<SocketAddr> {
-        sys::local(fd.0)
-    }
-
-    fn take_pipe(&mut self) -> Option<PipeId> {
-        self.pipes.take()
-    }
-
-    fn give_pipe(&mut self, pipe: PipeId, empty: bool) {
-        self.pipes.give(pipe, empty);
-    }
-
-    fn pipe_capacity(&self, pipe: PipeId) -> u32 {
-        self.pipes.capacity(pipe)
-    }
+    shared_calls!();
 
     fn splice_in_now(&mut self, fd: Fd, pipe: PipeId, max: u32) -> Result<u32, Errno> {
         // EAGAIN says nothing about the socket here: it may have been the pipe that is full (E1).
         let result = sys::splice(fd.0, self.pipes.end(pipe, 1), max);
         self.read(fd, result)
-    }
-
-    fn splice_out_now(&mut self, pipe: PipeId, fd: Fd, max: u32) -> Result<u32, Errno> {
-        sys::splice(self.pipes.end(pipe, 0), fd.0, max)
-    }
-
-    fn read_pipe_now(&mut self, pipe: PipeId, chunk: ChunkId) -> u32 {
-        let n = sys::read(self.pipes.end(pipe, 0), self.buffers.tail(chunk)).unwrap_or(0);
-        self.buffers.extend(chunk, n);
-        n
-    }
-
-    fn buffers(&mut self) -> &mut Buffers {
-        &mut self.buffers
     }
 
     fn release(&mut self, chunk: ChunkId) {
