@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crossbeam::utils::CachePadded;
 use rustls::pki_types::ServerName;
 use sluicegate_l7::policy::breaker::BreakerPlan;
 
+use crate::balance::Nobody;
 use crate::config::plan;
 use crate::fronts::Fronts;
 use crate::limits::PoolBreaker;
@@ -395,14 +396,33 @@ pub struct PoolSnapshot {
 }
 
 impl PoolSnapshot {
-    /// Sessions that the servers which may get one have room for.
+    /// Sessions that the servers which may get one have room for; backups only while no other
+    /// server is up.
     #[must_use]
     pub fn places(&self, now: Time) -> u32 {
-        let eligible = self.members.iter().filter(|member| member.state.is_eligible(now));
+        self.room(now).unwrap_or(0)
+    }
+
+    /// What a client is told that has to go behind others. Where a server seems to have room,
+    /// those in front are waiting for it to answer: with a `hold`, that is the time for them all.
+    #[must_use]
+    pub fn behind_others(&self, now: Time, hold: Option<Duration>) -> Nobody {
+        match self.room(now) {
+            None => Nobody::NoneUp,
+            Some(1..) if hold.is_some() => Nobody::NoneUp,
+            Some(_) => Nobody::AllFull,
+        }
+    }
+
+    /// `places`, or nothing while no server is up.
+    fn room(&self, now: Time) -> Option<u32> {
+        let up = |member: &&Member| member.state.is_eligible(now);
+        let backup = !self.members.iter().any(|member| !member.backup && up(&member));
+        let eligible = self.members.iter().filter(|member| member.backup == backup && up(member));
         let free = eligible.map(|member| {
             let load = member.state.load.load(Ordering::Acquire);
             member.max_conns.map_or(u32::MAX, |max| max.saturating_sub(load))
         });
-        free.fold(0, u32::saturating_add)
+        free.reduce(u32::saturating_add)
     }
 }

@@ -295,10 +295,11 @@ impl<D: Driver> Office<D> {
     ) -> Result<Place<D>, Reason> {
         let mut wait = Wait::new(Rc::clone(self), pool, until)?;
         loop {
-            if wait.released()
-                && let Ok(place) = self.reserve(pool, client, &[])
-            {
-                return Ok(place);
+            if wait.released() {
+                match self.reserve(pool, client, &[]) {
+                    Ok(place) => return Ok(place),
+                    Err(nobody) => wait.found(nobody),
+                }
             }
             wait.next_turn().await?;
         }
@@ -435,9 +436,10 @@ impl<D: Driver> Office<D> {
         self.tickets.borrow_mut()
     }
 
-    /// Whether any server of the pool is up, whatever room it has.
+    /// Why a request has to wait for a server of the pool.
     pub(super) fn nobody(&self, pool: PoolId) -> Nobody {
-        if self.has_servers(usize::from(pool.0)) { Nobody::AllFull } else { Nobody::NoneUp }
+        let (at, snapshot) = (usize::from(pool.0), self.snapshot.borrow());
+        snapshot.pools[at].behind_others(self.now(), snapshot.plan.pools[at].hold)
     }
 
     /// Whether any server of the pool could take a request now.

@@ -167,6 +167,14 @@ impl<D: Driver> Wait<D> {
         self.released
     }
 
+    /// Why there was no place when its turn came.
+    pub const fn found(&mut self, nobody: Nobody) {
+        self.reason = match nobody {
+            Nobody::AllFull => Reason::ServerFull,
+            Nobody::NoneUp | Nobody::AllTried => Reason::NoServer,
+        };
+    }
+
     /// # Errors
     /// The time is up.
     pub async fn next_turn(&mut self) -> Result<(), Reason> {

@@ -83,11 +83,12 @@ impl<D: Driver> Gate<D> {
     /// Finds a server for the client: connects, waits, or gives up.
     pub(super) fn place(&mut self, slot: u32) {
         let session = &self.sessions[slot];
-        let pool = &self.snapshot.pools[usize::from(session.pool.0)].state;
+        let pool = &self.snapshot.pools[usize::from(session.pool.0)];
         // Who comes while others wait goes behind them.
         let newcomer = session.tried.is_empty() && session.arrival.is_none();
-        if newcomer && pool.waiting.load(Ordering::Acquire) > 0 {
-            return self.wait_in_queue(slot, self.nobody_now(slot));
+        if newcomer && pool.state.waiting.load(Ordering::Acquire) > 0 {
+            let hold = self.plan_pool(slot).hold;
+            return self.wait_in_queue(slot, pool.behind_others(self.driver.now(), hold));
         }
         match self.choose(slot) {
             Ok(server) => self.connect(slot, server),
@@ -111,14 +112,6 @@ impl<D: Driver> Gate<D> {
         let reserved = self.pools[at].reserve(members, slow_start, &asking, &mut self.rng)?;
         self.counts.pick_races.add(u64::from(reserved.raced));
         Ok(reserved.server)
-    }
-
-    /// What a newcomer would be told: decides how long it may wait behind the others.
-    fn nobody_now(&self, slot: u32) -> Nobody {
-        let now = self.driver.now();
-        let members = &self.snapshot.pools[usize::from(self.sessions[slot].pool.0)].members;
-        let up = members.iter().any(|member| member.state.is_eligible(now));
-        if up { Nobody::AllFull } else { Nobody::NoneUp }
     }
 
     fn wait_in_queue(&mut self, slot: u32, nobody: Nobody) {

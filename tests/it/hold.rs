@@ -128,6 +128,28 @@ fn a_dead_server_is_not_tried_in_a_loop_by_those_who_wait_for_it() {
 }
 
 #[test]
+fn who_comes_behind_those_that_wait_for_a_dead_server_waits_as_long_as_they() {
+    let mut backend = Backend::silent(b'a');
+    let mut plan = holding(&[backend.address], Duration::from_secs(10));
+    plan.pools[0].timeouts.connect = Some(Duration::from_millis(50));
+    let engine = Engine::start(plan, 1);
+    // Health believes in the server, so the first has tried it, and the others go behind.
+    let mut clients = wait_in_line(&engine, 20);
+    engine.wait_for("connect_timeout to be long over", |engine| {
+        engine.of_server(0, |counts| counts.connects[ConnectResult::Refused as usize].value()) > 20
+    });
+    engine.wait_for("all to wait still", |engine| engine.waiting() == 20);
+    engine.assert_reasons(&[]);
+    backend.listen();
+    for client in &mut clients {
+        greeting(client).unwrap();
+    }
+    drop(clients);
+    engine.assert_quiet();
+    assert_eq!(engine.ended(Reason::Ok), 20, "{:?}", engine.reasons());
+}
+
+#[test]
 fn no_more_than_max_held_wait_and_the_next_is_refused() {
     let mut backend = Backend::silent(b'a');
     let mut plan = holding(&[backend.address], Duration::from_secs(10));
