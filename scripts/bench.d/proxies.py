@@ -205,7 +205,9 @@ events {{ worker_connections 10000; }}
 
     def keys(self, directory):
         _, cert, key = certificate(directory)
-        return f"ssl_certificate {cert}; ssl_certificate_key {key};"
+        # Debian's nginx leaves TLS 1.3 out of its default.
+        protocols = "ssl_protocols TLSv1.2 TLSv1.3;"
+        return f"{protocols} ssl_certificate {cert}; ssl_certificate_key {key};"
 
     def stream(self, to_port, port, directory, duty):
         ssl = "ssl" if duty == "tls" else ""
