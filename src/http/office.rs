@@ -22,7 +22,7 @@ use super::policies::{Passwords, Rules, Verified};
 use super::retry::Budget;
 use super::shared_limits::{SharedLimits, Target};
 use super::site::Site;
-use super::upstream::{Kept as Connections, Place};
+use super::upstream::{Kept as Connections, Place, Stay};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan;
@@ -45,8 +45,6 @@ use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
 use crate::tls::upstream::ClientTls;
 
-/// Between two looks at kept connections.
-const PRUNE_EVERY: Duration = Duration::from_secs(1);
 /// Requests for one look at the way to a server.
 const PATH_EVERY: u8 = 16;
 
@@ -88,7 +86,6 @@ pub struct Office<D: Driver> {
     draining: Cell<bool>,
     /// Clients that ask nothing now are not waited for.
     closes_idle: Cell<bool>,
-    prune_at: Cell<Time>,
     /// Heads under construction, kept for the next session that makes one.
     drafts: RefCell<Vec<Vec<u8>>>,
 }
@@ -135,7 +132,6 @@ impl<D: Driver> Office<D> {
             stores: RefCell::default(),
             draining: Cell::new(false),
             closes_idle: Cell::new(false),
-            prune_at: Cell::new(Time::NEVER),
             drafts: RefCell::default(),
         })
     }
@@ -167,38 +163,30 @@ impl<D: Driver> Office<D> {
     pub fn drain(&self, idle: bool) {
         self.draining.set(true);
         self.closes_idle.set(idle || self.closes_idle.get());
-        self.kept().prune(|_| Time::NEVER);
+        self.kept().prune(self.now(), |_| Stay::NONE);
         self.bells.ring();
     }
 
     /// When [`Office::prune`] wants to be called.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        self.prune_at.get()
+        self.kept.borrow().deadline()
     }
 
-    /// Closes connections that were not used for too long.
+    /// Closes connections that were not used for too long, or are too many.
     pub fn prune(&self, now: Time) {
-        if now < self.prune_at.get() {
+        if now < self.deadline() {
             return;
         }
         let snapshot = self.snapshot.borrow();
-        self.kept.borrow_mut().prune(|server| {
+        self.kept().prune(now, |server| {
             let state = &snapshot.servers[server.0 as usize];
             let keepalive = snapshot.plan.pools[usize::from(state.pool.0)].keepalive;
-            if state.is_taken_out() {
-                return Time::NEVER;
-            }
-            Time(now.0.saturating_sub(keepalive.timeout.as_nanos() as u64))
+            if state.is_taken_out() { Stay::NONE } else { Stay::new(keepalive, now) }
         });
-        let again = if self.kept.borrow().is_empty() { Time::NEVER } else { now + PRUNE_EVERY };
-        self.prune_at.set(again);
     }
 
     pub(super) fn kept(&self) -> RefMut<'_, Connections<D>> {
-        if self.prune_at.get() == Time::NEVER && !self.draining.get() {
-            self.prune_at.set(self.now() + PRUNE_EVERY);
-        }
         self.kept.borrow_mut()
     }
 

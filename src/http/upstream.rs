@@ -3,19 +3,27 @@
 //! An unused connection has a receive armed on it: whatever completes it, be it bytes or an end,
 //! makes it one that is never used again.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::office::Office;
 use super::session::Peers;
-use crate::config::plan::{Protocol, SendProxy};
+use crate::config::plan::{KeepAlive, Protocol, SendProxy};
 use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId, ServerState};
 use crate::runtime::driver::{Driver, StreamOptions};
 use crate::runtime::time::Time;
 use crate::stream::Stream;
+
+/// Between two looks at unused connections.
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
+
+/// Unused connections of a worker, whatever its pools would keep.
+const KEPT_MAX: usize = 4096;
 
 /// A place at a server, given back when dropped.
 pub struct Place<D: Driver> {
@@ -57,15 +65,42 @@ struct Idle<D: Driver> {
     since: Time,
 }
 
+/// How long connections to a server may be unused.
+#[derive(Clone, Copy, Debug)]
+pub struct Stay {
+    /// Unused since before this, they close.
+    pub oldest: Time,
+    /// So many may stay; of the others, those unused since before `settled` close. What is
+    /// taken up again within that time is in use, and opening it anew for each request would
+    /// cost more than the request.
+    pub idle_max: u32,
+    pub settled: Time,
+}
+
+impl Stay {
+    /// None may stay.
+    pub const NONE: Self = Self { oldest: Time::NEVER, idle_max: 0, settled: Time::NEVER };
+
+    /// All may stay.
+    pub const ALL: Self = Self { oldest: Time::ZERO, idle_max: u32::MAX, settled: Time::ZERO };
+
+    pub fn new(keepalive: KeepAlive, now: Time) -> Self {
+        let before = |time: Duration| Time(now.0.saturating_sub(time.as_nanos() as u64));
+        let (oldest, settled) = (before(keepalive.timeout), before(PRUNE_EVERY));
+        Self { oldest, idle_max: keepalive.idle_max, settled }
+    }
+}
+
 /// Unused connections of one worker, by server; the last one in is the first out.
 pub struct Kept<D: Driver> {
     by_server: Vec<Vec<Idle<D>>>,
     count: usize,
+    prune_at: Time,
 }
 
 impl<D: Driver> Default for Kept<D> {
     fn default() -> Self {
-        Self { by_server: Vec::new(), count: 0 }
+        Self { by_server: Vec::new(), count: 0, prune_at: Time::NEVER }
     }
 }
 
@@ -82,33 +117,45 @@ impl<D: Driver> Kept<D> {
         None
     }
 
-    /// Keeps a connection, unless there are enough of them.
-    pub fn put(&mut self, server: ServerId, stream: Stream<D>, now: Time, idle_max: u32) {
+    /// Keeps a connection for the next request.
+    pub fn put(&mut self, server: ServerId, stream: Stream<D>, now: Time) {
+        if self.count >= KEPT_MAX {
+            return;
+        }
         let at = server.0 as usize;
         if at >= self.by_server.len() {
             self.by_server.resize_with(at + 1, Vec::new);
         }
-        if self.by_server[at].len() < idle_max as usize {
-            stream.socket().arm_recv();
-            self.by_server[at].push(Idle { stream, since: now });
-            self.count += 1;
+        if self.count == 0 {
+            self.prune_at = now + PRUNE_EVERY;
         }
+        stream.socket().arm_recv();
+        self.by_server[at].push(Idle { stream, since: now });
+        self.count += 1;
     }
 
-    /// Closes those that have ended, and those unused since before `oldest` says for the server.
-    pub fn prune(&mut self, mut oldest: impl FnMut(ServerId) -> Time) {
+    /// Closes those that have ended, and those that `stay` says are too many or too old.
+    pub fn prune(&mut self, now: Time, mut stay: impl FnMut(ServerId) -> Stay) {
         for (at, list) in self.by_server.iter_mut().enumerate() {
             if list.is_empty() {
                 continue;
             }
-            let oldest = oldest(ServerId(at as u32));
-            list.retain(|idle| idle.since >= oldest && idle.stream.socket().is_quiet());
+            let stay = stay(ServerId(at as u32));
+            // The first has been unused the longest.
+            let mut surplus = list.len().saturating_sub(stay.idle_max as usize);
+            list.retain(|idle| {
+                let is_surplus = surplus > 0 && idle.since < stay.settled;
+                surplus -= usize::from(is_surplus);
+                !is_surplus && idle.since >= stay.oldest && idle.stream.socket().is_quiet()
+            });
         }
         self.count = self.by_server.iter().map(Vec::len).sum();
+        self.prune_at = if self.count == 0 { Time::NEVER } else { now + PRUNE_EVERY };
     }
 
-    pub const fn is_empty(&self) -> bool {
-        self.count == 0
+    /// When [`Kept::prune`] wants to be called.
+    pub const fn deadline(&self) -> Time {
+        self.prune_at
     }
 }
 
@@ -133,7 +180,7 @@ impl<D: Driver> Office<D> {
         until: Time,
     ) -> Result<Upstream<D>, Failed> {
         if self.pool_plan(pool).protocol != Protocol::Http1 {
-            return self.share(pool, place, fresh, until).await;
+            return Box::pin(self.share(pool, place, fresh, until)).await;
         }
         let server = place.state.id;
         let keepalive = self.pool_plan(pool).keepalive;
@@ -145,8 +192,21 @@ impl<D: Driver> Office<D> {
         if let Some(stream) = kept {
             return Ok(Upstream { stream, place, reused: true });
         }
+        Box::pin(self.open_new(pool, place, &proxy, until)).await
+    }
+
+    async fn open_new(
+        self: &Rc<Self>,
+        pool: PoolId,
+        place: Place<D>,
+        proxy: &Header,
+        until: Time,
+    ) -> Result<Upstream<D>, Failed> {
         let started = self.now();
-        let opened = self.shell().timeout(until, self.connect(pool, &place.state, &proxy)).await;
+        let opened = {
+            let connecting = pin!(self.connect(pool, &place.state, proxy));
+            self.shell().timeout(until, connecting).await
+        };
         let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
         let word = match &result {
             Ok(_) => ConnectResult::Ok,
@@ -179,7 +239,6 @@ impl<D: Driver> Office<D> {
 
     /// A connection that may carry another request.
     pub fn keep(&self, pool: PoolId, upstream: Upstream<D>) {
-        let keepalive = self.pool_plan(pool).keepalive;
         let server = upstream.place.state.id;
         // A line of HTTP/2 is shared anyway; a PROXY header speaks for one client.
         if !upstream.stream.is_message() {
@@ -188,8 +247,9 @@ impl<D: Driver> Office<D> {
         if upstream.stream.is_message() || self.pool_plan(pool).send_proxy != SendProxy::Off {
             return;
         }
-        if !self.is_draining() && !upstream.place.state.is_taken_out() {
-            self.kept().put(server, upstream.stream, self.now(), keepalive.idle_max);
+        let keeps = self.pool_plan(pool).keepalive.idle_max > 0 && !self.is_draining();
+        if keeps && !upstream.place.state.is_taken_out() {
+            self.kept().put(server, upstream.stream, self.now());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use super::backend::{Backend, Reply};
+use super::deadline::until;
 use super::gate::Gate;
 use super::talk::Talk;
 
@@ -76,4 +77,50 @@ fn connections_closed_at_random_cost_no_get_and_double_no_post_under_load() {
     println!("{ended} connections closed; {failed} of {} POSTs failed; seed {seed}", posts.len());
     assert!(twice.is_empty(), "came twice, seed {seed}: {twice:?}");
     assert!(ended > 0 && posts.len() + failed >= CLIENTS * REQUESTS_EACH / 2, "seed {seed}");
+}
+
+/// Connections to `port` that are neither closing nor closed, as the kernel lists them.
+fn established_to(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("procfs");
+    let to = format!(":{port:04X}");
+    let is_one = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.len() > 3 && words[2].ends_with(&to) && words[3] == "01"
+    };
+    table.lines().filter(is_one).count()
+}
+
+#[test]
+fn a_load_that_needs_more_than_idle_keeps_its_connections_and_then_gives_them_up() {
+    let backend = Backend::start(|_| Reply::ok("fine"));
+    let gate = Gate::start(&format!(
+        "version = 1\n[runtime]\nworkers = 1\n[log]\naccess = \"off\"\n[listener.web]\n\
+         bind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n\
+         [pool.app]\nkeepalive = {{ idle = 2 }}\n[pool.app.servers]\na = \"{}\"\n",
+        backend.address
+    ));
+    let together = std::sync::Barrier::new(CLIENTS);
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut talk = Talk::to(&gate, "web");
+                for _ in 0..100 {
+                    together.wait();
+                    assert_eq!(talk.get("/").status, 200);
+                }
+            });
+        }
+    });
+    let (opened, requests) = (backend.connections(), backend.seen().len());
+    assert_eq!(requests, CLIENTS * 100);
+    // Eight, or a few more where a client pauses for a second.
+    assert!(opened < requests / 4, "{opened} connections for {requests} requests");
+    let port = backend.address.port();
+    until("the surplus is closed", || match established_to(port) {
+        0..=2 => Ok(()),
+        more => Err(format!("{more} connections")),
+    });
+    let mut talk = Talk::to(&gate, "web");
+    assert_eq!(talk.get("/").status, 200);
+    assert_eq!(backend.connections(), opened, "two are kept for later");
 }

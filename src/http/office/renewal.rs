@@ -7,10 +7,10 @@ use super::Office;
 use crate::config::plan;
 use crate::control::jwks::HeldKeys;
 use crate::http::site::Site;
+use crate::http::upstream::Stay;
 use crate::pools;
 use crate::registry::{ServerId, Snapshot};
 use crate::runtime::driver::Driver;
-use crate::runtime::time::Time;
 
 impl<D: Driver> Office<D> {
     /// The rules of a connection's listener as they are now, for its next request: a key that was
@@ -67,8 +67,8 @@ impl<D: Driver> Office<D> {
             state.removed.load(Ordering::Relaxed)
                 || before.pools.get(pool).map(speaks) != after.pools.get(pool).map(speaks)
         };
-        let oldest = |server| if is_other(server) { Time::NEVER } else { Time::ZERO };
-        self.kept.borrow_mut().prune(oldest);
+        let stay = |server| if is_other(server) { Stay::NONE } else { Stay::ALL };
+        self.kept().prune(self.now(), stay);
         self.lines.borrow_mut().leave(is_other);
     }
 }
