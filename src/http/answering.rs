@@ -55,17 +55,15 @@ impl<D: Driver> Session<D> {
         let closes = !errand.keep_alive
             || self.office.is_draining()
             || (!flow.has_all() && head.status != 101);
-        let chain = self.site.chain(Some(errand.route));
-        if self.site.rules.answer_changes(chain).next().is_some() {
-            match bodies::changes_answer(fields, inbox.bytes(), &head) {
-                Fit::Json => {
-                    let arrival = Arrival { upstream, inbox, head };
-                    return self.finish_changed(pool, errand, arrival, fields, flow, account).await;
-                }
-                Fit::Other => {}
-                Fit::Encoded => {
-                    return self.fail(Reason::BadUpstream, errand, flow.has_all(), account).await;
-                }
+        match self.changes(errand, fields, inbox.bytes(), &head) {
+            Fit::Json => {
+                let arrival = Arrival { upstream, inbox, head };
+                let changing = self.finish_changed(pool, errand, arrival, fields, flow, account);
+                return Box::pin(changing).await;
+            }
+            Fit::Other => {}
+            Fit::Encoded => {
+                return self.fail(Reason::BadUpstream, errand, flow.has_all(), account).await;
             }
         }
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
@@ -78,7 +76,7 @@ impl<D: Driver> Session<D> {
             let sent = self.stream.send(&out).await;
             self.office.put_away(out);
             return match sent {
-                Ok(()) => self.become_tunnel(pool, upstream, inbox, account).await,
+                Ok(()) => Box::pin(self.become_tunnel(pool, upstream, inbox, account)).await,
                 Err(_) => Then::Abort(Reason::ClientReset),
             };
         }
@@ -109,6 +107,15 @@ impl<D: Driver> Session<D> {
                 // The head is out: only a broken connection tells that the rest is not coming.
                 Then::Abort(reason)
             }
+        }
+    }
+
+    /// Whether the answer's body is one that a policy of the route changes.
+    fn changes(&self, errand: &Errand, fields: &Fields, bytes: &[u8], head: &ResponseHead) -> Fit {
+        let chain = self.site.chain(Some(errand.route));
+        match self.site.rules.answer_changes(chain).next() {
+            Some(_) => bodies::changes_answer(fields, bytes, head),
+            None => Fit::Other,
         }
     }
 

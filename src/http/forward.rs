@@ -1,7 +1,7 @@
 //! A request on its way to a server, attempt by attempt, until its answer is through.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -221,8 +221,27 @@ impl<D: Driver> Session<D> {
             },
             Err(_) => {
                 let waiting = self.office.wait_for_place(pool, errand.client, until);
-                unless_gone(&mut self.stream, waiting).await.unwrap_or(Err(Reason::ClientReset))
+                unless_gone(&mut self.stream, Box::pin(waiting))
+                    .await
+                    .unwrap_or(Err(Reason::ClientReset))
             }
+        }
+    }
+
+    /// A connection to the server of `place`, unless the client gives up first.
+    async fn reach(
+        &mut self,
+        pool: PoolId,
+        place: Place<D>,
+        fresh: bool,
+        until: Time,
+    ) -> Result<Upstream<D>, Attempt> {
+        let reaching = pin!(self.office.reach(pool, place, fresh, &self.peers, until));
+        match unless_gone(&mut self.stream, reaching).await {
+            Some(Ok(upstream)) => Ok(upstream),
+            Some(Err(Failed::Tls)) => Err(Attempt::Again(Reason::TlsFailed)),
+            Some(Err(Failed::Connect(result))) => Err(Attempt::Again(result.reason())),
+            None => Err(Attempt::Failed(Reason::ClientReset)),
         }
     }
 
@@ -243,12 +262,9 @@ impl<D: Driver> Session<D> {
         let now = self.office.now();
         let timeouts = self.office.timeouts(self.site.listener, pool);
         let connect_until = until.min(now + timeouts.connect);
-        let reaching = self.office.reach(pool, place, fresh, &self.peers, connect_until);
-        let mut upstream = match unless_gone(&mut self.stream, reaching).await {
-            Some(Ok(upstream)) => upstream,
-            Some(Err(Failed::Tls)) => return (Attempt::Again(Reason::TlsFailed), false),
-            Some(Err(Failed::Connect(result))) => return (Attempt::Again(result.reason()), false),
-            None => return (Attempt::Failed(Reason::ClientReset), false),
+        let mut upstream = match self.reach(pool, place, fresh, connect_until).await {
+            Ok(upstream) => upstream,
+            Err(attempt) => return (attempt, false),
         };
         let reused = upstream.reused;
         let sent_at = self.office.now();
@@ -377,13 +393,15 @@ impl<D: Driver> Session<D> {
 }
 
 /// What `work` gives, unless the client gives its message up first.
-async fn unless_gone<D: Driver, F: Future>(client: &mut Stream<D>, work: F) -> Option<F::Output> {
-    let mut work = pin!(work);
+async fn unless_gone<D: Driver, F: Future + Unpin>(
+    client: &mut Stream<D>,
+    mut work: F,
+) -> Option<F::Output> {
     poll_fn(|cx| {
         if client.poll_gone(cx).is_ready() {
             return Poll::Ready(None);
         }
-        work.as_mut().poll(cx).map(Some)
+        Pin::new(&mut work).poll(cx).map(Some)
     })
     .await
 }

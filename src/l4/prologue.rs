@@ -4,6 +4,7 @@
 //! nothing in flight. It decides nothing about servers; that is `admit.rs`.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -135,14 +136,17 @@ async fn read<D: Driver>(
     }
     let until = shell.now() + timeouts.handshake;
     if let Some(sni) = &prelude.sni {
-        let chosen = shell.timeout(until, choose_by_name(stream, sni, welcome)).await;
+        let chosen = {
+            let choosing = pin!(choose_by_name(stream, sni, welcome));
+            shell.timeout(until, choosing).await
+        };
         welcome.pool = Some(chosen.unwrap_or(Err(Reason::TlsFailed.into()))?);
     }
     if let Some(tls) = &prelude.tls {
         welcome.stage = Stage::Handshake;
         let inbox = std::mem::take(&mut welcome.inbox);
         let accepted = accept_tls(stream, tls, prelude.starttls, inbox);
-        let accepted = shell.timeout(until, accepted).await;
+        let accepted = shell.timeout(until, Box::pin(accepted)).await;
         welcome.admission = Some(accepted.unwrap_or(Err(Reason::TlsFailed.into()))?);
     }
     Ok(())
@@ -293,8 +297,10 @@ pub(super) async fn tunnel<D: Driver>(
     if let Some((tls, name, starttls)) = back {
         let shell = std::rc::Rc::clone(client.socket().shell());
         let until = shell.now() + timeouts.handshake;
-        let connected =
-            shell.timeout(until, connect_tls(&mut upstream, &tls, name, starttls)).await;
+        let connected = {
+            let connecting = Box::pin(connect_tls(&mut upstream, &tls, name, starttls));
+            shell.timeout(until, connecting).await
+        };
         if let Err(reason) = connected.unwrap_or(Err(Reason::TlsFailed)) {
             return Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 };
         }

@@ -12,6 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ impl<D: Driver> Gate<D> {
     }
 
     /// Gives the session to a task until it has returned every socket it was lent.
-    fn begin_task(&mut self, slot: u32, job: impl Future<Output = Outcome> + 'static) {
+    fn begin_task(&mut self, slot: u32, job: Pin<Box<dyn Future<Output = Outcome>>>) {
         self.timers.disarm(slot);
         self.sessions[slot].phase = Phase::Tasked;
         self.sessions[slot].ops.start(Op::Task);
@@ -151,9 +152,11 @@ impl<D: Driver> Gate<D> {
         }
         let (timeouts, proxied) = (self.timeouts(slot), self.is_proxied(slot));
         let socket = self.lend(slot, Side::Client, fd);
-        self.begin_task(slot, async move {
-            super::prologue::prologue(socket, &front, proxied, timeouts).await
-        });
+        let job =
+            Box::pin(
+                async move { super::prologue::prologue(socket, &front, proxied, timeouts).await },
+            );
+        self.begin_task(slot, job);
     }
 
     /// Gives the connection to an HTTP session.
@@ -176,10 +179,11 @@ impl<D: Driver> Gate<D> {
         self.seat(slot).idle = Some(Rc::clone(&idle));
         let socket = self.lend(slot, Side::Client, fd);
         let office = Rc::clone(&self.office);
-        self.begin_task(slot, async move {
+        let job = Box::pin(async move {
             let stream = Stream::new(socket, tls);
             crate::http::serve(office, site, stream, inbox, peers, idle).await
         });
+        self.begin_task(slot, job);
     }
 
     /// HTTP connections end after their answer; those that wait for a request now if `hurry`, else
@@ -381,10 +385,11 @@ impl<D: Driver> Gate<D> {
         let client = self.lend(slot, Side::Client, client);
         let upstream = self.lend(slot, Side::Upstream, upstream);
         let accepted_at = session.accepted_at;
-        self.begin_task(slot, async move {
+        let job = Box::pin(async move {
             let client = Stream::new(client, tls);
             super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at).await
         });
+        self.begin_task(slot, job);
     }
 
     /// Makes the session's task end: what it borrowed comes back.

@@ -121,6 +121,11 @@ impl Fields {
         self.values(buf, known).next()
     }
 
+    /// Makes room for `more` fields at once.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.list.reserve(more);
+    }
+
     pub(super) fn push(&mut self, name: Span, value: Span, known: Option<Known>) {
         let hop = known.is_some_and(|known| known.class() == Class::Hop);
         self.list.push(FieldSpan { name, value, known, hop });

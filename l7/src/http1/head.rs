@@ -90,6 +90,7 @@ pub(super) fn collect(
     fields: &mut Fields,
 ) -> Seen {
     let mut seen = Seen::default();
+    fields.reserve(headers.len());
     for header in headers {
         let name = header.name.as_bytes();
         if !underscores_keep && memchr(b'_', name).is_some() {

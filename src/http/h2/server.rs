@@ -117,7 +117,7 @@ pub async fn serve<D: Driver>(
         bell: office.bells().add(),
     };
     let until = shell.now() + site.plan.timeouts.header;
-    let shaking = builder(&site).handshake(Hold(Rc::clone(&wire)));
+    let shaking = Box::pin(builder(&site).handshake(Hold(Rc::clone(&wire))));
     let house = Rc::new(House { office, site, peers, ledger });
     let reason = match shell.timeout(until, shaking).await {
         Ok(Ok(connection)) => {

@@ -195,7 +195,8 @@ impl<D: Driver> Office<D> {
             let opener = Opener(Rc::default());
             self.lines().host(server).opening = Some(Rc::clone(&opener.0));
             let started = self.now();
-            let line = self.shell().timeout(until, self.open(pool, &place)).await;
+            let opening = Box::pin(self.open(pool, &place));
+            let line = self.shell().timeout(until, opening).await;
             let line = line.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
             let word = match &line {
                 Ok(_) => ConnectResult::Ok,

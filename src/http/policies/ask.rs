@@ -4,6 +4,7 @@
 //! The service is a pool, so its servers are balanced, checked, kept connected and counted as any
 //! are. No question is repeated but on a kept connection that turns out to have ended.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
@@ -43,10 +44,8 @@ pub(super) async fn ask<D: Driver>(
     until: Time,
 ) -> Result<Reply, NoAnswer> {
     let shell = Rc::clone(office.shell());
-    shell
-        .timeout(until, attempts(office, PoolId(pool as u16), request, until))
-        .await
-        .unwrap_or(Err(NoAnswer))
+    let attempts = pin!(attempts(office, PoolId(pool as u16), request, until));
+    shell.timeout(until, attempts).await.unwrap_or(Err(NoAnswer))
 }
 
 async fn attempts<D: Driver>(

@@ -157,9 +157,9 @@ async fn judged<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -
         Credential::Introspection(asked) => match credential::token(fields, &asked.from) {
             Found::Absent => Outcome::Absent,
             Found::Malformed => bad("the token cannot be read"),
-            Found::Here(token) => introspect::run(step, at, spec, asked, token).await,
+            Found::Here(token) => Box::pin(introspect::run(step, at, spec, asked, token)).await,
         },
-        Credential::ForwardAuth(asked) => forward::run(step, at, asked).await,
+        Credential::ForwardAuth(asked) => Box::pin(forward::run(step, at, asked)).await,
         Credential::Any(_) => Outcome::Absent,
     }
 }

@@ -6,8 +6,9 @@ pub const SMALL: usize = 16 << 10;
 /// The memory of an inbox that a large head or a bulk transfer needs.
 pub const LARGE: usize = 160 << 10;
 
-/// Unused memory kept by a worker, of each size.
-const KEPT_MAX: usize = 64;
+/// Unused buffers kept by a worker, of each size: 4 MiB, and 10 MiB.
+const SMALL_KEPT_MAX: usize = 256;
+const LARGE_KEPT_MAX: usize = 64;
 
 /// Bytes between `start` and `end` of a buffer; without bytes, no buffer (K3).
 #[derive(Debug, Default)]
@@ -31,8 +32,11 @@ impl Spares {
     }
 
     fn give(&mut self, store: Box<[u8]>) {
-        let kept = if store.len() == SMALL { &mut self.small } else { &mut self.large };
-        if kept.len() < KEPT_MAX {
+        let (kept, max) = match store.len() {
+            SMALL => (&mut self.small, SMALL_KEPT_MAX),
+            _ => (&mut self.large, LARGE_KEPT_MAX),
+        };
+        if kept.len() < max {
             kept.push(store);
         }
     }
