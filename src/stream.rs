@@ -206,6 +206,17 @@ impl<D: Driver> Stream<D> {
         self.line.socket()
     }
 
+    /// The connection's socket, if there is one and no TLS on it.
+    ///
+    /// # Errors
+    /// The stream itself, as it was.
+    pub fn into_socket(self) -> Result<Socket<D>, Self> {
+        match self {
+            Self { line: Line::Socket(socket), tls: None } => Ok(socket),
+            other => Err(other),
+        }
+    }
+
     /// It has no socket of its own.
     #[must_use]
     pub const fn is_message(&self) -> bool {

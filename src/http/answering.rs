@@ -76,7 +76,7 @@ impl<D: Driver> Session<D> {
             let sent = self.stream.send(&out).await;
             self.office.put_away(out);
             return match sent {
-                Ok(()) => Box::pin(self.become_tunnel(pool, upstream, inbox, account)).await,
+                Ok(()) => Box::pin(self.become_other(pool, errand, upstream, inbox, account)).await,
                 Err(_) => Then::Abort(Reason::ClientReset),
             };
         }
@@ -229,16 +229,14 @@ impl<D: Driver> Session<D> {
     }
 
     /// The connection has become something else than HTTP.
-    async fn become_tunnel(
+    async fn become_other(
         &mut self,
         pool: PoolId,
+        errand: &Errand,
         upstream: Upstream<D>,
         mut early: Inbox,
         account: &mut Account,
     ) -> Then {
-        let timeouts = self.office.timeouts(self.site.listener, pool);
-        let now = self.office.now();
-        let Upstream { mut stream, place, .. } = upstream;
         if !early.is_empty() {
             // What the server said right behind its 101.
             let bytes = early.bytes().to_vec();
@@ -248,6 +246,12 @@ impl<D: Driver> Session<D> {
             }
             account.bytes_out += bytes.len() as u64;
         }
+        let Upstream { mut stream, place, .. } = match self.join(pool, errand, upstream) {
+            Ok(()) => return Then::Joined,
+            Err(upstream) => upstream,
+        };
+        let timeouts = self.office.timeouts(self.site.listener, pool);
+        let now = self.office.now();
         let pending = std::mem::take(&mut self.inbox);
         let outcome =
             crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now).await;
@@ -259,7 +263,9 @@ impl<D: Driver> Session<D> {
                 account.reason = reason;
                 Then::Over(how, reason)
             }
-            Outcome::Ready(_) | Outcome::Refused { .. } => Then::Abort(Reason::Internal),
+            Outcome::Ready(_) | Outcome::Refused { .. } | Outcome::Upgraded(_) => {
+                Then::Abort(Reason::Internal)
+            }
         }
     }
 }

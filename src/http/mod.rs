@@ -21,6 +21,7 @@
 //! - `server_head` the head that the server gets
 //! - `forward` a request on its way to a server, attempt by attempt
 //! - `answering` its answer on its way back
+//! - `joining` a session that becomes a relay after a 101
 //! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
 //! - `upstream` connections to servers, kept alive and watched
@@ -36,6 +37,7 @@ mod exchange;
 pub mod explain;
 mod forward;
 mod h2;
+mod joining;
 mod kept_answers;
 mod log_text;
 mod made_here;

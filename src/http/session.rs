@@ -4,7 +4,7 @@
 //!   ┌────────────▶ head ─▶ judged ─▶ made here ──────────▶ answered ─┐
 //!   │                         └────▶ forward (attempts) ─▶ answered ─┤
 //!   └──────────── kept alive ◀──────────────────────────────────────┤
-//!                                        101 ─▶ tunnel ─▶ over ◀─────┘ closes
+//!                          101 ─▶ joined to a relay, or tunnel ─▶ over ◀─┘ closes
 //! ```
 //!
 //! While it waits for a request it holds no buffer. After an answer that closes, what the client
@@ -22,6 +22,7 @@ use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
 
 use super::errand::{self, Act, Bench, Errand, Scratch, Verdict};
 use super::h2::{self, Preface};
+use super::joining::Joined;
 use super::log_text;
 use super::office::Office;
 use super::policies::{self, Gate};
@@ -85,6 +86,8 @@ pub(super) struct Session<D: Driver> {
     pub is_http2: bool,
     /// The request at hand is one of gRPC, whose clients understand its answers only.
     pub is_grpc: bool,
+    /// A server's connection that this one is to be joined to.
+    pub joined: Option<Box<Joined<D>>>,
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -100,6 +103,8 @@ pub(super) enum Then {
     Abort(Reason),
     /// It became something else, which is over.
     Over(How, Reason),
+    /// It becomes something else: [`Session::joined`].
+    Joined,
     /// It is one of HTTP/2.
     Http2,
 }
@@ -175,6 +180,7 @@ pub async fn serve<D: Driver>(
         peers,
         is_http2: false,
         is_grpc: false,
+        joined: None,
         bytes_in: 0,
         bytes_out: 0,
     };
@@ -188,6 +194,12 @@ pub async fn serve<D: Driver>(
             }
             Then::Abort(reason) => break (How::Reset, reason),
             Then::Over(how, reason) => break (how, reason),
+            Then::Joined => {
+                let Some(joined) = session.joined.take() else {
+                    break (How::Reset, Reason::Internal);
+                };
+                return session.into_relay(*joined);
+            }
             Then::Http2 => {
                 let Session { office, site, stream, inbox, peers, .. } = session;
                 return h2::serve(office, site, stream, inbox, peers).await;
@@ -223,8 +235,11 @@ impl<D: Driver> Session<D> {
                     }
                 }
                 let then = self.forward_in_time(&errand, &mut draft, &mut account).await;
-                self.account(account, *errand);
                 self.office.put_away(draft);
+                match &mut self.joined {
+                    Some(joined) => joined.answers(account, errand),
+                    None => self.account(account, *errand),
+                }
                 return then;
             }
             Ok(made) => {
@@ -418,34 +433,13 @@ impl<D: Driver> Session<D> {
     ) {
         self.bytes_in += account.bytes_in;
         self.bytes_out += account.bytes_out;
-        let proto = match version {
-            _ if self.is_http2 => Proto::Http2,
-            Version::Http10 => Proto::Http10,
-            Version::Http11 => Proto::Http11,
+        let origin = Origin {
+            office: &self.office,
+            site: &self.site,
+            peers: &self.peers,
+            is_http2: self.is_http2,
         };
-        let record = RequestRecord {
-            listener: self.site.listener,
-            route: self.site.label(account.route),
-            client: account.client.or_else(|| self.peers.ip()),
-            status: account.status,
-            reason: account.reason,
-            pool: account.pool,
-            server: account.server,
-            attempts: account.attempts,
-            started_at: account.started_at,
-            ended_at: self.office.now(),
-            upstream: account.upstream,
-            bytes_in: account.bytes_in,
-            bytes_out: account.bytes_out,
-            proto,
-            secure: self.site.secure,
-            consumer: gate.principal.clone(),
-            policies: (!gate.costs.is_empty()).then_some(gate.took),
-            text,
-        };
-        let logged = self.site.logs_route(account.route);
-        self.office.account_policies(&record, &gate.costs, &gate.denied);
-        self.office.account(record, logged);
+        record(&origin, account, self.office.now(), version, text, gate);
     }
 
     /// Ends in order, and reads what the client still sends.
@@ -469,6 +463,53 @@ impl<D: Driver> Session<D> {
     pub(super) fn body_of(&self, errand: &Errand) -> Body {
         Body::new(errand.framing, &self.site.limits)
     }
+}
+
+/// Where a request came from.
+pub(super) struct Origin<'s, D: Driver> {
+    pub office: &'s Office<D>,
+    pub site: &'s Site,
+    pub peers: &'s Peers,
+    pub is_http2: bool,
+}
+
+/// Counts and logs a request.
+pub(super) fn record<D: Driver>(
+    origin: &Origin<'_, D>,
+    account: &Account,
+    ended_at: Time,
+    version: Version,
+    text: Option<Box<RequestText>>,
+    gate: &Gate,
+) {
+    let proto = match version {
+        _ if origin.is_http2 => Proto::Http2,
+        Version::Http10 => Proto::Http10,
+        Version::Http11 => Proto::Http11,
+    };
+    let record = RequestRecord {
+        listener: origin.site.listener,
+        route: origin.site.label(account.route),
+        client: account.client.or_else(|| origin.peers.ip()),
+        status: account.status,
+        reason: account.reason,
+        pool: account.pool,
+        server: account.server,
+        attempts: account.attempts,
+        started_at: account.started_at,
+        ended_at,
+        upstream: account.upstream,
+        bytes_in: account.bytes_in,
+        bytes_out: account.bytes_out,
+        proto,
+        secure: origin.site.secure,
+        consumer: gate.principal.clone(),
+        policies: (!gate.costs.is_empty()).then_some(gate.took),
+        text,
+    };
+    let logged = origin.site.logs_route(account.route);
+    origin.office.account_policies(&record, &gate.costs, &gate.denied);
+    origin.office.account(record, logged);
 }
 
 /// The word for a request that is refused.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::gate::{Gate, tcp_options};
 use super::measure;
+use super::seats::RelayEnd;
 use super::session::{Flow, Op, Phase, SIDES, Sending, Side};
 use crate::config::plan::Timeouts;
 use crate::observe::reason::Reason;
@@ -322,6 +323,8 @@ impl<D: Driver> Gate<D> {
                 counts.resets.add(1);
             }
         }
+        let end = RelayEnd { reason, at: now, bytes_in: sent, bytes_out: received };
+        self.say_epilogue(slot, end);
         let took = now.since(session.accepted_at);
         measure::record(&mut self.histograms.session, session.listener, took);
         let sample = self.snapshot.plan.log.lines.sample;

@@ -324,7 +324,13 @@ impl<D: Driver> Gate<D> {
     }
 
     pub(super) fn timeouts(&self, slot: u32) -> Timeouts {
-        self.listeners[usize::from(self.sessions[slot].listener.0)].timeouts
+        let session = &self.sessions[slot];
+        let (listener, pool) = (usize::from(session.listener.0), usize::from(session.pool.0));
+        if pool == self.listeners[listener].pool {
+            return self.listeners[listener].timeouts;
+        }
+        let plan = &self.snapshot.plan;
+        plan.timeouts_with(&plan.listeners[listener], pool)
     }
 
     pub(super) fn plan_pool(&self, slot: u32) -> &plan::Pool {

@@ -20,5 +20,5 @@ mod sim_tests;
 mod tunnel;
 
 pub(crate) use prologue::connect_tls;
-pub(crate) use seats::{How, Outcome};
+pub(crate) use seats::{Epilogue, How, Outcome, Upgrade};
 pub(crate) use tunnel::tunnel;

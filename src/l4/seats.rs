@@ -7,6 +7,7 @@
 //! ```text
 //! accept ─▶ prologue ─▶ (TLS or PROXY limits) ─▶ place, connect ─▶ relay, or a tunnel ─▶ end
 //!                  └──▶ HTTP session ──────────────────────────────────────────────────▶ end
+//!                            └──▶ 101 between plain sides ─▶ relay ──────────────────▶ end
 //! ```
 
 use std::cell::{Cell, RefCell};
@@ -23,10 +24,11 @@ use crate::net::Peer;
 use crate::observe::counters::HandshakeResult;
 use crate::observe::reason::Reason;
 use crate::observe::record::SessionNames;
-use crate::registry::PoolId;
+use crate::registry::{PoolId, ServerId};
 use crate::runtime::buffers::Queue;
 use crate::runtime::driver::{Driver, Fd};
 use crate::runtime::tasks::{Inbox, Released, Socket, TaskId};
+use crate::runtime::time::Time;
 use crate::stream::{Stream, Tls};
 use crate::tls::server::Admission;
 
@@ -39,6 +41,50 @@ pub enum Outcome {
     Refused { reason: Reason, how: How, at: Stage, sni: Option<String> },
     /// The session is over.
     Ended { how: How, reason: Reason, bytes_in: u64, bytes_out: u64 },
+    /// It goes on as a relay.
+    Upgraded(Box<Upgrade>),
+}
+
+/// An HTTP session that has become something else, between two plain connections.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// The server's connection. It comes back like the client's, with nothing in flight.
+    pub fd: Fd,
+    pub unix: bool,
+    pub pool: PoolId,
+    /// A place is taken there for the session.
+    pub server: ServerId,
+    /// Bytes that are for the server.
+    pub inbox: Inbox,
+    /// Payload of the requests before this.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub epilogue: Epilogue,
+}
+
+/// What there is to say of a request when its relay is over.
+pub struct Epilogue(Box<dyn FnOnce(RelayEnd)>);
+
+/// How a relay ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayEnd {
+    pub reason: Reason,
+    pub at: Time,
+    /// Bytes of the client, and of the server.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl Epilogue {
+    pub fn new(say: impl FnOnce(RelayEnd) + 'static) -> Self {
+        Self(Box::new(say))
+    }
+}
+
+impl std::fmt::Debug for Epilogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Epilogue").finish_non_exhaustive()
+    }
 }
 
 /// How far a prologue came.
@@ -91,6 +137,7 @@ pub struct Seat {
     parked: Option<(Option<Box<Tls>>, Inbox)>,
     /// An HTTP session says here that it waits for a request.
     idle: Option<Rc<Cell<bool>>>,
+    epilogue: Option<Epilogue>,
     /// What the log wants to know of TLS.
     names: Option<Box<SessionNames>>,
     /// The prologue has left a pool.
@@ -110,6 +157,7 @@ impl<D: Driver> Gate<D> {
                 borrowed: 0,
                 parked: None,
                 idle: None,
+                epilogue: None,
                 names: None,
                 placed: false,
             })
@@ -222,6 +270,11 @@ impl<D: Driver> Gate<D> {
 
     fn on_returned(&mut self, slot: u32) {
         let seat = self.seat(slot);
+        let upgraded = matches!(*seat.slate.borrow(), Some(Outcome::Upgraded(_)));
+        if upgraded && seat.task.take().is_some() {
+            // With the client's connection comes the server's.
+            seat.borrowed += 1;
+        }
         seat.borrowed -= 1;
         if seat.borrowed > 0 {
             return;
@@ -229,7 +282,9 @@ impl<D: Driver> Gate<D> {
         seat.task = None;
         let outcome = seat.slate.borrow_mut().take();
         self.sessions[slot].ops.end(Op::Task);
-        if !self.sessions[slot].is_closing() {
+        if let Some(Outcome::Upgraded(upgrade)) = outcome {
+            self.on_upgraded(slot, *upgrade);
+        } else if !self.sessions[slot].is_closing() {
             match outcome {
                 Some(Outcome::Ready(welcome)) => self.on_ready(slot, *welcome),
                 Some(Outcome::Refused { reason, how, at, sni }) => {
@@ -242,10 +297,39 @@ impl<D: Driver> Gate<D> {
                     self.on_task_ended(slot, how, reason);
                 }
                 // It panicked.
-                None => self.reset_both(slot, Reason::Internal),
+                None | Some(Outcome::Upgraded(_)) => self.reset_both(slot, Reason::Internal),
             }
         }
         self.settle(slot);
+    }
+
+    /// The server's connection is the session's, whatever becomes of it.
+    fn on_upgraded(&mut self, slot: u32, upgrade: Upgrade) {
+        let Upgrade { fd, unix, pool, server, inbox, bytes_in, bytes_out, epilogue } = upgrade;
+        let session = &mut self.sessions[slot];
+        (session.pool, session.server, session.holds.server) = (pool, Some(server), true);
+        let socket = session.socket_mut(Side::Upstream);
+        (socket.fd, socket.unix) = (Some(fd), unix);
+        let counts = self.counts.listener(session.listener);
+        counts.bytes_in.add(bytes_in);
+        counts.bytes_out.add(bytes_out);
+        self.seat(slot).epilogue = Some(epilogue);
+        if self.sessions[slot].is_closing() {
+            return self.driver.reset_now(fd);
+        }
+        if !inbox.is_empty() && !self.queue_pending(slot, inbox.bytes()) {
+            return self.reset_both(slot, Reason::MemoryLimit);
+        }
+        self.begin_relay(slot);
+        self.resume(slot, Side::Client);
+    }
+
+    /// Writes the line of the request that became this session, if one did.
+    pub(super) fn say_epilogue(&mut self, slot: u32, end: RelayEnd) {
+        let seat = self.seats.get_mut(slot as usize).and_then(Option::as_mut);
+        if let Some(Epilogue(say)) = seat.and_then(|seat| seat.epilogue.take()) {
+            say(end);
+        }
     }
 
     fn on_task_ended(&mut self, slot: u32, how: How, reason: Reason) {

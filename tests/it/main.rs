@@ -72,5 +72,6 @@ mod tls;
 mod tls_client;
 mod top;
 mod upgrade;
+mod upgrades;
 mod websocket;
 mod without_io_uring;

@@ -293,3 +293,36 @@ fn a_server_that_speaks_tls_is_checked_over_tls() {
     );
     assert_eq!(backend.seen()[0].path(), "/health");
 }
+
+/// The first bytes of a client that asks for `name`.
+fn hello(name: &str) -> Vec<u8> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("the usual versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let name = name.to_owned().try_into().expect("a name");
+    let mut client = rustls::ClientConnection::new(config.into(), name).expect("a client");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("room");
+    bytes
+}
+
+#[test]
+fn a_pool_that_a_name_chooses_has_timeouts_of_its_own() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let server = silent.local_addr().expect("bound");
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"stdout\"\n[listener.secure]\nbind = \"127.0.0.1:0\"\n\
+         sni = {{ \"long.test\" = \"long\", \"short.test\" = \"short\" }}\n\
+         [pool.long]\nidle_timeout = \"1h\"\nservers = {{ a = \"{server}\" }}\n\
+         [pool.short]\nidle_timeout = \"300ms\"\nservers = {{ a = \"{server}\" }}\n"
+    ));
+    let mut client = gate.connect("secure");
+    client.write_all(&hello("short.test")).expect("it is sent");
+    assert_eq!(client.read(&mut [0; 1]).expect("an end in order"), 0);
+    drop((client, silent));
+    let line = &gate.log(1)[0];
+    assert_eq!((&line["pool"], &line["reason"]), (&"short".into(), &"idle-timeout".into()));
+}

@@ -328,6 +328,7 @@ async fn serve_stream<D: Driver>(
         peers: Rc::clone(peers),
         is_http2: true,
         is_grpc: false,
+        joined: None,
         bytes_in: 0,
         bytes_out: 0,
     };

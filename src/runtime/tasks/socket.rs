@@ -44,6 +44,16 @@ impl<D: Driver> Socket<D> {
         self.shell.desk().sockets.fd(self.slot)
     }
 
+    /// Nothing is in flight on it, nothing came that nobody took, and no reset was seen.
+    pub fn is_at_rest(&self) -> bool {
+        self.shell.desk().sockets.is_at_rest(self.slot)
+    }
+
+    /// When dropped, the descriptor stays open and goes where that of `other` goes.
+    pub const fn return_with(&mut self, other: &Self) {
+        self.end = other.end;
+    }
+
     /// When dropped, the descriptor stays open and `to` is told.
     pub const fn return_to(&mut self, to: u64) {
         self.end = End::Return { to };

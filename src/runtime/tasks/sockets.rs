@@ -188,6 +188,13 @@ impl Sockets {
         !matches!(self.entries[slot as usize].recv.state, State::Done(_))
     }
 
+    /// Nothing is in flight or waits to be taken, and no reset was seen.
+    pub fn is_at_rest(&self, slot: u32) -> bool {
+        let entry = &self.entries[slot as usize];
+        let idle = matches!((&entry.recv.state, &entry.write.state), (State::Idle, State::Idle));
+        idle && !entry.reset_seen
+    }
+
     pub fn connect(&mut self, slot: u32, to: &Endpoint, driver: &mut impl Driver) {
         let token = self.token(slot, WRITE);
         let entry = &mut self.entries[slot as usize];
