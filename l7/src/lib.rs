@@ -11,4 +11,5 @@ pub mod identity;
 pub mod path;
 pub mod policy;
 pub mod route;
+pub mod text;
 pub mod trace;

@@ -16,6 +16,7 @@ use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
 use sluicegate_l7::route::template::{Variable, Variables};
 use sluicegate_l7::route::{self, Allowed, Captures, Found, Query};
 use sluicegate_l7::route::{headers, redirect, split, sticky};
+use sluicegate_l7::text::push_ip;
 
 use super::bodies::{self, Fit};
 use super::log_text;
@@ -203,10 +204,11 @@ impl<'a> std::ops::Deref for Scene<'a> {
 
 impl Variables for Scene<'_> {
     fn append(&self, variable: &Variable, out: &mut Vec<u8>) -> bool {
-        use std::io::Write as _;
         let text = match variable {
             Variable::ClientIp => {
-                return self.client.ip.is_some_and(|ip| write!(out, "{ip}").is_ok());
+                let Some(ip) = self.client.ip else { return false };
+                push_ip(ip, out);
+                return true;
             }
             Variable::Host => self.host.as_bytes(),
             Variable::Path => self.path.as_bytes(),

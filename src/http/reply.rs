@@ -1,11 +1,10 @@
 //! The head of an answer as the client gets it, and how its body is framed.
 
-use std::io::Write as _;
-
 use sluicegate_l7::compress::{self, Change, Outcome};
 use sluicegate_l7::http1::{Fields, Framing, Known, Lines, ResponseHead, Version};
 use sluicegate_l7::route::spec::Algorithm;
 use sluicegate_l7::route::{headers, sticky};
+use sluicegate_l7::text::push_decimal;
 
 use super::errand::Errand;
 use super::site::Site;
@@ -113,7 +112,9 @@ fn write_framing(head: &ResponseHead, terms: Terms, out: &mut Vec<u8>) {
         (Some(Algorithm::Gzip), _) => out.extend_from_slice(b"Content-Encoding: gzip\r\n"),
         (Some(Algorithm::Brotli), _) => out.extend_from_slice(b"Content-Encoding: br\r\n"),
         (None, Framing::Length(length)) => {
-            let _ = write!(out, "Content-Length: {length}\r\n");
+            out.extend_from_slice(b"Content-Length: ");
+            push_decimal(length, out);
+            out.extend_from_slice(b"\r\n");
         }
         (None, _) => {}
     }
@@ -148,7 +149,9 @@ fn write_lines(
     out: &mut Vec<u8>,
 ) {
     let spec = &site.table.spec(errand.route).response_headers;
-    let _ = write!(out, "HTTP/1.1 {} ", head.status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(head.status.into(), out);
+    out.push(b' ');
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
     let keeps_length = terms.compress.is_none() && head.framing == Framing::None;

@@ -6,6 +6,7 @@ use sluicegate_l7::identity::Identity;
 use sluicegate_l7::policy::credential;
 use sluicegate_l7::route::spec::RouteSpec;
 use sluicegate_l7::route::{headers, rewrite};
+use sluicegate_l7::text::push_decimal;
 
 use super::errand::{Bench, Case, Errand, Scene};
 use crate::config::plan::ClientCertField;
@@ -156,13 +157,14 @@ fn write_trace(case: &Case<'_>, bench: &Bench<'_>, out: &mut Vec<u8>) {
 }
 
 fn write_framing(case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
-    use std::io::Write as _;
     if errand.changes_body {
         return; // Its length is not known yet.
     }
     match case.head.framing {
         Framing::Length(length) => {
-            let _ = write!(out, "Content-Length: {length}\r\n");
+            out.extend_from_slice(b"Content-Length: ");
+            push_decimal(length, out);
+            out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::None | Framing::UntilClose => {}

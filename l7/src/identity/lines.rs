@@ -1,9 +1,9 @@
 //! The lines that tell a server who asks: X-Forwarded-*, X-Real-IP, X-Request-Id, Via.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 
 use crate::route::{Fields, lines};
+use crate::text::{push_decimal, push_ip};
 
 /// Longest X-Request-Id that is kept: room for any usual id, none for a payload in logs.
 pub const REQUEST_ID_LEN_MAX: usize = 128;
@@ -68,35 +68,37 @@ impl Identity<'_> {
         }
         emit("X-Forwarded-Port", &|out| match self.said("x-forwarded-port", is_port) {
             Some(port) => out.extend_from_slice(port),
-            None => write_text(out, format_args!("{}", self.port)),
+            None => push_decimal(self.port.into(), out),
         });
         if let Some(client) = self.client {
-            emit("X-Real-IP", &|out| write_text(out, format_args!("{client}")));
+            emit("X-Real-IP", &|out| push_ip(client, out));
         }
         emit("X-Request-Id", &|out| out.extend_from_slice(self.request_id));
         // A line more is an item more (RFC 9110 §5.3); those received are kept before it.
-        emit("Via", &|out| write_text(out, format_args!("{} {}", self.version, self.via)));
+        emit("Via", &|out| {
+            for part in [self.version, " ", self.via] {
+                out.extend_from_slice(part.as_bytes());
+            }
+        });
     }
 
     fn write_forwarded_for(&self, peer: IpAddr, out: &mut Vec<u8>) {
-        let received = lines(self.fields, "x-forwarded-for").filter(|_| self.peer_trusted);
-        for line in received.filter(|line| !line.is_empty()) {
+        let received = self.peer_trusted.then(|| lines(self.fields, "x-forwarded-for"));
+        for line in received.into_iter().flatten().filter(|line| !line.is_empty()) {
             out.extend_from_slice(line);
             out.extend_from_slice(b", ");
         }
-        write_text(out, format_args!("{}", peer.to_canonical()));
+        push_ip(peer.to_canonical(), out);
     }
 
     /// What a trusted peer says in one well-formed line.
     fn said(&self, name: &str, is_good: fn(&[u8]) -> bool) -> Option<&[u8]> {
+        if !self.peer_trusted {
+            return None;
+        }
         let line = self.fields.line(name, 0).filter(|line| is_good(line))?;
-        (self.peer_trusted && self.fields.line(name, 1).is_none()).then_some(line)
+        self.fields.line(name, 1).is_none().then_some(line)
     }
-}
-
-fn write_text(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // A Vec takes every write.
-    let _ = out.write_fmt(text);
 }
 
 fn is_host(value: &[u8]) -> bool {

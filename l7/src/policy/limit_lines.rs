@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::quota::QuotaSpec;
 use super::rate::{Decision, Rate};
+use crate::text::push_decimal;
 
 /// How one policy stands, as its answer says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +95,8 @@ fn write_name(at: usize, name: &str, out: &mut Vec<u8>) {
 /// A structured integer has 15 digits at most (RFC 9651 §3.3.1).
 fn write_number(key: &[u8], number: u64, out: &mut Vec<u8>) {
     const INTEGER_MAX: u64 = 999_999_999_999_999;
-    use std::io::Write as _;
     out.extend_from_slice(key);
-    // Writing to a vector does not fail.
-    let _ = write!(out, "{}", number.min(INTEGER_MAX));
+    push_decimal(number.min(INTEGER_MAX), out);
 }
 
 #[cfg(test)]
