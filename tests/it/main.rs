@@ -59,6 +59,7 @@ mod peers;
 mod pressure;
 mod published_keys;
 mod real_servers;
+mod redis_failures;
 mod redis_script;
 mod relay;
 mod reload;
