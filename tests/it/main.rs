@@ -45,6 +45,7 @@ mod http2;
 mod http2_frames;
 mod http_servers;
 mod kept_connections;
+mod key_rotation;
 mod limits;
 mod load;
 mod misdirected;
