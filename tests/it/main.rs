@@ -18,12 +18,14 @@
 mod access_log;
 mod admin;
 mod admin_attacks;
+mod admin_crowd;
 mod alone;
 mod auth_services;
 mod authority;
 mod backend;
 mod balance;
 mod bench;
+mod black_hole;
 mod browser;
 mod bulk;
 mod command_line;
