@@ -24,7 +24,7 @@ use super::build::{boolean, choice, duration, integer, networks, size, text};
 use super::build_auth::auth;
 use super::build_http::{operations, share, text_in, texts_in};
 use super::fields::Fields;
-use super::plan::{Pool, PoolTls, Server, ServerAddr};
+use super::plan::{Pool, PoolTls, Server, ServerAddr, Verify};
 use super::report::Findings;
 use super::units;
 use super::value::Scalar;
@@ -203,7 +203,12 @@ fn store(name: &str, fields: &Fields, names: &Names<'_>, all: &mut Policies) -> 
     let url = RedisUrl::parse(&redis).ok()?;
     let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host };
     let address = super::address::of_web(&format!("{host}:{}", url.port), url.port)?;
-    let pool = stand_in(name, address, None, names, all);
+    let verify = match fields.scalar("verify") {
+        Some(Scalar::Verify(verify)) => verify,
+        _ => Verify::System,
+    };
+    let tls = PoolTls { verify, sni: None, client: None, starttls_postgres: false };
+    let pool = stand_in(name, address, url.secure.then_some(tls), names, all);
     Some(StoreSpec {
         redis,
         pool,

@@ -258,7 +258,7 @@ pub enum Text {
     Origin,
     /// An address of HTTP or HTTPS.
     Url,
-    /// `"redis://…"`, perhaps with a password, or `"env:NAME"`.
+    /// `"redis://…"` or `"rediss://…"`, perhaps with a password, or `"env:NAME"`.
     RedisUrl,
     /// A JSON Web Key Set: `"file:/path"`, `"env:NAME"`.
     Jwks,

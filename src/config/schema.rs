@@ -194,7 +194,7 @@ fn text_schema(form: Text) -> Value {
         Text::Quota => pattern("^[0-9]*[1-9][0-9]*/(hour|day|month)$"),
         Text::Origin => pattern("^(\\*|https?://[^/]+)$"),
         Text::Url => pattern("^https?://."),
-        Text::RedisUrl => pattern("^(redis://|env:|file:)."),
+        Text::RedisUrl => pattern("^(rediss?://|env:|file:)."),
         Text::KeyHash => pattern("^sha256:[0-9a-fA-F]{64}$"),
         Text::PasswordHash => pattern("^(\\$|env:|file:)."),
         Text::Free { max } => json!({ "type": "string", "minLength": 1, "maxLength": max }),

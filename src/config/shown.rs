@@ -110,9 +110,9 @@ fn text(form: Text, said: &str) -> String {
             BLANK.to_owned()
         }
         Text::RedisUrl if is_reference => BLANK.to_owned(),
-        Text::RedisUrl => match said.rsplit_once('@') {
-            Some((_, place)) => format!("redis://{BLANK}@{place}"),
-            None => said.to_owned(),
+        Text::RedisUrl => match (said.split_once("://"), said.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{BLANK}@{place}"),
+            _ => said.to_owned(),
         },
         // A file of certificates may have its key in it, and a set of keys a symmetric one.
         Text::Pem { .. } if said.contains("PRIVATE KEY") => BLANK.to_owned(),

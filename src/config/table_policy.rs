@@ -281,9 +281,10 @@ static STORE: Section = section(
     "[policy.NAME.store]",
     "A Redis in which several instances count together. What is in it is worked out by Redis alone, in one step.",
     &[
-        Key::new("redis", Kind::Text(Text::RedisUrl), "`redis://[user:password@]host:port[/database]`, or `\"env:NAME\"`.")
+        Key::new("redis", Kind::Text(Text::RedisUrl), "`redis://[user:password@]host:port[/database]`, `rediss://…` under TLS, or `\"env:NAME\"`.")
             .required(),
-        Key::new("timeout", time(MS, Duration::from_secs(10)), "How long an answer is waited for.").or("5ms"),
+        Key::new("verify", Kind::Text(Text::Verify), "Whose certificate is believed, with `rediss://`.").or("system"),
+        Key::new("timeout", time(MS, Duration::from_secs(10)), "How long an answer is waited for; a connection that is made for it included.").or("5ms"),
         Key::new("cooldown", time(MS, DURATION_MAX), "After a failure nobody waits for it so long.").or("1s"),
         Key::new("lease", Kind::Integer { min: 1, max: 100_000 }, "Tokens that a worker takes at once. More than 1 saves round trips; the limit may be overshot by as many for each worker.")
             .or_integer(1),

@@ -17,6 +17,7 @@ use super::membership::{Change, names_of};
 use crate::balance::Roster;
 use crate::config::plan::{OnDown, Outlier, Plan, Pool};
 use crate::health::{Ejection, ejection};
+use crate::http::shared_limits::Unavailable;
 use crate::observe::clock;
 use crate::observe::events::EventKind;
 use crate::observe::logger::Log;
@@ -42,6 +43,8 @@ pub(super) struct Desk {
     /// Rings with each of them, and with a failure.
     pub worker_news: Notify,
     pub worker_failed: RefCell<Option<String>>,
+    /// Pools whose Redis decides nothing, and for which worker.
+    stores_silent: RefCell<BTreeSet<(u16, u16)>>,
 }
 
 /// A pool of the plan, which is held meanwhile.
@@ -70,6 +73,7 @@ impl Desk {
             workers_ended: RefCell::default(),
             worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
+            stores_silent: RefCell::default(),
             instance,
         }
     }
@@ -257,6 +261,28 @@ impl Desk {
             }
         };
         self.instance.events.push(kind, text);
+    }
+
+    /// A Redis decides no more, or again: told when that begins for the first worker, and when it
+    /// has ended for the last.
+    pub fn tell_store(&self, worker: u16, pool: PoolId, decides: Result<(), Unavailable>) {
+        let plan = &self.instance.snapshot().plan;
+        let name = &plan.pools[usize::from(pool.0)].name;
+        let mut silent = self.stores_silent.borrow_mut();
+        let among = |silent: &BTreeSet<(u16, u16)>| silent.iter().any(|(at, _)| *at == pool.0);
+        let (before, own) = (among(&silent), (pool.0, worker));
+        if let Err(why) = decides {
+            silent.insert(own);
+            if !before {
+                let text = "does not decide about limits, so `on_error` of its policy holds";
+                self.log.warn(format_args!("{name} {text}: {why}"));
+            }
+        } else {
+            silent.remove(&own);
+            if before && !among(&silent) {
+                self.log.info(format_args!("{name} decides about limits again"));
+            }
+        }
     }
 
     fn eject(&self, state: &ServerState, outlier: &Outlier) {

@@ -348,6 +348,7 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
             Notice::ConnectFailed { server, .. } => checks.recheck(server),
             Notice::Outlier { server } => desk.consider_ejection(server),
             Notice::Breaker { pool, state } => desk.tell_breaker(pool, state),
+            Notice::Store { worker, pool, decides } => desk.tell_store(worker, pool, decides),
             Notice::Old(snapshot) => drop(snapshot),
             Notice::WorkerDone { worker } => {
                 desk.log.debug(format_args!("worker {worker} has no session left"));

@@ -6,6 +6,7 @@ use crossbeam::queue::ArrayQueue;
 use sluicegate_l7::policy::breaker::BreakerState;
 use tokio::sync::Notify;
 
+use crate::http::shared_limits::Unavailable;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId, Snapshot};
 
@@ -17,6 +18,9 @@ pub enum Notice {
     Outlier { server: ServerId },
     /// The circuit breaker of a pool has opened or closed.
     Breaker { pool: PoolId, state: BreakerState },
+    /// The Redis behind this pool has ceased to decide about limits for a worker, and why, or
+    /// does so again.
+    Store { worker: u16, pool: PoolId, decides: Result<(), Unavailable> },
     /// A snapshot no worker uses any more, to be dropped here.
     Old(Arc<Snapshot>),
     /// The last session of a worker that drains has ended, or it was stopped.

@@ -2,6 +2,7 @@
 //! connections, counts.
 
 mod renewal;
+mod stores;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::net::IpAddr;
@@ -13,14 +14,11 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use sluicegate_l7::policy::claims::UnixTime;
 use sluicegate_l7::policy::jwks::KeySet;
-use sluicegate_l7::policy::redis_script::RedisUrl;
-use sluicegate_l7::policy::spec::StoreSpec;
 
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules, Verified};
 use super::retry::Budget;
-use super::shared_limits::{SharedLimits, Target};
 use super::site::Site;
 use super::upstream::{Kept as Connections, Place, Stay};
 use super::waiting::{Tickets, Wait};
@@ -31,7 +29,6 @@ use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
 use crate::l4::measure;
 use crate::limits::LimitTable;
-use crate::net::Endpoint;
 use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{RequestCounts, RequestRecord};
@@ -47,9 +44,6 @@ use crate::tls::upstream::ClientTls;
 
 /// Requests for one look at the way to a server.
 const PATH_EVERY: u8 = 16;
-
-/// An address at which limits are shared, and the connection there.
-type Store<D> = (Endpoint, Rc<SharedLimits<D>>);
 
 /// Shared by the HTTP sessions of one worker.
 pub struct Office<D: Driver> {
@@ -82,7 +76,7 @@ pub struct Office<D: Driver> {
     /// By policy: the keys of its tokens.
     held_keys: RefCell<Vec<HeldKeys>>,
     /// By policy: where its limits are shared, and the connection there.
-    stores: RefCell<Vec<Option<Store<D>>>>,
+    stores: RefCell<Vec<Option<stores::Store<D>>>>,
     draining: Cell<bool>,
     /// Clients that ask nothing now are not waited for.
     closes_idle: Cell<bool>,
@@ -379,41 +373,6 @@ impl<D: Driver> Office<D> {
         }
         held[policy].refresh(shared);
         held[policy].keys.clone().map(|keys| (keys, held[policy].generation))
-    }
-
-    /// This worker's connection to the store of a policy; `None` while its name does not resolve.
-    pub(super) fn shared_limits(
-        &self,
-        policy: usize,
-        store: &StoreSpec,
-    ) -> Option<Rc<SharedLimits<D>>> {
-        let endpoint = {
-            let snapshot = self.snapshot.borrow();
-            let member = snapshot.pools[store.pool].members.first()?;
-            member.state.address.clone()
-        };
-        let mut stores = self.stores.borrow_mut();
-        if policy >= stores.len() {
-            stores.resize_with(policy + 1, || None);
-        }
-        if let Some((known, shared)) = &stores[policy]
-            && *known == endpoint
-        {
-            return Some(Rc::clone(shared));
-        }
-        let target = Target {
-            endpoint: endpoint.clone(),
-            url: RedisUrl::parse(&store.redis).ok()?,
-            prefix: store.prefix.clone(),
-            timeout: store.timeout,
-            cooldown: store.cooldown,
-            lease: store.lease,
-        };
-        let shared = SharedLimits::new(Rc::clone(&self.shell), target);
-        if let Some((_, old)) = stores[policy].replace((endpoint, Rc::clone(&shared))) {
-            old.close();
-        }
-        Some(shared)
     }
 
     pub(super) const fn worker(&self) -> u16 {

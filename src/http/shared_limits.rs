@@ -11,14 +11,15 @@
 mod line;
 mod purse;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use nix::errno::Errno;
+use rustls::pki_types::ServerName;
 use sluicegate_l7::policy::rate::Decision;
 use sluicegate_l7::policy::redis_script::{
     Call, Grant, Limits, RedisUrl, Refusal, Reply, grant, write_call,
@@ -27,16 +28,21 @@ use sluicegate_l7::policy::redis_script::{
 use self::line::Line;
 pub use self::line::Unavailable;
 use self::purse::{KeyHash, Purses};
+use crate::l4::connect_tls;
 use crate::net::Endpoint;
+use crate::observe::counters::ConnectResult;
 use crate::runtime::driver::{Driver, StreamOptions};
-use crate::runtime::tasks::{Inbox, Shell, Socket};
+use crate::runtime::tasks::{Inbox, Shell};
 use crate::runtime::time::Time;
+use crate::stream::Stream;
+use crate::tls::upstream::ClientTls;
 
 /// Where limits are shared, and how patiently.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// What the host of `url` stands for: a worker asks no DNS.
     pub endpoint: Endpoint,
+    pub tls: Option<Secured>,
     pub url: RedisUrl,
     /// Keys in Redis are `prefix:policy:hash`.
     pub prefix: String,
@@ -47,12 +53,30 @@ pub struct Target {
     pub lease: u32,
 }
 
+/// How a server under TLS is spoken to, and whose certificate it has to show.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub tls: Arc<ClientTls>,
+    pub name: ServerName<'static>,
+}
+
+/// What is told of a store to whoever counts and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    Connect(ConnectResult),
+    /// It decides no more, and why; or it does again.
+    Decides(Result<(), Unavailable>),
+}
+
 /// One worker's share of one Redis server.
 pub struct SharedLimits<D: Driver> {
     shell: Rc<Shell<D>>,
     target: Target,
     line: RefCell<Line>,
     purses: RefCell<Purses>,
+    report: Box<dyn Fn(Report)>,
+    /// It has not answered since it failed, or since this began.
+    doubted: Cell<bool>,
 }
 
 impl<D: Driver> std::fmt::Debug for SharedLimits<D> {
@@ -64,9 +88,9 @@ impl<D: Driver> std::fmt::Debug for SharedLimits<D> {
 impl<D: Driver> SharedLimits<D> {
     /// Connects with the first request.
     #[must_use]
-    pub fn new(shell: Rc<Shell<D>>, target: Target) -> Rc<Self> {
+    pub fn new(shell: Rc<Shell<D>>, target: Target, report: Box<dyn Fn(Report)>) -> Rc<Self> {
         let (line, purses) = (RefCell::new(Line::new()), RefCell::default());
-        Rc::new(Self { shell, target, line, purses })
+        Rc::new(Self { shell, target, line, purses, report, doubted: Cell::new(true) })
     }
 
     /// Takes a token of what `policy` limits `scope` to: its parts as for
@@ -142,13 +166,9 @@ impl<D: Driver> SharedLimits<D> {
     }
 
     async fn converse(&self) -> Unavailable {
-        let until = self.line.borrow().deadline();
-        let options = StreamOptions { source: None };
-        let opening = self.shell.connect(&self.target.endpoint, &options);
-        let socket = match self.shell.timeout(until, opening).await {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(_)) => return Unavailable::Connect,
-            Err(_) => return Unavailable::Timeout,
+        let mut stream = match self.open().await {
+            Ok(stream) => stream,
+            Err(why) => return why,
         };
         let mut prelude = Vec::new();
         let answers = self.target.url.write_prelude(&mut prelude);
@@ -160,7 +180,7 @@ impl<D: Driver> SharedLimits<D> {
         let mut inbox = Inbox::default();
         loop {
             let until = self.line.borrow().deadline();
-            let turn = poll_fn(|cx| self.poll_turn(cx, &socket, &mut inbox));
+            let turn = poll_fn(|cx| self.poll_turn(cx, &mut stream, &mut inbox));
             match self.shell.timeout(until, turn).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => return why,
@@ -169,11 +189,42 @@ impl<D: Driver> SharedLimits<D> {
         }
     }
 
+    /// A connection, with its handshake if there is one, in the time of the request it is for.
+    async fn open(&self) -> Result<Stream<D>, Unavailable> {
+        let until = self.line.borrow().deadline();
+        let options = StreamOptions { source: None };
+        let opening = async {
+            let socket = self.shell.connect(&self.target.endpoint, &options).await;
+            let socket =
+                socket.map_err(|errno| (ConnectResult::of(errno), Unavailable::Connect))?;
+            let mut stream = Stream::plain(socket);
+            if let Some(Secured { tls, name }) = &self.target.tls {
+                let secured = connect_tls(&mut stream, tls, name.clone(), false).await;
+                secured.map_err(|_| (ConnectResult::Reset, Unavailable::Tls))?;
+            }
+            Ok(stream)
+        };
+        let opened = self.shell.timeout(until, opening).await;
+        let opened = opened.unwrap_or(Err((ConnectResult::Timeout, Unavailable::Timeout)));
+        let result = opened.as_ref().map_or_else(|(result, _)| *result, |_| ConnectResult::Ok);
+        (self.report)(Report::Connect(result));
+        opened.map_err(|(_, why)| why)
+    }
+
+    /// Hands out the answers that came.
+    fn hear(&self, line: &mut Line, inbox: &mut Inbox) -> Result<(), Unavailable> {
+        let read = line.read(inbox.bytes()).map(|n| inbox.consume(n));
+        if line.has_answered() && self.doubted.replace(false) {
+            (self.report)(Report::Decides(Ok(())));
+        }
+        read
+    }
+
     /// Sends and reads what goes now; ready when something has happened.
     fn poll_turn(
         &self,
-        cx: &Context<'_>,
-        socket: &Socket<D>,
+        cx: &mut Context<'_>,
+        stream: &mut Stream<D>,
         inbox: &mut Inbox,
     ) -> Poll<Result<(), Unavailable>> {
         let mut line = self.line.borrow_mut();
@@ -183,22 +234,22 @@ impl<D: Driver> SharedLimits<D> {
         }
         let mut moved = false;
         while !line.out.is_empty() {
-            match socket.send_now(&line.out) {
-                Ok(n) => {
+            match stream.poll_send(cx, &line.out) {
+                Poll::Ready(Ok(n)) => {
                     line.sent(n);
                     moved = true;
                 }
-                Err(Errno::EAGAIN) => match socket.poll_writable(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Unavailable::Closed)),
-                    Poll::Pending => break,
-                },
-                Err(_) => return Poll::Ready(Err(Unavailable::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Unavailable::Closed)),
+                Poll::Pending => break,
             }
         }
-        match socket.poll_recv(cx, inbox) {
+        // What TLS has not passed on yet; a socket alone keeps nothing.
+        if let Poll::Ready(Err(_)) = stream.poll_flush(cx) {
+            return Poll::Ready(Err(Unavailable::Closed));
+        }
+        match stream.poll_recv(cx, inbox) {
             Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Err(Unavailable::Closed)),
-            Poll::Ready(Ok(_)) => Poll::Ready(line.read(inbox.bytes()).map(|n| inbox.consume(n))),
+            Poll::Ready(Ok(_)) => Poll::Ready(self.hear(&mut line, inbox)),
             Poll::Pending if moved => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
@@ -220,7 +271,11 @@ struct End<D: Driver> {
 impl<D: Driver> Drop for End<D> {
     fn drop(&mut self) {
         let (now, cooldown) = (self.shared.shell.now(), self.shared.target.cooldown);
-        self.shared.line.borrow_mut().end(now, self.why, cooldown);
+        let fails = self.shared.line.borrow_mut().end(now, self.why, cooldown);
+        if fails {
+            self.shared.doubted.set(true);
+            (self.shared.report)(Report::Decides(Err(self.why)));
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::gate::Gate;
 const FULL: &str = "full-token-0123456";
 
 /// A gate with a TCP listener `front` over an echo.
-fn gate(admin: &str) -> Gate {
+pub fn gate(admin: &str) -> Gate {
     let server = engine::server(echo);
     Gate::start(&format!(
         "version = 1\n[runtime]\nworkers = 1\n[admin]\nbind = \"{{admin}}\"\n{admin}\n\
@@ -21,7 +21,7 @@ fn gate(admin: &str) -> Gate {
 }
 
 /// Sends a head and as much of a body as is taken, and returns the answer.
-fn flood(gate: &Gate, head: &str, chunk: &[u8], times: usize) -> String {
+pub fn flood(gate: &Gate, head: &str, chunk: &[u8], times: usize) -> String {
     let mut stream = gate.connect("admin");
     stream.write_all(head.as_bytes()).expect("the head is sent");
     for _ in 0..times {

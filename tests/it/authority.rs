@@ -44,11 +44,12 @@ impl Authority {
     }
 
     /// Issues one to `STEM.pem` and `STEM.key`.
-    pub fn write(&self, stem: &str, name: &str) {
+    pub fn write(&self, stem: &str, name: &str) -> Pair {
         let pair = self.issue(name);
-        for (kind, text) in [("pem", pair.cert), ("key", pair.key)] {
+        for (kind, text) in [("pem", &pair.cert), ("key", &pair.key)] {
             std::fs::write(self.path(&format!("{stem}.{kind}")), text).expect("it is written");
         }
+        pair
     }
 
     pub fn path(&self, file: &str) -> PathBuf {

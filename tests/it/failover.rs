@@ -14,6 +14,7 @@ use sluicegate::registry::ServerId;
 use sluicegate::runtime::mail::Mail;
 use sluicegate::runtime::time::Time;
 
+use crate::alone::is_alone;
 use crate::engine::{
     Backend, DEADLINE, Engine, assert_reset, connect_from, descriptors, greeting, plan_over,
     round_trip, with_deadline, workers_cpu,
@@ -44,6 +45,10 @@ const fn attempts(result: ConnectResult) -> impl Fn(&ServerCounts) -> u64 {
 
 #[test]
 fn a_server_that_dies_under_500_sessions_takes_none_of_the_others_with_it() {
+    if !is_alone("failover::a_server_that_dies_under_500_sessions_takes_none_of_the_others_with_it")
+    {
+        return;
+    }
     let mut backends = backends();
     let engine = Engine::start(plan_for(&backends), 2);
     open_sessions(&engine, 6);

@@ -182,16 +182,12 @@ impl Gate {
 
     /// Open descriptors of the process.
     pub fn descriptors(&self) -> usize {
-        let dir = format!("/proc/{}/fd", self.child.id());
-        std::fs::read_dir(dir).expect("our own child").count()
+        descriptors(self.pid())
     }
 
     /// Resident memory of the process in bytes.
     pub fn resident(&self) -> u64 {
-        let path = format!("/proc/{}/smaps_rollup", self.child.id());
-        let text = std::fs::read_to_string(path).expect("our own child");
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("Rss is there");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        resident(self.pid())
     }
 
     /// The most that [`Gate::resident`] has been since [`Gate::forget_peak`].
@@ -227,6 +223,18 @@ impl Drop for Gate {
             eprintln!("-- stderr of the gate\n{}", self.diagnostics());
         }
     }
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: Pid) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
+}
+
+/// Resident memory of a process in bytes.
+pub fn resident(pid: Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).expect("Rss is there");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// `(name, addresses)` of a ready line. Which words stand around them is not relied upon.

@@ -382,7 +382,7 @@ fn every_bad_request_is_refused_before_a_server_sees_it() {
 }
 
 /// The text of a case: one character is one byte; or parts with how often each comes.
-fn bytes_of(value: &Value) -> Vec<u8> {
+pub fn bytes_of(value: &Value) -> Vec<u8> {
     let latin = |text: &Value| -> Vec<u8> {
         text.as_str().unwrap_or_default().chars().map(|c| c as u32 as u8).collect()
     };

@@ -1,16 +1,65 @@
 //! Clients that come, ask and go until they are told to stop, none of whom may be refused, cut or
 //! failed.
+//!
+//! By default one client comes and one asks, each as fast as it is served. With
+//! `SLUICEGATE_CHANGES_FULL=1` there are [`COMING`] new connections and [`ASKING`] requests a second
+//! for [`LONG`], whatever else happens.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
-use super::deadline::PATIENCE;
+use super::deadline::{PATIENCE, within};
 use super::named_echo::{open, say};
 use super::talk::Talk;
 
 /// Requests on one connection before the next one.
 const REQUESTS_MAX: u32 = 50;
+
+const COMING: u32 = 500;
+const ASKING: u32 = 1_000;
+
+/// How long the changes of a full form are spread over.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// Clients of each kind that share the rates.
+const CLIENTS: u32 = 8;
+
+/// Whether the heavy form is asked for.
+pub fn is_full() -> bool {
+    std::env::var_os("SLUICEGATE_CHANGES_FULL").is_some()
+}
+
+/// When the next of so many things a second is due.
+struct Beat {
+    began: Instant,
+    nth: u32,
+    /// Of all clients of the kind; `None`: at once.
+    rate: Option<u32>,
+}
+
+impl Beat {
+    fn new(rate: u32) -> Self {
+        Self { began: Instant::now(), nth: 0, rate: is_full().then_some(rate) }
+    }
+
+    fn wait(&mut self) {
+        let Some(rate) = self.rate else { return };
+        let due = self.began + Duration::from_secs(1) * CLIENTS * self.nth / rate;
+        self.nth += 1;
+        std::thread::park_timeout(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Ends when this share of [`LONG`] is over, where the full form is asked for.
+pub fn until_part(began: Instant, part: usize, parts: usize) {
+    if is_full() {
+        let due = began + LONG * part as u32 / parts as u32;
+        let left = due.saturating_duration_since(Instant::now());
+        let _ = within(left, || Err::<(), ()>(()));
+    }
+}
 
 #[derive(Default)]
 pub struct Load {
@@ -41,8 +90,10 @@ impl Load {
         scope: &'s Scope<'s, '_>,
         tcp: SocketAddr,
         web: SocketAddr,
-    ) -> [ScopedJoinHandle<'s, ()>; 2] {
-        [scope.spawn(move || self.come(tcp)), scope.spawn(move || self.ask(web))]
+    ) -> Vec<ScopedJoinHandle<'s, ()>> {
+        let each = if is_full() { CLIENTS } else { 1 };
+        let pair = |_| [scope.spawn(move || self.come(tcp)), scope.spawn(move || self.ask(web))];
+        (0..each).flat_map(pair).collect()
     }
 
     fn goes_on(&self) -> bool {
@@ -50,7 +101,9 @@ impl Load {
     }
 
     fn come(&self, at: SocketAddr) {
+        let mut beat = Beat::new(COMING);
         while self.goes_on() {
+            beat.wait();
             let (mut stream, _) = open(at).expect("a new connection");
             say(&mut stream, b"hello").expect("a short session");
             self.came.fetch_add(1, Ordering::Relaxed);
@@ -58,11 +111,13 @@ impl Load {
     }
 
     fn ask(&self, at: SocketAddr) {
+        let mut beat = Beat::new(ASKING);
         while self.goes_on() {
             let stream = TcpStream::connect_timeout(&at, PATIENCE).expect("a new connection");
             stream.set_read_timeout(Some(PATIENCE)).expect("an option");
             let mut talk = Talk::over(stream);
             for _ in 0..REQUESTS_MAX {
+                beat.wait();
                 let said = talk.get("/");
                 assert_eq!(said.status, 200);
                 self.asked.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -79,6 +79,7 @@ pub fn run(command: &mut Command) -> String {
 
 /// A server process of somebody else.
 pub struct Peer {
+    command: Command,
     child: Child,
     pub address: SocketAddr,
     pub dir: TempDir,
@@ -88,9 +89,17 @@ pub struct Peer {
 
 impl Peer {
     pub fn redis() -> Self {
+        Self::redis_with("--port", &[])
+    }
+
+    /// The same with more words; `--tls-port` is a port too.
+    pub fn redis_with(port_is: &str, more: &[&str]) -> Self {
         Self::start(|port, dir| {
             let mut server = command("redis-server");
-            server.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+            if port_is != "--port" {
+                server.args(["--port", "0"]);
+            }
+            server.args([port_is, &port.to_string(), "--bind", "127.0.0.1"]).args(more);
             server.args(["--save", "", "--maxclients", "8000", "--dir"]).arg(dir);
             server
         })
@@ -178,22 +187,41 @@ impl Peer {
         let log = fs::File::create(dir.path().join("output")).expect("the log is made");
         let both = log.try_clone().expect("a descriptor");
         let child = command.stdout(log).stderr(both).spawn().map_err(|error| error.to_string())?;
-        let mut peer = Self { child, address, dir, farewell: Signal::SIGINT };
-        let ended = until(&format!("{command:?} accepts"), || {
-            if let Some(status) = peer.child.try_wait().expect("our own child") {
+        let mut peer = Self { command, child, address, dir, farewell: Signal::SIGINT };
+        match peer.accepts() {
+            None => Ok(peer),
+            Some(status) => {
+                Err(format!("{:?} ended with {status}\n{}", peer.command, peer.output()))
+            }
+        }
+    }
+
+    /// Waits until it does; its status if it ended instead.
+    fn accepts(&mut self) -> Option<ExitStatus> {
+        let what = format!("{:?} accepts", self.command);
+        until(&what, || {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
                 return Ok(Some(status));
             }
-            TcpStream::connect_timeout(&address, Duration::from_secs(1)).map(|_| None)
-        });
-        match ended {
-            None => Ok(peer),
-            Some(status) => Err(format!("{command:?} ended with {status}\n{}", peer.output())),
-        }
+            TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).map(|_| None)
+        })
+    }
+
+    /// Another of its kind in its place, with its address and its directory.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = self.command.spawn().expect("it has started before");
+        let ended = self.accepts();
+        assert!(ended.is_none(), "{ended:?}: {}", self.output());
     }
 
     /// What it printed so far.
     pub fn output(&self) -> String {
         fs::read_to_string(self.dir.path().join("output")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
     }
 
     /// Kills it and waits for its end; its port refuses from then on.

@@ -17,18 +17,18 @@ use super::peers::{Peer, need};
 use super::talk::{Said, Talk};
 
 /// A signing key with its name.
-struct Key {
+pub struct Key {
     kid: String,
     pair: EcdsaKeyPair,
 }
 
 impl Key {
-    fn new(kid: &str) -> Self {
+    pub fn new(kid: &str) -> Self {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
         Self { kid: kid.to_owned(), pair }
     }
 
-    fn public(&self) -> Value {
+    pub fn public(&self) -> Value {
         // An uncompressed point: 4, x, y.
         let point = self.pair.public_key().as_ref();
         let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
@@ -38,7 +38,7 @@ impl Key {
         })
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub fn token(&self, subject: &str) -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let claims = json!({
             "iss": "https://idp.example.com/", "aud": "api", "sub": subject,

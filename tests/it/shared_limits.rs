@@ -1,12 +1,11 @@
 //! Limits that several gateways share in a real Redis, and what becomes of them without it.
 
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
 
 use super::backend::{Backend, Reply};
 use super::deadline::until;
 use super::gate::Gate;
-use super::peers::{Peer, command, need};
+use super::peers::{Peer, need};
 use super::talk::Talk;
 
 fn gate(backend: &Backend, redis: SocketAddr, limit: &str, on_error: &str) -> Gate {
@@ -32,25 +31,6 @@ fn status(gate: &Gate) -> u16 {
 fn admitted(gates: &[&Gate], requests: usize) -> usize {
     let statuses = (0..requests).map(|at| status(gates[at % gates.len()]));
     statuses.filter(|status| *status == 200).count()
-}
-
-/// A Redis at an address that one had before.
-struct Again(Child);
-
-impl Again {
-    fn start(address: SocketAddr) -> Self {
-        let mut redis = command("redis-server");
-        redis.args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"]);
-        redis.args(["--save", "", "--appendonly", "no"]);
-        Self(redis.stdout(Stdio::null()).spawn().expect("it starts"))
-    }
-}
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -82,7 +62,7 @@ fn without_redis_each_gateway_goes_on_as_its_policy_says_and_shares_again_when_i
     assert_eq!(admitted(&[&local], 10), 5, "each counts for itself");
     assert_eq!(admitted(&[&allow], 10), 10, "nobody counts");
     assert_eq!(status(&deny), 503);
-    let _again = Again::start(address);
+    redis.restart();
     until("it is asked again", || match status(&deny) {
         200 => Ok(()),
         status => Err(status),

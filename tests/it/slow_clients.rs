@@ -126,7 +126,7 @@ fn until_calm(gate: &Gate) {
 }
 
 /// As many descriptors as may be: each client here takes one.
-fn raise_descriptors() {
+pub fn raise_descriptors() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("the soft limit may go up");
 }

@@ -18,8 +18,8 @@ use sluicegate::runtime::buffers::Sizes;
 use sluicegate::runtime::uring::UringConfig;
 use sluicegate::runtime::worker::ring_config;
 
-use crate::ends::descriptors;
-use crate::engine::{Engine, echo, plan_over, reset, server};
+use crate::alone::is_alone;
+use crate::engine::{Engine, descriptors, echo, plan_over, reset, server};
 
 /// Sessions that are open at the same time.
 const CROWD: usize = 50;
@@ -182,7 +182,7 @@ impl Script {
     }
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let given = std::env::var("SLUICEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -298,6 +298,9 @@ fn memory_kib() -> u64 {
 #[test]
 fn a_million_writes_of_one_byte_take_no_memory() {
     const WRITES: u64 = 1_000_000;
+    if !is_alone("stream::a_million_writes_of_one_byte_take_no_memory") {
+        return;
+    }
     let script = Script { seed: seed(), up: WRITES, down: 0, end: End::Fins };
     let (done, read) = std::sync::mpsc::channel();
     let address = server(move |mut stream| done.send(script.read(Way::Up, &mut stream)).unwrap());
@@ -327,6 +330,9 @@ fn a_million_writes_of_one_byte_take_no_memory() {
 #[test]
 fn ten_thousand_connections_leave_nothing_behind() {
     const THREADS: usize = 4;
+    if !is_alone("stream::ten_thousand_connections_leave_nothing_behind") {
+        return;
+    }
     let engine = Engine::start(plan_over(&[server(echo)]), 2);
     let crowd = |rounds: usize| {
         std::thread::scope(|scope| {

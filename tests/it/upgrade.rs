@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::backend::{Backend, Reply};
 use super::deadline::until;
-use super::gate::Gate;
-use super::load::Load;
+use super::gate::{Gate, descriptors, resident};
+use super::load::{Load, is_full, until_part};
 use super::named_echo::{echo, open, say};
 use super::peers::{free_address, need};
 
@@ -59,7 +60,9 @@ fn config(dir: &Path, echo: SocketAddr, web: SocketAddr) -> String {
 }
 
 /// Upgrades in a row; the whole of it takes a second each.
-const UPGRADES: usize = 4;
+fn upgrades() -> usize {
+    if is_full() { 20 } else { 4 }
+}
 
 #[test]
 fn upgrades_under_load_refuse_cut_and_fail_nobody() {
@@ -69,16 +72,26 @@ fn upgrades_under_load_refuse_cut_and_fail_nobody() {
     let (at_raw, at_web) = (gate.address("raw"), gate.address("web"));
     let mut long = Vec::new();
     let mut reign = Reign::of(&gate);
+    let (upgrades, began) = (upgrades(), Instant::now());
+    let mut sizes = Vec::new();
     let (came, asked) = Load::during(at_raw, at_web, || {
-        for _ in 0..UPGRADES {
+        for at in 1..=upgrades {
             long.push(open(at_raw).expect("a long session").0);
             reign.upgrade();
             for stream in &mut long {
                 say(stream, b"still here").expect("a session of an older process");
             }
+            until_part(began, at, upgrades);
+            sizes.push((resident(reign.pid), descriptors(reign.pid)));
         }
     });
-    println!("{UPGRADES} upgrades, {came} connections, {asked} requests");
+    println!(
+        "{upgrades} upgrades, {came} connections, {asked} requests; bytes, descriptors: {sizes:?}"
+    );
+    // Each process begins anew, and with no more than the one before it.
+    let ((first, fds), (last, fds_last)) = (sizes[0], sizes[upgrades - 1]);
+    assert!(last < first + (8 << 20), "{first} then {last} bytes");
+    assert!(fds_last <= fds + 40, "{fds} then {fds_last} descriptors");
     assert!(came > 20 && asked > 20, "that is no load");
     assert!(dir.path().join("raw.sock").exists(), "the socket's file is the new process's");
     // The first process goes when its last session has.

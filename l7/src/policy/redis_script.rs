@@ -243,7 +243,8 @@ pub fn grant(numbers: &[u64], limits: Limits<'_>) -> Result<Grant, Garbage> {
     Ok(Grant { taken, decision })
 }
 
-/// Where a Redis server is, and as whom: `redis://[user:password@]host[:port][/db]`.
+/// Where a Redis server is, and as whom: `redis://[user:password@]host[:port][/db]`, and
+/// `rediss://` under TLS.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl {
     /// A name or an address, an IPv6 one without its brackets.
@@ -252,6 +253,8 @@ pub struct RedisUrl {
     pub user: Option<String>,
     pub password: Option<String>,
     pub db: u32,
+    /// It is spoken to under TLS.
+    pub secure: bool,
 }
 
 impl std::fmt::Debug for RedisUrl {
@@ -268,8 +271,10 @@ impl RedisUrl {
     pub fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write \"redis://host:6379\" or \"redis://user:password@host:6379/0\"";
         let fail = |what: &str| Err(format!("{what}: {FORM}"));
-        let Some(rest) = text.strip_prefix("redis://") else {
-            return fail("the address of a Redis server begins with redis:// (TLS is not offered)");
+        let plain = text.strip_prefix("redis://").map(|rest| (rest, false));
+        let secure = || text.strip_prefix("rediss://").map(|rest| (rest, true));
+        let Some((rest, secure)) = plain.or_else(secure) else {
+            return fail("the address of a Redis server begins with redis:// or rediss://");
         };
         let (login, rest) = match rest.rsplit_once('@') {
             Some((login, rest)) => (Some(login), rest),
@@ -294,7 +299,7 @@ impl RedisUrl {
         };
         let plain = |text: Option<&str>| text.map(unescape).filter(|text| !text.is_empty());
         let (user, password) = (plain(user), plain(password));
-        Ok(Self { host: host.to_owned(), port, user, password, db })
+        Ok(Self { host: host.to_owned(), port, user, password, db, secure })
     }
 
     /// Appends what is said first on a connection; returns how many answers it gets.

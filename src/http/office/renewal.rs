@@ -54,8 +54,8 @@ impl<D: Driver> Office<D> {
                 *held = HeldKeys::default();
             }
             let store = self.stores.borrow_mut().get_mut(at).and_then(Option::take);
-            if let Some((_, store)) = store {
-                store.close();
+            if let Some(store) = store {
+                store.limits.close();
             }
         }
         let speaks = |pool: &plan::Pool| (pool.tls.clone(), pool.protocol, pool.send_proxy);

@@ -36,6 +36,8 @@ pub enum Unavailable {
     /// It failed less than `cooldown` ago, or a probe is on its way.
     Cooling,
     Connect,
+    /// Its certificate is not believed, or it speaks no TLS of ours.
+    Tls,
     Timeout,
     /// The connection ended.
     Closed,
@@ -47,6 +49,22 @@ pub enum Unavailable {
     WrongType,
     /// [`PIPELINE_MAX`] requests wait already.
     Busy,
+}
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cooling => "it failed a moment ago",
+            Self::Connect => "no connection",
+            Self::Tls => "the TLS handshake failed",
+            Self::Timeout => "no answer within `timeout`",
+            Self::Closed => "it ended the connection",
+            Self::Garbage => "what it answers is not Redis",
+            Self::Refused => "it refuses commands, as with a wrong password or as a replica",
+            Self::WrongType => "a key holds something else",
+            Self::Busy => "too many requests wait for it",
+        })
+    }
 }
 
 /// Where the answer to one request will be.
@@ -112,6 +130,7 @@ pub(super) struct Line {
     /// The connection is to end: because of this, or once nobody waits.
     failed: Option<Unavailable>,
     closing: bool,
+    answered: bool,
 }
 
 impl Line {
@@ -124,6 +143,7 @@ impl Line {
             task: None,
             failed: None,
             closing: false,
+            answered: false,
         }
     }
 
@@ -187,6 +207,7 @@ impl Line {
         }
         let Some((slot, _)) = self.waiting.pop_front() else { return Err(Unavailable::Garbage) };
         self.phase = Phase::Running;
+        self.answered = true;
         slot.answer(Ok(reply));
         Ok(())
     }
@@ -232,8 +253,14 @@ impl Line {
         }
     }
 
-    /// The connection is gone: whoever waits is told, and unless nobody did, it cools down.
-    pub fn end(&mut self, now: Time, why: Unavailable, cooldown: Duration) {
+    /// An answer has come on this connection.
+    pub const fn has_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// The connection is gone: whoever waits is told, and unless nobody did, it cools down. True
+    /// when it does.
+    pub fn end(&mut self, now: Time, why: Unavailable, cooldown: Duration) -> bool {
         let in_order = why == Unavailable::Closed && self.waiting.is_empty();
         self.phase = match self.phase {
             Phase::Running if in_order => Phase::Idle,
@@ -241,10 +268,11 @@ impl Line {
         };
         let waiting = std::mem::take(&mut self.waiting);
         self.out = Vec::new();
-        (self.preludes, self.task, self.failed) = (0, None, None);
+        (self.preludes, self.task, self.failed, self.answered) = (0, None, None, false);
         for (slot, _) in waiting {
             slot.answer(Err(why));
         }
+        matches!(self.phase, Phase::Cooling { .. })
     }
 }
 

@@ -28,6 +28,7 @@ struct Bench {
     outcomes: Rc<RefCell<Vec<(u32, Outcome)>>>,
     redis: Option<Far>,
     heard: String,
+    reports: Rc<RefCell<Vec<Report>>>,
 }
 
 fn server() -> Endpoint {
@@ -54,15 +55,19 @@ impl Bench {
         let tasks = Tasks::new(net.now());
         let target = Target {
             endpoint: server(),
+            tls: None,
             url: RedisUrl::parse(url).unwrap(),
             prefix: "sg".to_owned(),
             timeout: TIMEOUT,
             cooldown: COOLDOWN,
             lease,
         };
-        let shared = SharedLimits::new(Rc::clone(tasks.shell()), target);
+        let reports: Rc<RefCell<Vec<Report>>> = Rc::default();
+        let told = Rc::clone(&reports);
+        let report = Box::new(move |report| told.borrow_mut().push(report));
+        let shared = SharedLimits::new(Rc::clone(tasks.shell()), target, report);
         let (outcomes, heard) = (Rc::default(), String::new());
-        Self { sim: Lent::new(sim), net, tasks, shared, outcomes, redis: None, heard }
+        Self { sim: Lent::new(sim), net, tasks, shared, outcomes, redis: None, heard, reports }
     }
 
     fn plain() -> Self {
@@ -165,6 +170,9 @@ fn a_late_answer_is_nobodys_and_nobody_waits_while_it_cools_down() {
     bench.say(&numbers(1, 55));
     bench.run(SOON);
     assert_eq!(bench.left(), [(5, Ok(55))]);
+    let connected = Report::Connect(ConnectResult::Ok);
+    let silent = Report::Decides(Err(Unavailable::Timeout));
+    assert_eq!(bench.reports.take(), [connected, silent, connected, Report::Decides(Ok(()))]);
 }
 
 #[test]

@@ -112,6 +112,9 @@ fn addresses_say_host_port_login_and_database() {
     let full = url("redis://bob:p%40ss:w@[::1]:7000/3");
     assert_eq!((&*full.host, full.port, full.db), ("::1", 7000, 3));
     assert_eq!((full.user.as_deref(), full.password.as_deref()), (Some("bob"), Some("p@ss:w")));
+    assert!(!full.secure);
+    let secure = url("rediss://:secret@host/1");
+    assert_eq!((secure.secure, &*secure.host, secure.port, secure.db), (true, "host", 6379, 1));
     let no_user = url("redis://:secret@host");
     assert_eq!((no_user.user, no_user.password.as_deref()), (None, Some("secret")));
     let mut out = Vec::new();
@@ -124,7 +127,7 @@ fn addresses_say_host_port_login_and_database() {
 #[test]
 fn wrong_addresses_are_refused_and_no_password_is_repeated() {
     for text in [
-        "rediss://host",
+        "redisx://host",
         "host:6379",
         "redis://",
         "redis://:secret@:6379",
