@@ -54,10 +54,14 @@ impl<D: Driver> Session<D> {
         account.pool = Some(pool);
         let site = Arc::clone(&self.site);
         let spec = &site.table.spec(errand.route).retries;
+        let copy = self.begin_copy(errand, draft);
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
         flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
+        if let Some(copy) = copy {
+            flow.copy_to(copy);
+        }
         // What of the body is here already is looked at before anybody else sees the request.
         if let Err(reject) = flow.frame(&mut self.inbox) {
             return self.refuse_late(reject, errand, account).await;
@@ -397,7 +401,7 @@ fn request_passage(errand: &Errand) -> Passage {
 
 /// The head of an answer, as soon as all of it is there.
 #[allow(clippy::too_many_arguments)]
-fn poll_head<D: Driver>(
+pub(super) fn poll_head<D: Driver>(
     cx: &mut Context<'_>,
     stream: &mut Stream<D>,
     inbox: &mut Inbox,

@@ -23,6 +23,7 @@
 //! - `answering` its answer on its way back
 //! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
+//! - `mirror` copies of requests for another pool
 //! - `upstream` connections to servers, kept alive and watched
 //! - `watch` the circuit breaker of a pool
 //! - `reply` the head that the client gets
@@ -39,6 +40,7 @@ mod h2;
 mod kept_answers;
 mod log_text;
 mod made_here;
+mod mirror;
 mod office;
 mod policies;
 mod reply;

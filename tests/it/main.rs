@@ -47,6 +47,7 @@ mod http_servers;
 mod kept_connections;
 mod limits;
 mod load;
+mod mirror;
 mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod named_echo;

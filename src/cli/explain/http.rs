@@ -4,10 +4,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
+use sluicegate_l7::route::spec::{ActionSpec, MirrorSpec, SplitBy};
 
 use super::{Question, pool};
 use crate::config::plan::{HttpListener, Plan};
+use crate::config::units::size_text;
 use crate::http::explain::{Explained, Fate, explain as judge, head_of};
 use crate::http::{Rules, Site};
 use crate::observe::labels::Labels;
@@ -74,6 +75,9 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
                 let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
             }
             let _ = writeln!(text, "sends     {line}, Host: {host}");
+            if let Some(mirror) = &site.table.spec(*route).mirror {
+                let _ = writeln!(text, "mirror    {}", copies(plan, mirror));
+            }
             pool(plan, *at, found.client, text);
         }
         Fate::Redirect { route, status, location } => {
@@ -110,6 +114,20 @@ fn route_name(site: &Site, route: usize) -> String {
         "" => "the listener's own `pool`, after all routes".into(),
         name => format!("`{name}` (route {})", route + 1),
     }
+}
+
+/// Where copies go, and which requests are copied.
+fn copies(plan: &Plan, mirror: &MirrorSpec) -> String {
+    let pool = &plan.pools[mirror.pool].name;
+    let share = match mirror.share_percent {
+        100 => "each request".to_owned(),
+        percent => format!("{percent}% of the requests"),
+    };
+    format!(
+        "a copy of {share} goes to {pool}, unless its body is over {} or {} copies are on their way",
+        size_text(mirror.body_max),
+        mirror.in_flight_max
+    )
 }
 
 fn shares(plan: &Plan, pools: &[(usize, u32)], by: SplitBy) -> String {
@@ -152,8 +170,11 @@ respond = { status = 200, body = "beta" }
 [[listener.web.route]]
 match = { path = "/canary" }
 split = { site = 90, users = 10 }
+mirror = { pool = "shadow", share = "25%" }
 [pool.site]
 servers = { s1 = "10.0.0.11:8080" }
+[pool.shadow]
+servers = { x1 = "10.0.2.11:8080" }
 [pool.users]
 balance = "ip-hash"
 servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
@@ -216,6 +237,15 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
     fn a_split_is_told_with_its_shares() {
         let text = said("GET http://x.test/canary", &[]);
         assert!(text.contains("split     site 90 of 100, users 10 of 100: by chance"), "{text}");
+    }
+
+    #[test]
+    fn a_mirror_is_told_with_its_pool_and_its_bounds() {
+        let text = said("GET http://x.test/canary", &[]);
+        let line = "mirror    a copy of 25% of the requests goes to shadow, unless its body is \
+                    over 64KiB or 100 copies are on their way\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!said("GET http://x.test/v1/a", &[]).contains("mirror"));
     }
 
     #[test]

@@ -209,8 +209,33 @@ fn an_encrypted_key_is_told_from_no_key() {
 }
 
 #[test]
-fn what_later_versions_bring_is_unknown_and_said_so() {
-    let lines = "[[listener.a.route]]\npool = \"p\"\nmirror = \"p\"\n";
-    let report = load_text("a.toml", http(lines).as_bytes()).unwrap_err();
-    assert!(report.render(false).contains("`mirror` is not in this version"));
+fn a_mirror_is_a_pool_alone_or_a_table_and_its_pool_is_not_unused() {
+    const SHADOW: &str = "[pool.shadow.servers]\ns = \"10.0.0.2:80\"\n";
+    let of = |mirror: &str| {
+        let lines = format!("[[listener.a.route]]\npool = \"p\"\nmirror = {mirror}\n");
+        load_text("a.toml", format!("{}{SHADOW}", http(&lines)).as_bytes())
+    };
+    let mirror = |text: &str| {
+        let loaded = of(text).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        assert_eq!(loaded.warnings.warnings(), 0, "{}", loaded.warnings.render(false));
+        let mirror = loaded.plan.listeners[0].http.as_ref().unwrap().routes[0].mirror.clone();
+        let mirror = mirror.expect("it is said");
+        let pool = loaded.plan.pools[mirror.pool].name.clone();
+        (pool, mirror.share_percent, mirror.body_max, mirror.in_flight_max)
+    };
+    assert_eq!(mirror("\"shadow\""), ("shadow".into(), 100, 64 << 10, 100));
+    let all = "{ pool = \"shadow\", share = \"5%\", max_body = \"1MiB\", in_flight = 7 }";
+    assert_eq!(mirror(all), ("shadow".into(), 5, 1 << 20, 7));
+    for (wrong, says) in [
+        ("\"shadw\"", "did you mean `shadow`?"),
+        ("{ share = \"5%\" }", "`pool` is missing in `mirror`"),
+        ("{ pool = \"shadow\", in_flight = 0 }", "in_flight"),
+        ("{ pool = \"shadow\", retries = 1 }", "unknown key `retries`"),
+    ] {
+        let shown = of(wrong).unwrap_err().render(false);
+        assert!(shown.contains(says) && shown.contains("a.toml:6:"), "{wrong}: {shown}");
+    }
+    let lines = "[[listener.a.route]]\nrespond = { body = \"x\" }\nmirror = \"shadow\"\n";
+    let shown = load_text("a.toml", format!("{}{SHADOW}", http(lines)).as_bytes()).unwrap_err();
+    assert!(shown.render(false).contains("does not go with `respond`"), "{}", shown.render(false));
 }
