@@ -22,7 +22,7 @@ use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
     AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns,
-    EngineChoice, HttpCheck, HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm,
+    EngineChoice, HashBy, HttpCheck, HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm,
     LogLines, Mode, OnDown, Outlier, Plan, Pool, Protocol, Rate, Runtime, Secret, SendProxy,
     Server, TimeoutOverrides, Timeouts,
 };
@@ -400,6 +400,7 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
     let word = |key| fields.scalar(key);
     let plan = Pool {
         balance: choice(word("balance").as_ref(), &BALANCE).unwrap_or(Balance::RoundRobin),
+        hash: text(fields, "hash").map(|text| hash_by(&text)).unwrap_or_default(),
         check: fields.table("check").and_then(|table| check(table, fields.has("tls"))),
         send_proxy: choice(word("send_proxy").as_ref(), &PROXY).unwrap_or(SendProxy::Off),
         slow_start: duration(fields, "slow_start"),
@@ -417,6 +418,16 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
         ..Pool::of(name, servers)
     };
     PoolDraft { name, name_place: said.key_place, fields, plan, server_places }
+}
+
+fn hash_by(text: &str) -> HashBy {
+    match text.split_once(':') {
+        Some(("header", name)) => HashBy::Header(name.to_ascii_lowercase().into()),
+        Some(("cookie", name)) => HashBy::Cookie(name.into()),
+        _ if text == "consumer" => HashBy::Consumer,
+        _ if text == "path" => HashBy::Path,
+        _ => HashBy::Ip,
+    }
 }
 
 /// `None` when the address was refused: there is nothing to compare with others.

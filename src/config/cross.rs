@@ -197,7 +197,8 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
         && balance_good
     {
         let message = format!("`hash` of pool `{name}` goes with balance = \"maglev\" only");
-        found.add(Finding::new(code::NOT_HERE, hash.key_place, fields.path_of("hash"), message));
+        let finding = Finding::new(code::NOT_HERE, hash.key_place, fields.path_of("hash"), message);
+        found.add(finding.hint("write balance = \"maglev\""));
     }
     for (server, place) in pool.plan.servers.iter().zip(&pool.server_places) {
         let ServerAddr::Ip(address) = server.address else { continue };

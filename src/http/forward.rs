@@ -216,15 +216,16 @@ impl<D: Driver> Session<D> {
         {
             return Ok(place);
         }
-        match self.office.reserve(pool, errand.client, tried) {
+        let asker = errand.asker(pool);
+        match self.office.reserve(pool, asker, tried) {
             Ok(place) => Ok(place),
-            Err(Nobody::AllTried) => match self.office.reserve(pool, errand.client, &[]) {
+            Err(Nobody::AllTried) => match self.office.reserve(pool, asker, &[]) {
                 // One server only: a failed attempt may have been bad luck.
                 Ok(place) => Ok(place),
                 Err(_) => Err(Reason::NoServer),
             },
             Err(_) => {
-                let waiting = self.office.wait_for_place(pool, errand.client, until);
+                let waiting = self.office.wait_for_place(pool, asker, until);
                 unless_gone(&mut self.stream, waiting).await.unwrap_or(Err(Reason::ClientReset))
             }
         }

@@ -23,6 +23,7 @@ use sluicegate_l7::http1::{Body, Fields, Framing, Method, Reject};
 
 use super::errand::Errand;
 use super::exchange::Flow;
+use super::flow::Asker;
 use super::forward::poll_head;
 use super::office::Office;
 use super::reply::Passage;
@@ -96,7 +97,7 @@ struct Copy<D: Driver> {
     route: usize,
     pool: PoolId,
     method: Method,
-    client: Option<std::net::IpAddr>,
+    asker: Asker,
     /// A place among those in flight.
     _permit: Permit,
 }
@@ -135,7 +136,7 @@ impl<D: Driver> Session<D> {
             route: errand.route,
             pool: PoolId(spec.pool as u16),
             method: errand.method,
-            client: errand.client,
+            asker: errand.asker(PoolId(spec.pool as u16)),
             _permit: permit,
         };
         Some(Box::new(Copying {
@@ -207,7 +208,7 @@ impl<D: Driver> Copy<D> {
         flow.keep_for_repeat(0);
         let mut fresh = false;
         loop {
-            let Ok(place) = office.reserve(pool, self.client, &[]) else {
+            let Ok(place) = office.reserve(pool, self.asker, &[]) else {
                 return Mirrored::NoServer;
             };
             let state = Arc::clone(&place.state);

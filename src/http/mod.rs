@@ -17,6 +17,7 @@
 //! - `errand` one request: what it is, its route, and what becomes of it
 //! - `policies` what runs between a route and its server: who, how often, with what changes
 //! - `kept_answers` who somebody was found to be, for a while
+//! - `flow` what a hashing pool goes by
 //! - `bodies` those that policies change
 //! - `server_head` the head that the server gets
 //! - `forward` a request on its way to a server, attempt by attempt
@@ -35,6 +36,7 @@ mod bodies;
 mod errand;
 mod exchange;
 pub mod explain;
+mod flow;
 mod forward;
 mod h2;
 mod kept_answers;

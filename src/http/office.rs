@@ -17,6 +17,7 @@ use sluicegate_l7::policy::jwks::KeySet;
 use sluicegate_l7::policy::redis_script::RedisUrl;
 use sluicegate_l7::policy::spec::StoreSpec;
 
+use super::flow::Asker;
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules, Verified};
@@ -26,7 +27,7 @@ use super::site::Site;
 use super::upstream::{Kept as Connections, Place};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
-use crate::config::plan;
+use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
@@ -242,17 +243,23 @@ impl<D: Driver> Office<D> {
         self.snapshot.borrow().plan.http_timeouts(&site.plan, pool)
     }
 
+    /// This pool and that of its fallback, as far as they go by something else than addresses.
+    pub(super) fn hashes(&self, pool: usize) -> Vec<(usize, HashBy)> {
+        self.snapshot.borrow().plan.hashes(pool)
+    }
+
     /// Picks a server and reserves a place there.
     pub(super) fn reserve(
         self: &Rc<Self>,
         pool: PoolId,
-        client: Option<IpAddr>,
+        asker: Asker,
         tried: &[ServerId],
     ) -> Result<Place<D>, Nobody> {
         let snapshot = self.snapshot.borrow();
         let at = usize::from(pool.0);
         let rng = &mut *self.rng.borrow_mut();
-        let asking = Asking { key: FlowKey::of(client, rng), tried, now: self.now() };
+        let key = asker.key.unwrap_or_else(|| FlowKey::of(asker.client, rng));
+        let asking = Asking { key, tried, now: self.now() };
         let members = &snapshot.pools[at].members;
         let slow_start = snapshot.plan.pools[at].slow_start;
         let reserved = self.pools.borrow_mut()[at].reserve(members, slow_start, &asking, rng)?;
@@ -300,13 +307,13 @@ impl<D: Driver> Office<D> {
     pub(super) async fn wait_for_place(
         self: &Rc<Self>,
         pool: PoolId,
-        client: Option<IpAddr>,
+        asker: Asker,
         until: Time,
     ) -> Result<Place<D>, Reason> {
         let mut wait = Wait::new(Rc::clone(self), pool, until)?;
         loop {
             if wait.released() {
-                match self.reserve(pool, client, &[]) {
+                match self.reserve(pool, asker, &[]) {
                     Ok(place) => return Ok(place),
                     Err(nobody) => wait.found(nobody),
                 }

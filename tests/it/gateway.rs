@@ -15,7 +15,7 @@ use super::gate::Gate;
 const KEY: &str = "k-0123456789abcdef";
 const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
 
-fn key_hash(key: &str) -> String {
+pub fn key_hash(key: &str) -> String {
     use std::fmt::Write as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     digest.as_ref().iter().fold(String::from("sha256:"), |mut text, byte| {

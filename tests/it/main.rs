@@ -39,6 +39,7 @@ mod failover;
 mod gate;
 mod gateway;
 mod grpc;
+mod hashed;
 mod hold;
 mod http;
 mod http2;

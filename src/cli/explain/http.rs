@@ -41,7 +41,7 @@ pub(super) fn explain(
     let site = Site::new(id, listener, http, &rules, &plan.log, &mut Labels::default())
         .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
     let _ = writeln!(text, "request   {request}");
-    match judge(&site, &head, question.client) {
+    match judge(plan, &site, &head, question.client) {
         Ok(found) => said(plan, &site, question, &found, text),
         Err(refused) => {
             let (status, reason) = (refused.status, refused.reason.as_str());
@@ -69,7 +69,7 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
         let _ = writeln!(text, "policy    {} ({}{dry})", spec.name, spec.type_word());
     }
     match &found.fate {
-        Fate::Forward { route, pool: at, line, host } => {
+        Fate::Forward { route, pool: at, line, host, flow } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
             if let ActionSpec::Split { pools, by } = &site.table.spec(*route).action {
                 let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
@@ -78,7 +78,7 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
             if let Some(mirror) = &site.table.spec(*route).mirror {
                 let _ = writeln!(text, "mirror    {}", copies(plan, mirror));
             }
-            pool(plan, *at, found.client, text);
+            pool(plan, *at, found.client, *flow, text);
         }
         Fate::Redirect { route, status, location } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
@@ -246,6 +246,64 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
                     over 64KiB or 100 copies are on their way\n";
         assert!(text.contains(line), "{text}");
         assert!(!said("GET http://x.test/v1/a", &[]).contains("mirror"));
+    }
+
+    /// A pool of eight that goes by `hash`.
+    fn hashed(hash: &str, request: &str, headers: &[&str], client: Option<&str>) -> String {
+        let servers: String = (1..=8).map(|at| format!("s{at} = \"10.0.0.{at}:80\"\n")).collect();
+        let plan = config::load_text(
+            "a.toml",
+            format!(
+                "version = 1\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
+                 pool = \"app\"\n[pool.app]\nbalance = \"maglev\"\nhash = \"{hash}\"\n\
+                 [pool.app.servers]\n{servers}"
+            )
+            .as_bytes(),
+        );
+        let plan = plan.unwrap_or_else(|report| panic!("{}", report.render(false))).plan;
+        let question = Question {
+            client: client.map(|client| client.parse().unwrap()),
+            request: Some(request.into()),
+            headers: headers.iter().map(|&line| line.to_owned()).collect(),
+            sni: None,
+        };
+        explain(&Arc::new(plan), "web", &question).unwrap()
+    }
+
+    #[test]
+    fn a_pool_goes_by_what_its_hash_names_and_by_the_address_without_it() {
+        let server =
+            |text: &str| text.lines().find(|line| line.starts_with("server ")).unwrap().to_owned();
+        let get = "GET http://x.test/a?b=c";
+        let cases: [(&str, &str, &[&str], &[&str], &str); 3] = [
+            (
+                "header:X-Tenant",
+                get,
+                &["X-Tenant: one"],
+                &["x-tenant: two"],
+                "the header `x-tenant`",
+            ),
+            ("cookie:sid", get, &["Cookie: a=b; sid=1"], &["Cookie: sid=7"], "the cookie `sid`"),
+            ("consumer", get, &[], &[], "the consumer"),
+        ];
+        for (hash, request, one, other, word) in cases {
+            let found = |headers: &[&str], client| hashed(hash, request, headers, Some(client));
+            let by_address = server(&hashed("ip", request, one, Some("10.9.9.9")));
+            assert_eq!(server(&found(&[], "10.9.9.9")), by_address, "{hash}: it stands in");
+            assert!(found(&[], "10.9.9.9").contains(&format!("nothing is known of {word}")));
+            if one.is_empty() {
+                continue;
+            }
+            let (here, there) = (found(one, "10.9.9.9"), found(one, "10.1.2.3"));
+            assert_eq!(server(&here), server(&there), "{hash}: whoever asks");
+            assert!(here.contains(&format!("by {word} of the request, always")), "{here}");
+            assert_ne!(server(&here), server(&found(other, "10.9.9.9")), "{hash}: another value");
+        }
+        let path = |path: &str| {
+            server(&hashed("path", &format!("GET http://x.test{path}"), &[], Some("10.9.9.9")))
+        };
+        assert_eq!(path("/a/b?c=d"), path("/a//b"), "in normal form, without the query");
+        assert_ne!(path("/a"), path("/b"));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use sluicegate_l7::route::spec::{ActionSpec, PathSpec, RetrySpec, SplitBy, Value
 
 use super::{plan_of, rendered, repository};
 use crate::config::plan::{
-    ClientAuth, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol, TlsVersion, Verify,
+    ClientAuth, HashBy, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol, TlsVersion,
+    Verify,
 };
 use crate::config::{load, load_text};
 
@@ -206,6 +207,35 @@ fn an_encrypted_key_is_told_from_no_key() {
     std::fs::write(&path, text).unwrap();
     let shown = load(&path).unwrap_err().render(false);
     assert!(shown.contains("encrypted key") && shown.contains("openssl pkey"), "{shown}");
+}
+
+#[test]
+fn what_maglev_goes_by_suits_its_listeners() {
+    let pool = |lines: &str| format!("[pool.q]\nservers.s = \"10.0.0.2:80\"\n{lines}");
+    let of = |mode: &str, lines: &str| {
+        let listener = format!("[listener.a]\nbind = \"127.0.0.1:1\"\nmode = \"{mode}\"\n");
+        load_text("a.toml", format!("{listener}pool = \"q\"\n{}", pool(lines)).as_bytes())
+    };
+    let by = |hash: &str| {
+        let lines = format!("balance = \"maglev\"\nhash = \"{hash}\"\n");
+        let loaded = of("http", &lines);
+        loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).plan.pools[0]
+            .hash
+            .clone()
+    };
+    assert_eq!(by("ip"), HashBy::Ip);
+    assert_eq!(by("header:X-Tenant"), HashBy::Header("x-tenant".into()));
+    assert_eq!(by("cookie:Sid"), HashBy::Cookie("Sid".into()));
+    assert_eq!((by("consumer"), by("path")), (HashBy::Consumer, HashBy::Path));
+    for (mode, lines, says, place) in [
+        ("tcp", "balance = \"maglev\"\nhash = \"path\"\n", "tcp listener `a` sends to it", "8:8"),
+        ("http", "hash = \"path\"\n", "write balance = \"maglev\"", "7:1"),
+        ("http", "balance = \"maglev\"\nhash = \"cookie:\"\n", "\"cookie:NAME\"", "8:8"),
+    ] {
+        let shown = of(mode, lines).unwrap_err().render(false);
+        assert!(shown.contains(says) && shown.contains(place), "{lines}: {shown}");
+    }
+    assert!(of("tcp", "balance = \"maglev\"\nhash = \"ip\"\n").is_ok());
 }
 
 #[test]
