@@ -243,7 +243,13 @@ fn admin(fields: &Fields) -> Admin {
         _ => BindAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 0))),
     };
     let hosts = fields.list("hosts").iter().filter_map(|(scalar, _)| text_of(scalar)).collect();
-    Admin { bind, token: secret(fields, "token"), read_token: secret(fields, "read_token"), hosts }
+    Admin {
+        bind,
+        token: secret(fields, "token"),
+        read_token: secret(fields, "read_token"),
+        hosts,
+        tls: fields.table("tls").map(build_tls::admin_tls),
+    }
 }
 
 fn log(fields: &Fields) -> Log {

@@ -94,6 +94,8 @@ pub struct Admin {
     pub read_token: Option<Secret>,
     /// Host values accepted beside IP literals and `localhost`.
     pub hosts: Vec<String>,
+    /// One certificate, perhaps with an authority of clients.
+    pub tls: Option<ListenerTls>,
 }
 
 /// A value that must not be printed: `Debug` shows only that it is there.

@@ -28,8 +28,8 @@ pub(super) const SNI_KIND: Kind = Kind::Fields {
     max: SERVER_NAMES_MAX,
 };
 
-const PEM: Kind = Kind::Text(Text::Pem { private: false });
-const PRIVATE: Kind = Kind::Text(Text::Pem { private: true });
+pub(super) const PEM: Kind = Kind::Text(Text::Pem { private: false });
+pub(super) const PRIVATE: Kind = Kind::Text(Text::Pem { private: true });
 const CLIENT_AUTH: Kind = word(&["require", "request"]);
 const VALUE: Kind = Kind::OneOrList { of: &Kind::Text(Text::FieldValue), min: 1, max: ITEMS_MAX };
 const FREE_VALUE: Kind =
@@ -59,8 +59,8 @@ const fn section(
     Section { noun, heading, doc, keys, tag: None, short: None, later: &[], variants: &[] }
 }
 
-const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
-const PRIVATE_KEY: &str = "Its private key as PEM: `\"file:/path\"` or `\"env:NAME\"`.";
+pub(super) const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
+pub(super) const PRIVATE_KEY: &str = "Its private key as PEM: `\"file:/path\"` or `\"env:NAME\"`.";
 const CLIENT_CA: &str = "Authorities whose client certificates are taken (mutual TLS), as PEM.";
 const CLIENT_AUTH_DOC: &str = "`require`: a client without a good certificate is refused. `request`: it may have none. Goes with `client_ca`.";
 const CLIENT_CRL: &str = "Revoked client certificates, as PEM. Goes with `client_ca`.";

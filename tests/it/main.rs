@@ -18,6 +18,7 @@
 mod access_log;
 mod admin;
 mod admin_attacks;
+mod admin_tls;
 mod auth_services;
 mod authority;
 mod backend;
