@@ -95,7 +95,11 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
             .map(|table| RewriteSpec {
                 strip_prefix: text(table, "strip_prefix"),
                 path: template(table, "path", &captures, found),
-                host: template(table, "host", &captures, found),
+                host: match of_server(table) {
+                    true => None,
+                    false => template(table, "host", &captures, found),
+                },
+                host_of_server: of_server(table),
             })
             .unwrap_or_default(),
         headers,
@@ -111,6 +115,13 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
         policies: Vec::new(),
         matches,
     }
+}
+
+/// What stands for the host of whichever server is chosen.
+const SERVER: &str = "{server}";
+
+fn of_server(rewrite: &Fields) -> bool {
+    text(rewrite, "host").is_some_and(|host| host == SERVER)
 }
 
 fn matches(fields: &Fields, found: &mut Findings) -> MatchSpec {

@@ -308,7 +308,7 @@ static REWRITE: Section = section(
             "Segments that are cut from the beginning of the path.",
         ),
         Key::new("path", Kind::Text(Text::PathTemplate), "Another path: `/new`, `/items/{id}/*`."),
-        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host for the servers.")
+        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host for the servers. `\"{server}\"` alone: the name of a `dns:` server, else its address, with its port unless that is the usual one.")
             .or_described("the client's"),
     ],
 );

@@ -90,6 +90,22 @@ impl Flow {
         }
     }
 
+    /// Puts `host` in place of what the head at the beginning has; nothing of it is sent yet.
+    pub fn set_host(&mut self, host: &str) {
+        debug_assert!(self.sent == 0 && !self.forgotten);
+        // It is the first line behind that of the request.
+        const BEFORE: &[u8] = b"\r\nHost: ";
+        let Some(line) = self.pending.windows(2).position(|two| two == b"\r\n") else { return };
+        let from = line + BEFORE.len();
+        if !self.pending[line..].starts_with(BEFORE) {
+            debug_assert!(false, "our own head: {}", self.pending.escape_ascii());
+            return;
+        }
+        let len = self.pending[from..].windows(2).position(|two| two == b"\r\n").unwrap_or(0);
+        self.kept_max = (self.kept_max + host.len()).saturating_sub(len);
+        self.pending.splice(from..from + len, host.bytes());
+    }
+
     /// Keeps what is sent, up to `body_max` bytes behind the head, for another attempt.
     pub fn keep_for_repeat(&mut self, body_max: usize) {
         self.kept_max = self.pending.len() + body_max;

@@ -123,6 +123,8 @@ fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
             let mut lines = head.split("\r\n");
             let line = lines.next().unwrap_or_default().to_owned();
             let host = lines.find_map(|line| line.strip_prefix("Host: ")).unwrap_or_default();
+            let of_server = site.table.spec(errand.route).rewrite.host_of_server;
+            let host = if of_server { "that of the server" } else { host };
             let (route, pool) = (errand.route, errand.pool);
             let flow = errand.flows.at(PoolId(pool as u16));
             Fate::Forward { route, pool, line, host: host.to_owned(), flow }

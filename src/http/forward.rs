@@ -256,6 +256,7 @@ impl<D: Driver> Session<D> {
             None => return (Attempt::Failed(Reason::ClientReset), false),
         };
         let reused = upstream.reused;
+        self.ask_by_name(errand, flow, &upstream);
         let sent_at = self.office.now();
         let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
         // A stream of gRPC may be silent for long, also before its server says anything.
@@ -301,6 +302,13 @@ impl<D: Driver> Session<D> {
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
         self.answer_fields = fields;
         (Attempt::Answered(then), reused)
+    }
+
+    /// Puts the server's own host into the head, where the route asks for that.
+    fn ask_by_name(&self, errand: &Errand, flow: &mut Flow, upstream: &Upstream<D>) {
+        if self.site.table.spec(errand.route).rewrite.host_of_server {
+            flow.set_host(&self.office.host_of(&upstream.place.state));
+        }
     }
 
     /// Passes an interim answer (1xx) on.

@@ -214,6 +214,9 @@ impl<D: Driver> Copy<D> {
             let state = Arc::clone(&place.state);
             let connect_until = until.min(office.now() + timeouts.connect);
             let reached = office.reach(pool, place, fresh, &self.peers, connect_until).await;
+            if self.site.table.spec(self.route).rewrite.host_of_server {
+                flow.set_host(&office.host_of(&state));
+            }
             let tried = match reached {
                 Ok(upstream) => self.exchange(upstream, &mut flow, &mut watch).await,
                 Err(Failed::Tls) => Try::Failed(Reason::TlsFailed),

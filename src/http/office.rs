@@ -485,6 +485,11 @@ impl<D: Driver> Office<D> {
         Some((tls, snapshot.server_name(server.id)))
     }
 
+    /// The Host of a server, for those who ask for it.
+    pub(super) fn host_of(&self, server: &ServerState) -> String {
+        self.snapshot.borrow().host_of(server)
+    }
+
     pub(super) fn random(&self) -> u64 {
         self.rng.borrow_mut().next_u64()
     }

@@ -194,6 +194,29 @@ fn over_http2(gate: &Gate, corpus: &str) {
 }
 
 #[test]
+fn changes_that_only_run_dry_are_not_made() {
+    let backend = Backend::start(|seen| Reply::ok(&String::from_utf8_lossy(&seen.body)));
+    let rest = "[policy.marks]\ntype = \"headers\"\ndry_run = true\n\
+                headers = { set = { X-Marked = \"1\" } }\n\
+                response_headers = { set = { X-Marked = \"1\" } }\n[policy.reshape]\n\
+                type = \"transform\"\ndry_run = true\nmax_body = \"10B\"\n\
+                request = { set = { a = 1 } }\nresponse = { set = { a = 2 } }\n\
+                query = { set = { a = \"3\" } }\n";
+    let gate = gate(&backend, "policies = [\"marks\", \"reshape\"]\n", rest);
+    let body = "{\"long\":\"more than ten bytes\"}";
+    let head = format!(
+        "POST /a?b=c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask(&gate, head.as_bytes());
+    assert_eq!((status(&answer), field(&answer, "X-Marked")), (200, None), "{answer}");
+    assert!(answer.ends_with(body), "{answer}");
+    let seen = last(&backend);
+    assert_eq!((seen.path(), seen.field("X-Marked")), ("/a?b=c", None), "{}", seen.head);
+}
+
+#[test]
 fn a_token_is_judged_and_its_claims_go_on() {
     let backend = echo();
     let rest = format!(

@@ -66,6 +66,7 @@ mod redis_script;
 mod relay;
 mod reload;
 mod renewal;
+mod server_host;
 mod shared_limits;
 mod slow_clients;
 mod stream;

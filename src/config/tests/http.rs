@@ -8,8 +8,8 @@ use sluicegate_l7::route::spec::{ActionSpec, PathSpec, RetrySpec, SplitBy, Value
 
 use super::{plan_of, rendered, repository};
 use crate::config::plan::{
-    ClientAuth, HashBy, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol, TlsVersion,
-    Verify,
+    CheckKind, ClientAuth, HashBy, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol,
+    TlsVersion, Verify,
 };
 use crate::config::{load, load_text};
 
@@ -207,6 +207,22 @@ fn an_encrypted_key_is_told_from_no_key() {
     std::fs::write(&path, text).unwrap();
     let shown = load(&path).unwrap_err().render(false);
     assert!(shown.contains("encrypted key") && shown.contains("openssl pkey"), "{shown}");
+}
+
+#[test]
+fn a_check_asks_for_the_host_it_says_else_for_the_sni_of_its_pool() {
+    let host = |check: &str, tls: &str| {
+        let text = http("pool = \"p\"\n") + &format!("check = {{ type = \"http\"{check} }}\n{tls}");
+        match plan_of("a.toml", &text).pools[0].check.clone().map(|check| check.kind) {
+            Some(CheckKind::Http(check)) => check.host,
+            other => panic!("{other:?}"),
+        }
+    };
+    let tls = "tls = { sni = \"db.test\" }\n";
+    assert_eq!(host("", tls).as_deref(), Some("db.test"));
+    assert_eq!(host(", host = \"own.test\"", tls).as_deref(), Some("own.test"));
+    assert_eq!(host("", "tls = {}\n"), None);
+    assert_eq!(host("", ""), None);
 }
 
 #[test]
