@@ -95,9 +95,10 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
             .map(|table| RewriteSpec {
                 strip_prefix: text(table, "strip_prefix"),
                 path: template(table, "path", &captures, found),
-                host: match of_server(table) {
-                    true => None,
-                    false => template(table, "host", &captures, found),
+                host: if of_server(table) {
+                    None
+                } else {
+                    template(table, "host", &captures, found)
                 },
                 host_of_server: of_server(table),
             })

@@ -128,7 +128,7 @@ fn take(desk: &Desk, news: &News) {
         }
     });
     let fresh = news.listeners.iter().any(|(_, found)| found.is_ok())
-        || news.admin.iter().any(|(_, found)| found.is_ok())
+        || news.admin.iter().any(|((), found)| found.is_ok())
         || news.pools.iter().any(|(_, found)| found.is_ok());
     if fresh {
         let snapshot = desk.instance.membership.refront(|fronts| renewed(fronts, news));
@@ -169,7 +169,7 @@ fn renewed(fronts: &Fronts, news: &News) -> Fronts {
             pools[usize::from(id.0)].tls = Some(Arc::clone(tls));
         }
     }
-    let renewed = news.admin.iter().find_map(|(_, found)| found.as_ref().ok());
+    let renewed = news.admin.iter().find_map(|((), found)| found.as_ref().ok());
     let admin = renewed.or(fronts.admin.as_ref()).map(Arc::clone);
     let (rules, labels) = (Arc::clone(&fronts.rules), Arc::clone(&fronts.labels));
     Fronts { listeners, pools, admin, rules, labels }

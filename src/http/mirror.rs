@@ -81,7 +81,7 @@ impl Copying {
     }
 
     /// The request is whole: the copy goes out.
-    pub fn finish(mut self: Box<Self>, trailers: &[u8]) {
+    pub fn finish(mut self, trailers: &[u8]) {
         if self.passage == Passage::Chunked {
             chunked::push_last_chunk(&mut self.bytes, trailers);
         }

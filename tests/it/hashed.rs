@@ -60,13 +60,14 @@ fn requests_with_the_same_header_or_cookie_or_path_have_the_same_server() {
 
 #[test]
 fn a_consumer_has_its_server_whatever_its_address_or_key() {
-    let keys: String = (0..32)
+    let keys: Vec<String> = (0..32)
         .map(|at| {
             let hash = super::gateway::key_hash(&format!("k-0123456789abcdef-{at}"));
             format!("[consumer.c{at}]\nkeys = [\"{hash}\"]\n")
         })
         .collect();
-    let rest = format!("policies = [\"keys\"]\n[policy.keys]\ntype = \"api-key\"\n{keys}");
+    let rest =
+        format!("policies = [\"keys\"]\n[policy.keys]\ntype = \"api-key\"\n{}", keys.concat());
     let (_servers, gate) = gate("consumer", &rest);
     spreads("consumer", |at| {
         server(&get(&gate, "/", &format!("X-Api-Key: k-0123456789abcdef-{at}\r\n")))
