@@ -19,6 +19,8 @@ use crate::tls::upstream::ClientTls;
 pub struct Fronts {
     pub listeners: Vec<Front>,
     pub pools: Vec<Back>,
+    /// TLS of the admin API.
+    pub admin: Option<Arc<ServerTls>>,
     /// The policies and consumers of all HTTP listeners.
     pub rules: Arc<Rules>,
     /// What routes and consumers are called in counters and records.
@@ -85,6 +87,10 @@ impl Fronts {
             })?;
             listeners.push(Front { tls, site: site.map(Arc::new) });
         }
+        let admin = plan.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+        let tickets =
+            before.admin.as_ref().map(|tls| Arc::clone(tls.tickets())).unwrap_or_default();
+        let admin = admin.map(|tls| ServerTls::new(tls, tickets)).transpose()?.map(Arc::new);
         let mut pools = Vec::new();
         for (id, pool) in plan.pools.iter().enumerate() {
             if let (true, Some(old)) = (pool.retired, before.pools.get(id)) {
@@ -98,6 +104,6 @@ impl Fronts {
             let tls = pool.tls.as_ref().map(|tls| ClientTls::new(tls, alpn)).transpose()?;
             pools.push(Back { tls: tls.map(Arc::new) });
         }
-        Ok(Self { listeners, pools, rules, labels: Arc::new(labels) })
+        Ok(Self { listeners, pools, admin, rules, labels: Arc::new(labels) })
     }
 }

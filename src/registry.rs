@@ -7,7 +7,7 @@
 //! is written by the control thread and read by workers.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -386,6 +386,26 @@ impl Snapshot {
             // A unix socket's server is this machine.
             Endpoint::Unix(_) => ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         }
+    }
+
+    /// The Host of requests to a server: the name of a `dns:` one, else its address, with its port
+    /// unless it is the usual one.
+    #[must_use]
+    pub fn host_of(&self, server: &ServerState) -> String {
+        let pool = &self.plan.pools[usize::from(server.pool.0)];
+        let usual = if pool.tls.is_some() { 443 } else { 80 };
+        let planned = pool.servers.iter().find(|planned| *planned.name == *server.name);
+        let (host, port) = match (planned.map(|planned| &planned.address), &server.address) {
+            (Some(plan::ServerAddr::Dns { host, port }), _) => {
+                (host.trim_end_matches('.').to_owned(), *port)
+            }
+            (_, Endpoint::Ip(SocketAddr::V6(address))) => {
+                (format!("[{}]", address.ip()), address.port())
+            }
+            (_, Endpoint::Ip(address)) => (address.ip().to_string(), address.port()),
+            (_, Endpoint::Unix(_)) => ("localhost".to_owned(), usual),
+        };
+        if port == usual { host } else { format!("{host}:{port}") }
     }
 }
 

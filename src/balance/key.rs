@@ -30,7 +30,13 @@ impl FlowKey {
     /// Of a consumer.
     #[must_use]
     pub fn of_text(text: &str) -> Self {
-        Self(SipHasher13::new_with_keys(1, 1).hash(text.as_bytes()))
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// Of whatever else a request goes by.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(SipHasher13::new_with_keys(1, 1).hash(bytes))
     }
 
     #[must_use]

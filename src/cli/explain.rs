@@ -18,7 +18,7 @@ use super::check::print_report;
 use super::{CONFIG, USAGE, fail, print_all};
 use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster};
 use crate::config;
-use crate::config::plan::{Balance, Listener, Plan, Server, ServerAddr, SniRoutes};
+use crate::config::plan::{Balance, HashBy, Listener, Plan, Pool, Server, ServerAddr, SniRoutes};
 use crate::control::membership::Membership;
 use crate::limits::AccessList;
 use crate::observe::status::{address_text, balance_word, mode_word};
@@ -125,7 +125,7 @@ fn session(
         if question.sni.is_some() {
             return Err(format!("listener `{name}` does not route by name: it has no `sni`"));
         }
-        pool(plan, listener.first_pool(), Some(client), text);
+        pool(plan, listener.first_pool(), Some(client), None, text);
         return Ok(());
     };
     // As a hello has it.
@@ -133,7 +133,7 @@ fn session(
     match (sni.choose(asked.as_deref()), asked) {
         (Some(chosen), asked) => {
             let _ = writeln!(text, "sni       {}", sni_rule(sni, asked.as_deref()));
-            pool(plan, chosen, Some(client), text);
+            pool(plan, chosen, Some(client), None, text);
         }
         (None, Some(name)) => {
             let _ = writeln!(
@@ -181,8 +181,14 @@ fn access(listener: &Listener, client: IpAddr) -> String {
     }
 }
 
-/// The server that a pool picks for the client.
-fn pool(plan: &Arc<Plan>, at: usize, client: Option<IpAddr>, text: &mut String) {
+/// The server that a pool picks for the client, or for what of its request the pool goes by.
+fn pool(
+    plan: &Arc<Plan>,
+    at: usize,
+    client: Option<IpAddr>,
+    flow: Option<FlowKey>,
+    text: &mut String,
+) {
     let pool = &plan.pools[at];
     let word = balance_word(pool.balance);
     let _ = writeln!(text, "pool      {}, balance {word}", pool.name);
@@ -197,13 +203,13 @@ fn pool(plan: &Arc<Plan>, at: usize, client: Option<IpAddr>, text: &mut String) 
     policy.rebuild(roster.candidates());
     // A fixed seed: the same question gets the same answer.
     let mut rng = Rng::new(0);
-    let key = FlowKey::of(client, &mut rng);
+    let key = flow.unwrap_or_else(|| FlowKey::of(client, &mut rng));
     let picked = policy.pick(roster.view(&[]), key, &mut rng);
     match picked {
         Ok(pick) => {
             let Member { state, weight, .. } = &members[pick.index];
             let _ = writeln!(text, "server    {} ({}), weight {weight}", state.name, state.address);
-            let _ = writeln!(text, "          {}", why(pool.balance, client.is_some()));
+            let _ = writeln!(text, "          {}", why(pool, client.is_some(), flow.is_some()));
         }
         Err(_) => {
             let _ =
@@ -232,20 +238,41 @@ const fn is_name(server: &Server) -> bool {
     matches!(server.address, ServerAddr::Dns { .. } | ServerAddr::Srv { .. })
 }
 
-/// Why this server and no other that would take the client.
-const fn why(balance: Balance, client_known: bool) -> &'static str {
-    match balance {
+/// Why this server and no other that would take the client. `found`: the request has what the
+/// pool goes by.
+fn why(pool: &Pool, client_known: bool, found: bool) -> String {
+    let always = "always, while this server is up";
+    let example = "an example: it goes by the client's address; give it with --client";
+    match pool.balance {
         Balance::RoundRobin => {
             "first in turn on a worker that has just started; the next clients get the others"
         }
         Balance::LeastConn => "none has fewer sessions for its weight; equals take turns",
         Balance::RandomTwo => "an example: two are drawn by weight, the less loaded one is taken",
-        Balance::IpHash | Balance::Maglev if !client_known => {
-            "an example: it goes by the client's address; give it with --client"
+        Balance::Maglev if pool.hash != HashBy::Ip => {
+            let by = hash_word(&pool.hash);
+            return match (found, client_known) {
+                (true, _) => format!("by {by} of the request, {always}"),
+                (false, true) => format!(
+                    "by the client's address, {always}: nothing is known of {by}, which comes first"
+                ),
+                (false, false) => format!("{example}, or {by}, which comes first"),
+            };
         }
-        Balance::IpHash | Balance::Maglev => {
-            "by the client's address, always, while this server is up"
-        }
+        Balance::IpHash | Balance::Maglev if !client_known => example,
+        Balance::IpHash | Balance::Maglev => return format!("by the client's address, {always}"),
+    }
+    .to_owned()
+}
+
+/// What a pool goes by, in words.
+fn hash_word(by: &HashBy) -> String {
+    match by {
+        HashBy::Ip => "the client's address".to_owned(),
+        HashBy::Header(name) => format!("the header `{name}`"),
+        HashBy::Cookie(name) => format!("the cookie `{name}`"),
+        HashBy::Consumer => "the consumer (policies are not run here)".to_owned(),
+        HashBy::Path => "the path".to_owned(),
     }
 }
 

@@ -51,8 +51,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         print_report(&loaded.warnings);
     }
     let mut options = ServeOptions::process(&loaded.plan);
-    let Loaded { plan, files, outline, .. } = loaded;
-    options.source = args.config.clone().map(|path| Source { path, outline, files });
+    let Loaded { plan, files, patterns, outline, .. } = loaded;
+    options.source = args.config.clone().map(|path| Source { path, outline, files, patterns });
     match Inherited::from_environment() {
         Ok(inherited) => options.inherited = inherited,
         Err(error) => {

@@ -22,7 +22,7 @@ use super::fields::{Fields, Item, Said};
 use super::keys::Section;
 use super::plan::{
     AccessLog, AddressKind, Admin, Balance, BindAddr, Check, CheckKind, ConnLimit, Dns,
-    EngineChoice, HttpCheck, HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm,
+    EngineChoice, HashBy, HttpCheck, HttpTimeouts, Init, KeepAlive, Level, Listener, Log, LogForm,
     LogLines, Mode, OnDown, Outlier, Plan, Pool, Protocol, Rate, Runtime, Secret, SendProxy,
     Server, TimeoutOverrides, Timeouts,
 };
@@ -243,7 +243,13 @@ fn admin(fields: &Fields) -> Admin {
         _ => BindAddr::Ip(SocketAddr::from(([127, 0, 0, 1], 0))),
     };
     let hosts = fields.list("hosts").iter().filter_map(|(scalar, _)| text_of(scalar)).collect();
-    Admin { bind, token: secret(fields, "token"), read_token: secret(fields, "read_token"), hosts }
+    Admin {
+        bind,
+        token: secret(fields, "token"),
+        read_token: secret(fields, "read_token"),
+        hosts,
+        tls: fields.table("tls").map(build_tls::admin_tls),
+    }
 }
 
 fn log(fields: &Fields) -> Log {
@@ -400,7 +406,8 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
     let word = |key| fields.scalar(key);
     let plan = Pool {
         balance: choice(word("balance").as_ref(), &BALANCE).unwrap_or(Balance::RoundRobin),
-        check: fields.table("check").and_then(|table| check(table, fields.has("tls"))),
+        hash: text(fields, "hash").map(|text| hash_by(&text)).unwrap_or_default(),
+        check: fields.table("check").and_then(|table| check(table, fields.table("tls"))),
         send_proxy: choice(word("send_proxy").as_ref(), &PROXY).unwrap_or(SendProxy::Off),
         slow_start: duration(fields, "slow_start"),
         hold: duration(fields, "hold"),
@@ -419,6 +426,16 @@ fn pool<'a>(name: &'a str, said: &Said, fields: &'a Fields, defaults: Timeouts) 
     PoolDraft { name, name_place: said.key_place, fields, plan, server_places }
 }
 
+fn hash_by(text: &str) -> HashBy {
+    match text.split_once(':') {
+        Some(("header", name)) => HashBy::Header(name.to_ascii_lowercase().into()),
+        Some(("cookie", name)) => HashBy::Cookie(name.into()),
+        _ if text == "consumer" => HashBy::Consumer,
+        _ if text == "path" => HashBy::Path,
+        _ => HashBy::Ip,
+    }
+}
+
 /// `None` when the address was refused: there is nothing to compare with others.
 fn server(name: &str, fields: &Fields) -> Option<(Server, Place)> {
     let Some(Scalar::Server(address)) = fields.scalar("addr") else { return None };
@@ -432,23 +449,23 @@ fn server(name: &str, fields: &Fields) -> Option<(Server, Place)> {
     Some((server, fields.place_of("addr")))
 }
 
-fn check(fields: &Fields, pool_has_tls: bool) -> Option<Check> {
+fn check(fields: &Fields, pool_tls: Option<&Fields>) -> Option<Check> {
     const INIT: [(&str, Init); 3] = [("wait", Init::Wait), ("up", Init::Up), ("down", Init::Down)];
     let in_a_row =
         |key| integer(fields, key).and_then(|n| NonZeroU8::new(n as u8)).unwrap_or(NonZeroU8::MIN);
     Some(Check {
-        kind: check_kind(fields)?,
+        kind: check_kind(fields, pool_tls)?,
         every: duration(fields, "every").unwrap_or_default(),
         timeout: duration(fields, "timeout").unwrap_or_default(),
         fall: in_a_row("fall"),
         rise: in_a_row("rise"),
         init: choice(fields.scalar("init").as_ref(), &INIT).unwrap_or(Init::Wait),
         port: integer(fields, "port").map(|n| n as u16),
-        tls: boolean(fields, "tls").unwrap_or(pool_has_tls),
+        tls: boolean(fields, "tls").unwrap_or(pool_tls.is_some()),
     })
 }
 
-fn check_kind(fields: &Fields) -> Option<CheckKind> {
+fn check_kind(fields: &Fields, pool_tls: Option<&Fields>) -> Option<CheckKind> {
     let text = |key| fields.scalar(key).as_ref().and_then(text_of);
     let Some(Scalar::Word(word)) = fields.scalar("type") else { return None };
     Some(match word {
@@ -463,7 +480,8 @@ fn check_kind(fields: &Fields) -> Option<CheckKind> {
             CheckKind::Http(HttpCheck {
                 method: text("method").unwrap_or_default(),
                 path: text("path").unwrap_or_default(),
-                host: text("host"),
+                host: text("host")
+                    .or_else(|| pool_tls.and_then(|tls| super::build::text(tls, "sni"))),
                 expect: expect.collect(),
                 headers: headers.collect(),
                 body: text("body"),

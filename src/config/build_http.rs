@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use sluicegate_l7::route::pattern::captures_of;
 use sluicegate_l7::route::spec::{
-    ActionSpec, Algorithm, CompressionSpec, HeaderSpec, MatchSpec, PathSpec, RedirectSpec,
-    RespondSpec, RetrySpec, RewriteSpec, RouteSpec, SplitBy, StickySpec, ValueSpec,
+    ActionSpec, Algorithm, CompressionSpec, HeaderSpec, MatchSpec, MirrorSpec, PathSpec,
+    RedirectSpec, RespondSpec, RetrySpec, RewriteSpec, RouteSpec, SplitBy, StickySpec, ValueSpec,
 };
 use sluicegate_l7::route::template::Template;
 
@@ -95,13 +95,18 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
             .map(|table| RewriteSpec {
                 strip_prefix: text(table, "strip_prefix"),
                 path: template(table, "path", &captures, found),
-                host: template(table, "host", &captures, found),
+                host: if of_server(table) {
+                    None
+                } else {
+                    template(table, "host", &captures, found)
+                },
+                host_of_server: of_server(table),
             })
             .unwrap_or_default(),
         headers,
         response_headers,
         action: action(fields, &captures, pools, found),
-        mirror: None,
+        mirror: fields.table("mirror").map(|table| mirror(table, pools)),
         retries: fields.table("retries").map(retries).unwrap_or_default(),
         sticky: fields.table("sticky").map(sticky),
         timeout: duration(fields, "timeout"),
@@ -111,6 +116,13 @@ fn route<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>, found: &mut Findings
         policies: Vec::new(),
         matches,
     }
+}
+
+/// What stands for the host of whichever server is chosen.
+const SERVER: &str = "{server}";
+
+fn of_server(rewrite: &Fields) -> bool {
+    text(rewrite, "host").is_some_and(|host| host == SERVER)
 }
 
 fn matches(fields: &Fields, found: &mut Findings) -> MatchSpec {
@@ -265,6 +277,15 @@ fn action<'a>(
         });
     }
     ActionSpec::Pool(pool.unwrap_or(0))
+}
+
+fn mirror<'a>(fields: &'a Fields, pools: &mut Pools<'a, '_>) -> MirrorSpec {
+    MirrorSpec {
+        pool: pools.refer(fields, "pool").unwrap_or(0),
+        share_percent: share(fields, "share"),
+        body_max: size(fields, "max_body"),
+        in_flight_max: integer(fields, "in_flight").map_or(0, |n| n as u32),
+    }
 }
 
 fn retries(fields: &Fields) -> RetrySpec {

@@ -88,6 +88,24 @@ fn entry(fields: &Fields, below: &Clients) -> Option<CertEntry> {
     })
 }
 
+/// The `tls` table of `[admin]`: whoever has no certificate of `client_ca` is refused.
+#[must_use]
+pub fn admin_tls(fields: &Fields) -> ListenerTls {
+    let client_ca = pem(fields, "client_ca");
+    let client_auth = if client_ca.is_some() { ClientAuth::Require } else { ClientAuth::Off };
+    let pair = pem(fields, "cert").zip(pem(fields, "key"));
+    let entry = pair.map(|(cert, key)| CertEntry {
+        cert,
+        key,
+        names: Vec::new(),
+        client_ca,
+        client_auth,
+        client_crl: None,
+    });
+    let alpn = vec!["http/1.1".to_owned()];
+    ListenerTls { certs: entry.into_iter().collect(), alpn, ..ListenerTls::default() }
+}
+
 /// The `tls` table of a pool.
 #[must_use]
 pub fn pool_tls(fields: &Fields) -> PoolTls {

@@ -41,6 +41,10 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
             revocations(fields, found);
         }
     }
+    if let Some(tls) = draft.admin.as_ref().and_then(|(_, fields)| fields.table("tls")) {
+        pair(tls, "cert", "key", now, found);
+        authorities(tls, found);
+    }
     for pool in &draft.pools {
         let Some(tls) = pool.fields.table("tls") else { continue };
         pair(tls, "client_cert", "client_key", now, found);

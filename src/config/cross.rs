@@ -52,6 +52,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         }
     }
     admin_reach(draft, found);
+    admin_tls(draft, found);
     admin_as_server(draft, found);
     circles(draft, found);
 }
@@ -197,7 +198,8 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
         && balance_good
     {
         let message = format!("`hash` of pool `{name}` goes with balance = \"maglev\" only");
-        found.add(Finding::new(code::NOT_HERE, hash.key_place, fields.path_of("hash"), message));
+        let finding = Finding::new(code::NOT_HERE, hash.key_place, fields.path_of("hash"), message);
+        found.add(finding.hint("write balance = \"maglev\""));
     }
     for (server, place) in pool.plan.servers.iter().zip(&pool.server_places) {
         let ServerAddr::Ip(address) = server.address else { continue };
@@ -246,6 +248,15 @@ fn admin_reach(draft: &Draft<'_>, found: &mut Findings) {
     let finding =
         Finding::new(code::ADMIN_OPEN, fields.place_of("bind"), fields.path_of("token"), message);
     found.add(finding.hint("add token = \"env:SG_TOKEN\", or bind 127.0.0.1"));
+}
+
+fn admin_tls(draft: &Draft<'_>, found: &mut Findings) {
+    let Some((admin, fields)) = &draft.admin else { return };
+    if let (Some(tls), BindAddr::Unix(_)) = (fields.said("tls"), &admin.bind) {
+        let message = "`tls` of `[admin]` does not go with a unix socket";
+        let finding = Finding::new(code::NOT_HERE, tls.key_place, fields.path_of("tls"), message);
+        found.add(finding.hint("leave it out: what goes through the socket stays on this machine"));
+    }
 }
 
 fn admin_as_server(draft: &Draft<'_>, found: &mut Findings) {

@@ -11,7 +11,7 @@ use sluicegate_l7::route::spec::{MatchSpec, PathSpec, ValueSpec};
 use super::build::{Draft, ListenerDraft, PoolDraft};
 use super::code::{self, Code};
 use super::fields::{Fields, Item, Said};
-use super::plan::{Mode, Protocol, SendProxy};
+use super::plan::{HashBy, Mode, Protocol, SendProxy};
 use super::report::{Finding, Findings};
 use super::value::{Scalar, clip};
 
@@ -32,6 +32,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         pool_alone(pool, found);
     }
     starttls_of_pools(draft, found);
+    hashes_of_requests(draft, found);
 }
 
 pub(super) fn add(
@@ -214,7 +215,8 @@ fn clients(fields: &Fields, any_ca: bool, found: &mut Findings) {
 
 const ACTIONS: [&str; 4] = ["pool", "split", "redirect", "respond"];
 /// What a route that asks no server cannot have.
-const FOR_SERVERS: [&str; 6] = ["rewrite", "headers", "retries", "sticky", "timeout", "websocket"];
+const FOR_SERVERS: [&str; 7] =
+    ["rewrite", "headers", "mirror", "retries", "sticky", "timeout", "websocket"];
 
 fn route_alone(route: &Fields, found: &mut Findings) {
     let said: Vec<&str> = ACTIONS.into_iter().filter(|key| route.has(key)).collect();
@@ -508,6 +510,33 @@ fn starttls_of_pools(draft: &Draft<'_>, found: &mut Findings) {
                 message,
                 "leave it out; TLS begins at once",
             );
+        }
+    }
+}
+
+/// A session of a tcp listener has no header, no path and no consumer.
+fn hashes_of_requests(draft: &Draft<'_>, found: &mut Findings) {
+    let mut told = vec![false; draft.pools.len()];
+    for listener in draft.listeners.iter().filter(|l| l.plan.mode == Mode::Tcp) {
+        for index in listener.pools() {
+            let pool = &draft.pools[index];
+            if pool.plan.hash == HashBy::Ip || std::mem::replace(&mut told[index], true) {
+                continue;
+            }
+            let fields = pool.fields;
+            let message = format!(
+                "`hash` of {} is for requests, but tcp listener `{}` sends to it",
+                fields.title,
+                clip(listener.name)
+            );
+            let finding = Finding::new(
+                code::CONFLICT,
+                fields.place_of("hash"),
+                fields.path_of("hash"),
+                message,
+            );
+            let finding = finding.hint("write hash = \"ip\", or give the listener another pool");
+            found.add(finding.related(listener.fields.place_of("pool"), "the listener is here"));
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Reading {
     pub found: Findings,
     /// In the order read; the named file first. Also those that could not be read.
     pub paths: Vec<PathBuf>,
+    /// What of `include` may come to find other files: where it looks, and for what names.
+    pub patterns: Vec<PathBuf>,
     bytes: u64,
     digest: SipHasher13,
 }
@@ -198,32 +200,41 @@ impl Reading {
         if !is_wild(name) {
             return vec![(path.clone(), shown(&path))];
         }
-        let listing = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let entries = match std::fs::read_dir(listing) {
-            Ok(entries) => entries,
+        self.patterns.push(path.clone());
+        match found_by(&path) {
+            Ok(found) => found.into_iter().map(|path| (path.clone(), shown(&path))).collect(),
             Err(error) => {
-                let message = format!("`include` cannot list {}: {error}", listing.display());
+                let message = format!("`include` cannot list {}: {error}", parent.display());
                 self.bad_pattern(place, message, "");
-                return Vec::new();
+                Vec::new()
             }
-        };
-        let mut names: Vec<String> = entries
-            .take(DIRECTORY_ENTRIES_MAX)
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            // As in a shell, hidden files are found only by a pattern that begins with a dot.
-            .filter(|found| (!found.starts_with('.') || name.starts_with('.')) && glob(name, found))
-            .collect();
-        names.sort_unstable();
-        names
-            .into_iter()
-            .map(|name| parent.join(name))
-            .map(|path| (path.clone(), shown(&path)))
-            .collect()
+        }
     }
 
     fn bad_pattern(&mut self, place: Place, message: String, hint: &str) {
         self.found.add(Finding::new(code::BAD_INCLUDE, place, "include", message).hint(hint));
     }
+}
+
+/// The files whose names fit the last part of `pattern`, in their order.
+///
+/// # Errors
+/// When the directory cannot be listed.
+pub fn found_by(pattern: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let (Some(parent), Some(name)) =
+        (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
+    else {
+        return Ok(Vec::new());
+    };
+    let listing = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let mut names: Vec<String> = std::fs::read_dir(listing)?
+        .take(DIRECTORY_ENTRIES_MAX)
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        // As in a shell, hidden files are found only by a pattern that begins with a dot.
+        .filter(|found| (!found.starts_with('.') || name.starts_with('.')) && glob(name, found))
+        .collect();
+    names.sort_unstable();
+    Ok(names.into_iter().map(|name| parent.join(name)).collect())
 }
 
 /// The patterns of `include` that are strings; the walk reports the others.

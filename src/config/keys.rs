@@ -252,6 +252,8 @@ pub enum Text {
     AclEntry,
     /// `"consumer"`, `"ip"`, `"route"`, `"listener"` or `"header:NAME"`
     LimitKey,
+    /// `"ip"`, `"consumer"`, `"path"`, `"header:NAME"` or `"cookie:NAME"`
+    HashKey,
     /// `"10000/day"`
     Quota,
     /// `"https://app.example.com"` or `"*"`

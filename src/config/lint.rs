@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
 use super::code;
 use super::fields::{Fields, Said};
-use super::plan::{Balance, BindAddr, OnDown, Server, ServerAddr, Timeouts};
+use super::plan::{Balance, BindAddr, HashBy, OnDown, Server, ServerAddr, Timeouts};
 use super::report::{Finding, Findings};
 use super::source::Place;
 use super::units::duration_text;
@@ -195,7 +195,9 @@ fn on_unix(listener: &ListenerDraft<'_>, draft: &Draft<'_>, found: &mut Findings
 
 fn address_balance(listener: &ListenerDraft<'_>, pool: &PoolDraft<'_>, found: &mut Findings) {
     let (fields, name) = (listener.fields, clip(listener.name));
-    if matches!(pool.plan.balance, Balance::IpHash | Balance::Maglev) {
+    if matches!(pool.plan.balance, Balance::IpHash | Balance::Maglev)
+        && pool.plan.hash == HashBy::Ip
+    {
         let message = format!(
             "pool `{}` chooses by client address, but clients of unix listener `{name}` have none and go anywhere",
             clip(pool.name)

@@ -26,6 +26,9 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
             routes(listener, http, draft, found);
         }
     }
+    if let Some(tls) = draft.admin.as_ref().and_then(|(_, fields)| fields.table("tls")) {
+        plain_keys(tls, found);
+    }
     for pool in &draft.pools {
         pool_alone(pool, found);
     }

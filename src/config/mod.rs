@@ -26,7 +26,7 @@ mod cross_http;
 mod cross_log;
 mod cross_policy;
 mod fields;
-mod include;
+pub mod include;
 pub mod keys;
 mod lint;
 mod lint_http;
@@ -74,6 +74,8 @@ pub struct Loaded {
     pub warnings: Report,
     /// The named file first, then what it includes: what a watcher has to watch.
     pub files: Vec<PathBuf>,
+    /// By which `include` may come to find more of them.
+    pub patterns: Vec<PathBuf>,
     /// To tell what another one changes.
     pub outline: Outline,
 }
@@ -101,7 +103,7 @@ pub fn load_text(name: &str, text: &[u8]) -> Result<Loaded, Report> {
 
 fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     let hash = reading.hash();
-    let Reading { sources, mut found, paths, .. } = reading;
+    let Reading { sources, mut found, paths, patterns, .. } = reading;
     if found.errors() > 0 && root.entries.is_empty() {
         // The file itself could not be read: it lacks nothing else.
         return Err(found.finish(sources));
@@ -122,7 +124,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     }
     let outline = Outline::of(&fields, &sources);
     let plan = draft.into_plan(shown, hash);
-    Ok(Loaded { plan, warnings: found.finish(sources), files: paths, outline })
+    Ok(Loaded { plan, warnings: found.finish(sources), files: paths, patterns, outline })
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sluicegate_l7::policy::consumer::ConsumerSpec;
 pub use sluicegate_l7::policy::rate::Rate;
-use sluicegate_l7::policy::spec::{BreakerPolicy, PolicySpec};
+use sluicegate_l7::policy::spec::{BreakerPolicy, Fallback, PolicySpec};
 use sluicegate_l7::route::spec::{ActionSpec, RouteSpec};
 
 pub use super::plan_http::{
-    CertEntry, ClientAuth, ClientCertField, ErrorPage, HttpLimits, HttpListener,
+    CertEntry, ClientAuth, ClientCertField, ErrorPage, HashBy, HttpLimits, HttpListener,
     HttpTimeoutOverrides, HttpTimeouts, KeepAlive, ListenerTls, Pem, PoolTls, Protocol, TlsVersion,
     Verify,
 };
@@ -94,6 +94,8 @@ pub struct Admin {
     pub read_token: Option<Secret>,
     /// Host values accepted beside IP literals and `localhost`.
     pub hosts: Vec<String>,
+    /// One certificate, perhaps with an authority of clients.
+    pub tls: Option<ListenerTls>,
 }
 
 /// A value that must not be printed: `Debug` shows only that it is there.
@@ -294,6 +296,8 @@ impl Default for Timeouts {
 pub struct Pool {
     pub name: String,
     pub balance: Balance,
+    /// With `maglev`.
+    pub hash: HashBy,
     pub check: Option<Check>,
     pub send_proxy: SendProxy,
     pub slow_start: Option<Duration>,
@@ -480,6 +484,7 @@ impl Pool {
         Self {
             name: name.to_owned(),
             balance: Balance::RoundRobin,
+            hash: HashBy::Ip,
             check: None,
             send_proxy: SendProxy::Off,
             slow_start: None,
@@ -524,5 +529,19 @@ impl Plan {
     pub fn http_timeouts(&self, listener: &HttpListener, pool: usize) -> HttpTimeouts {
         let own = self.pools.get(pool).map(|pool| pool.timeouts_http).unwrap_or_default();
         own.over(listener.timeouts)
+    }
+
+    /// This pool and that of its fallback, as far as they go by something else than addresses,
+    /// and what they go by.
+    #[must_use]
+    pub fn hashes(&self, pool: usize) -> Vec<(usize, HashBy)> {
+        let breaker = self.pools.get(pool).and_then(|pool| pool.breaker.as_ref());
+        let fallback = match breaker.and_then(|breaker| breaker.fallback.as_ref()) {
+            Some(Fallback::Pool(other)) => Some(*other),
+            Some(Fallback::Respond(_)) | None => None,
+        };
+        let all = [Some(pool), fallback].into_iter().flatten();
+        let by = |at: usize| Some((at, self.pools.get(at)?.hash.clone()));
+        all.filter_map(by).filter(|(_, by)| *by != HashBy::Ip).collect()
     }
 }

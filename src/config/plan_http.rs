@@ -5,6 +5,7 @@
 //! configuration is checked, and again by whoever uses or watches them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -199,6 +200,19 @@ pub enum Protocol {
     Http1,
     H2,
     H2c,
+}
+
+/// What a pool with `balance = "maglev"` goes by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashBy {
+    /// The client's address, which also stands in for what a request does not have.
+    #[default]
+    Ip,
+    /// Lower case.
+    Header(Arc<str>),
+    Cookie(Arc<str>),
+    Consumer,
+    Path,
 }
 
 /// Unused connections to the servers of a pool, per worker.

@@ -195,6 +195,9 @@ fn text_text(form: Text) -> String {
         Text::LimitKey => {
             "`\"consumer\"`, `\"ip\"`, `\"route\"`, `\"listener\"`, `\"header:NAME\"`".to_owned()
         }
+        Text::HashKey => {
+            "`\"ip\"`, `\"header:NAME\"`, `\"cookie:NAME\"`, `\"consumer\"`, `\"path\"`".to_owned()
+        }
         Text::Quota => "count and window, `\"10000/day\"`".to_owned(),
         Text::Origin => "origin, or `\"*\"`".to_owned(),
         Text::Url => "address of HTTP or HTTPS".to_owned(),

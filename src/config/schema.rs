@@ -190,6 +190,7 @@ fn text_schema(form: Text) -> Value {
         Text::FromHeader => pattern("^header:."),
         Text::TokenFrom => pattern("^(bearer|header:.+|cookie:.+)$"),
         Text::AclEntry => pattern("^(group:.+|consumer:.+|claim:.+=.+)$"),
+        Text::HashKey => pattern("^(ip|consumer|path|(header|cookie):.+)$"),
         Text::LimitKey => pattern("^(consumer|ip|route|listener|header:.+)$"),
         Text::Quota => pattern("^[0-9]*[1-9][0-9]*/(hour|day|month)$"),
         Text::Origin => pattern("^(\\*|https?://[^/]+)$"),

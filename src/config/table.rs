@@ -288,8 +288,9 @@ static POOL: Section = Section {
         .or("round-robin"),
         Key::new(
             "hash",
-            Kind::Word { words: &["ip"], later: &["consumer", "path", "header:NAME", "cookie:NAME"] },
-            "What `maglev` hashes.",
+            Kind::Text(Text::HashKey),
+            "What `maglev` goes by: `ip`, or, of HTTP requests, `header:NAME`, `cookie:NAME`, `consumer` or `path` \
+             (without the query, before a rewrite). Without that value, by the client's address.",
         )
         .or("ip"),
         Key::new("check", Kind::Table(&CHECK), "An active health check. Without one, servers count as up."),

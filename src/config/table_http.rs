@@ -28,8 +28,8 @@ pub(super) const SNI_KIND: Kind = Kind::Fields {
     max: SERVER_NAMES_MAX,
 };
 
-const PEM: Kind = Kind::Text(Text::Pem { private: false });
-const PRIVATE: Kind = Kind::Text(Text::Pem { private: true });
+pub(super) const PEM: Kind = Kind::Text(Text::Pem { private: false });
+pub(super) const PRIVATE: Kind = Kind::Text(Text::Pem { private: true });
 const CLIENT_AUTH: Kind = word(&["require", "request"]);
 const VALUE: Kind = Kind::OneOrList { of: &Kind::Text(Text::FieldValue), min: 1, max: ITEMS_MAX };
 const FREE_VALUE: Kind =
@@ -59,8 +59,8 @@ const fn section(
     Section { noun, heading, doc, keys, tag: None, short: None, later: &[], variants: &[] }
 }
 
-const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
-const PRIVATE_KEY: &str = "Its private key as PEM: `\"file:/path\"` or `\"env:NAME\"`.";
+pub(super) const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
+pub(super) const PRIVATE_KEY: &str = "Its private key as PEM: `\"file:/path\"` or `\"env:NAME\"`.";
 const CLIENT_CA: &str = "Authorities whose client certificates are taken (mutual TLS), as PEM.";
 const CLIENT_AUTH_DOC: &str = "`require`: a client without a good certificate is refused. `request`: it may have none. Goes with `client_ca`.";
 const CLIENT_CRL: &str = "Revoked client certificates, as PEM. Goes with `client_ca`.";
@@ -213,7 +213,7 @@ pub(super) static ROUTE: Section = Section {
     doc: "Where requests that match go: exactly one of `pool`, `split`, `redirect` and `respond`.",
     tag: None,
     short: None,
-    later: &["mirror"],
+    later: &[],
     variants: &[],
     keys: &[
         Key::new("name", Kind::Text(Text::Label), "Label in metrics, log and limits.")
@@ -236,6 +236,11 @@ pub(super) static ROUTE: Section = Section {
             "What is thrown for: each request, or once for a client or consumer.",
         )
         .or("request"),
+        Key::new(
+            "mirror",
+            Kind::Table(&MIRROR),
+            "Copies of the requests go to another pool, whose answers nobody sees.",
+        ),
         Key::new("redirect", Kind::Table(&REDIRECT), "Send the client elsewhere."),
         Key::new("respond", Kind::Table(&RESPOND), "Answer at once."),
         Key::new("rewrite", Kind::Table(&REWRITE), "Path and host that the server sees."),
@@ -303,7 +308,7 @@ static REWRITE: Section = section(
             "Segments that are cut from the beginning of the path.",
         ),
         Key::new("path", Kind::Text(Text::PathTemplate), "Another path: `/new`, `/items/{id}/*`."),
-        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host for the servers.")
+        Key::new("host", Kind::Text(Text::HostTemplate), "Another Host for the servers. `\"{server}\"` alone: the name of a `dns:` server, else its address, with its port unless that is the usual one.")
             .or_described("the client's"),
     ],
 );
@@ -400,6 +405,32 @@ static RETRIES: Section = section(
         .or("off"),
     ],
 );
+
+static MIRROR: Section = Section {
+    noun: "`mirror`",
+    heading: "[listener.NAME.route.mirror]",
+    doc: "A copy of the request, as the servers of the route get it, goes to another pool once all of its body is here. Its answer is read and thrown away, within that pool's `request_timeout`; the client neither waits for it nor sees it fail. A copy takes no limits and is not tried again; upgrades are not copied. `mirror = \"shadow\"` is short for `mirror = { pool = \"shadow\" }`.",
+    tag: None,
+    short: Some("pool"),
+    later: &[],
+    variants: &[],
+    keys: &[
+        Key::new("pool", Kind::Text(Text::PoolName), "The pool that gets them.").required(),
+        Key::new("share", Kind::Share, "Of the route's requests, by chance.").or("100%"),
+        Key::new(
+            "max_body",
+            Kind::Size { min: 1, max: 16 << 20 },
+            "A request with a larger body is not copied, and goes on as it is.",
+        )
+        .or("64KiB"),
+        Key::new(
+            "in_flight",
+            Kind::Integer { min: 1, max: 1_000_000 },
+            "Copies of the route at once, over all workers; what is over it is not copied.",
+        )
+        .or_integer(100),
+    ],
+};
 
 static STICKY: Section = section(
     "`sticky`",

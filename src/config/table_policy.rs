@@ -63,6 +63,8 @@ pub(super) const TYPE: &str = "What kind of policy it is.";
 const DRY_RUN: Key =
     Key::new("dry_run", Kind::Bool, "Counts what it would refuse, and lets it pass.")
         .or_bool(false);
+const DRY_CHANGES: Key =
+    Key::new("dry_run", Kind::Bool, "Nothing is changed, and nothing refused.").or_bool(false);
 const LIMIT_KEY: Kind = one_or_list(&Kind::Text(Text::LimitKey));
 const KEY_DOC: &str = "What is counted by: `consumer`, `ip`, `header:NAME`, `route`, `listener`, or a list of these. Without a consumer or that header it is the address.";
 const STORE_KEY: Key = Key::new(
@@ -301,6 +303,7 @@ static HEADERS_POLICY: Section = kind_of(
         Key::new("type", word(&["headers"]), TYPE).required(),
         Key::new("headers", Kind::Table(&HEADERS), "Of the request."),
         Key::new("response_headers", Kind::Table(&RESPONSE_HEADERS), "Of the answer."),
+        DRY_CHANGES,
     ],
 );
 
@@ -318,6 +321,7 @@ static TRANSFORM: Section = kind_of(
             "A larger body is refused: it is held in memory.",
         )
         .or("1MiB"),
+        DRY_CHANGES,
     ],
 );
 

@@ -3,6 +3,7 @@
 
 use super::keys::{Key, Kind, Section, Text};
 use super::table::{CONNS_MAX, MS, time, time_or_off, word};
+use super::table_http::{CERT, PEM, PRIVATE, PRIVATE_KEY};
 use super::units::DURATION_MAX;
 
 /// Threads, each pinned to a CPU; the largest machines have fewer CPUs.
@@ -53,7 +54,7 @@ pub static RUNTIME: Section = Section {
         Key::new(
             "watch",
             Kind::Bool,
-            "Reload when the configuration file, or one that it includes, changes.",
+            "Reload when the configuration file or one that it includes changes, or `include` finds another.",
         )
         .or_bool(false),
     ],
@@ -96,7 +97,7 @@ pub static ADMIN: Section = Section {
     doc: "The admin API. Without this table there is no admin listener.",
     tag: None,
     short: None,
-    later: &["tls"],
+    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -119,6 +120,26 @@ pub static ADMIN: Section = Section {
             "hosts",
             Kind::List { of: &Kind::Text(Text::Host), max: 64 },
             "Host values that are accepted beside IP addresses and `localhost`.",
+        ),
+        Key::new("tls", Kind::Table(&ADMIN_TLS), "Speak TLS. Not with a unix socket."),
+    ],
+};
+
+static ADMIN_TLS: Section = Section {
+    noun: "`tls`",
+    heading: "[admin.tls]",
+    doc: "The admin API over TLS, for https:// addresses in `ctl`, `top`, scrapers and browsers. Tokens are asked for all the same.",
+    tag: None,
+    short: None,
+    later: &[],
+    variants: &[],
+    keys: &[
+        Key::new("cert", PEM, CERT).required(),
+        Key::new("key", PRIVATE, PRIVATE_KEY).required(),
+        Key::new(
+            "client_ca",
+            PEM,
+            "Authorities whose client certificates are taken, as PEM; without one of them nobody gets in, not even to `/healthz`.",
         ),
     ],
 };

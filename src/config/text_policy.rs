@@ -34,6 +34,7 @@ pub const fn has(form: Text) -> bool {
             | Text::TokenFrom
             | Text::AclEntry
             | Text::LimitKey
+            | Text::HashKey
             | Text::Quota
             | Text::Origin
             | Text::Url
@@ -89,6 +90,7 @@ const fn wanted(form: Text) -> &'static str {
         Text::TokenFrom => "must say where the token is",
         Text::AclEntry => "must be a group, a consumer or a claim",
         Text::LimitKey => "must be something to count by",
+        Text::HashKey => "must be something to choose by",
         Text::Origin => "must be an origin",
         Text::Url => "must be an address of HTTP or HTTPS",
         _ => "must be a member of a JSON object",
@@ -121,6 +123,12 @@ fn problem(text: &str, form: Text) -> &'static str {
             ["consumer", "ip", "route", "listener"].contains(&text)
                 || after("header:").is_some_and(header),
             "write \"consumer\", \"ip\", \"route\", \"listener\" or \"header:NAME\"",
+        ),
+        Text::HashKey => (
+            ["ip", "consumer", "path"].contains(&text)
+                || after("header:").is_some_and(header)
+                || after("cookie:").is_some_and(is_token),
+            "write \"ip\", \"header:NAME\", \"cookie:NAME\", \"consumer\" or \"path\"",
         ),
         Text::Origin => {
             (text == "*" || is_origin(text), "write \"https://app.example.com\", without a path")
@@ -279,6 +287,8 @@ mod tests {
         assert!(takes(Text::Claim, "claim:/realm/roles"));
         assert!(!takes(Text::Claim, "sub"));
         assert!(takes(Text::AclEntry, "claim:tier=gold") && !takes(Text::AclEntry, "claim:tier"));
+        assert!(takes(Text::HashKey, "cookie:sid") && takes(Text::HashKey, "header:X-Key"));
+        assert!(!takes(Text::HashKey, "cookie:") && !takes(Text::HashKey, "route"));
         assert!(takes(Text::LimitKey, "header:X-Key") && !takes(Text::LimitKey, "header:"));
     }
 }

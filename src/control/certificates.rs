@@ -27,6 +27,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Watch {
     listeners: Vec<(ListenerId, Watched<ServerTls>)>,
+    /// One, if the admin API speaks TLS.
+    admin: Vec<((), Watched<ServerTls>)>,
     pools: Vec<(PoolId, Watched<ClientTls>)>,
 }
 
@@ -34,6 +36,7 @@ struct Watch {
 #[derive(Debug, Default)]
 struct News {
     listeners: Vec<(ListenerId, Result<Arc<ServerTls>, LoadError>)>,
+    admin: Vec<((), Result<Arc<ServerTls>, LoadError>)>,
     pools: Vec<(PoolId, Result<Arc<ClientTls>, LoadError>)>,
 }
 
@@ -46,12 +49,17 @@ impl Watch {
         let pools = fronts.pools.iter().enumerate().filter_map(|(id, back)| {
             Some((PoolId(id as u16), Watched::new(Arc::clone(back.tls.as_ref()?))))
         });
-        Self { listeners: listeners.collect(), pools: pools.collect() }
+        let admin = fronts.admin.iter().map(|tls| ((), Watched::new(Arc::clone(tls))));
+        Self { listeners: listeners.collect(), admin: admin.collect(), pools: pools.collect() }
     }
 
     /// Looks once. Reads files.
     fn poll(&mut self) -> News {
-        News { listeners: changed(&mut self.listeners), pools: changed(&mut self.pools) }
+        News {
+            listeners: changed(&mut self.listeners),
+            admin: changed(&mut self.admin),
+            pools: changed(&mut self.pools),
+        }
     }
 }
 
@@ -70,7 +78,8 @@ fn changed<Id: Copy, T: Reloadable>(
 pub(super) async fn watch(desk: Rc<Desk>) {
     let fronts = desk.instance.snapshot().fronts.clone();
     let has_tls = fronts.listeners.iter().any(|front| front.tls.is_some())
-        || fronts.pools.iter().any(|back| back.tls.is_some());
+        || fronts.pools.iter().any(|back| back.tls.is_some())
+        || fronts.admin.is_some();
     if !has_tls {
         return;
     }
@@ -97,6 +106,9 @@ fn take(desk: &Desk, news: &News) {
         let what = format!("listener {}", plan.listeners[usize::from(id.0)].name);
         tell(desk, &what, found.as_ref().err());
     }
+    for ((), found) in &news.admin {
+        tell(desk, "the admin API", found.as_ref().err());
+    }
     for (id, found) in &news.pools {
         let what = format!("pool {}", plan.pools[usize::from(id.0)].name);
         tell(desk, &what, found.as_ref().err());
@@ -116,6 +128,7 @@ fn take(desk: &Desk, news: &News) {
         }
     });
     let fresh = news.listeners.iter().any(|(_, found)| found.is_ok())
+        || news.admin.iter().any(|((), found)| found.is_ok())
         || news.pools.iter().any(|(_, found)| found.is_ok());
     if fresh {
         let snapshot = desk.instance.membership.refront(|fronts| renewed(fronts, news));
@@ -156,6 +169,8 @@ fn renewed(fronts: &Fronts, news: &News) -> Fronts {
             pools[usize::from(id.0)].tls = Some(Arc::clone(tls));
         }
     }
+    let renewed = news.admin.iter().find_map(|((), found)| found.as_ref().ok());
+    let admin = renewed.or(fronts.admin.as_ref()).map(Arc::clone);
     let (rules, labels) = (Arc::clone(&fronts.rules), Arc::clone(&fronts.labels));
-    Fronts { listeners, pools, rules, labels }
+    Fronts { listeners, pools, admin, rules, labels }
 }

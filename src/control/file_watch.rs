@@ -1,11 +1,12 @@
 //! `runtime.watch`: a reload when the configuration files change.
 //!
-//! Looked at once a second, by inode, size and time. A change is acted upon when it has stayed
+//! Looked at once a second, by inode, size and time, with whatever the patterns of `include` find
+//! by then. A change is acted upon when it has stayed
 //! the same for one more look, so that a file is not read while it is being written.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::time::sleep;
 use super::Command;
 use super::desk::Desk;
 use super::reload::Reloader;
+use crate::config::include::found_by;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -28,13 +30,15 @@ pub(super) async fn watch(desk: Rc<Desk>, reloader: Rc<Reloader>, commands: mpsc
     let mut period = Duration::ZERO;
     loop {
         sleep(std::mem::replace(&mut period, PERIOD)).await;
-        let files = reloader.files();
+        let (files, patterns) = reloader.files();
         if !desk.instance.plan().runtime.watch || files.is_empty() {
             (known, changed) = (None, None);
             continue;
         }
         // It panicked: a defect, which has been printed.
-        let Ok(now) = tokio::task::spawn_blocking(move || look(&files)).await else { return };
+        let Ok(now) = tokio::task::spawn_blocking(move || look(&files, &patterns)).await else {
+            return;
+        };
         match &known {
             None => known = Some(now),
             Some(before) if *before == now => changed = None,
@@ -49,14 +53,11 @@ pub(super) async fn watch(desk: Rc<Desk>, reloader: Rc<Reloader>, commands: mpsc
     }
 }
 
-/// The files, and what else stands in the directories of those that are included.
-fn look(files: &[PathBuf]) -> Vec<Stamp> {
-    let dirs: BTreeSet<&Path> = files.iter().skip(1).filter_map(|file| file.parent()).collect();
-    let listed = dirs.into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
-    let is_configuration =
-        |path: &PathBuf| path.extension().is_some_and(|end| end == "toml" || end == "json");
+/// The files, and what the patterns find now.
+fn look(files: &[PathBuf], patterns: &[PathBuf]) -> Vec<Stamp> {
     let mut all: BTreeSet<PathBuf> = files.iter().cloned().collect();
-    all.extend(listed.map(|entry| entry.path()).filter(is_configuration));
+    // A directory that is gone has lost its files, which shows.
+    all.extend(patterns.iter().filter_map(|pattern| found_by(pattern).ok()).flatten());
     all.into_iter().map(stamp).collect()
 }
 
@@ -79,13 +80,17 @@ mod tests {
         std::fs::write(&main, "1").unwrap();
         std::fs::write(&part, "1").unwrap();
         let files = [main.clone(), part.clone()];
-        let mut last = look(&files);
-        assert_eq!(last, look(&files));
+        std::fs::create_dir(dir.path().join("empty.d")).unwrap();
+        let patterns = [dir.path().join("conf.d/*.toml"), dir.path().join("empty.d/*.conf")];
+        let look = || look(&files, &patterns);
+        let mut last = look();
+        assert_eq!(last, look());
         std::fs::write(dir.path().join("access.log"), "x").unwrap();
         std::fs::write(dir.path().join("conf.d/notes.txt"), "x").unwrap();
-        assert_eq!(last, look(&files));
+        std::fs::write(dir.path().join("empty.d/a.toml"), "x").unwrap();
+        assert_eq!(last, look());
         let mut differs = |what: &str| {
-            let now = look(&files);
+            let now = look();
             assert_ne!(last, now, "{what}");
             last = now;
         };
@@ -93,6 +98,8 @@ mod tests {
         differs("another size");
         std::fs::write(dir.path().join("conf.d/b.toml"), "1").unwrap();
         differs("one more");
+        std::fs::write(dir.path().join("empty.d/a.conf"), "1").unwrap();
+        differs("the first that a pattern finds");
         std::fs::remove_file(&part).unwrap();
         differs("one less");
         std::fs::write(dir.path().join("new"), "12").unwrap();

@@ -57,6 +57,8 @@ pub struct Source {
     pub outline: Outline,
     /// It and what it includes.
     pub files: Vec<PathBuf>,
+    /// By which `include` may come to find more of them.
+    pub patterns: Vec<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -128,9 +130,12 @@ impl Reloader {
         self.sockets.borrow_mut().release();
     }
 
-    /// The configuration's files, the first one that was named; none if there are none.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.source.borrow().as_ref().map(|source| source.files.clone()).unwrap_or_default()
+    /// The configuration's files, the first one that was named, and the patterns that may come
+    /// to find more; none if there are none.
+    pub fn files(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let source = self.source.borrow();
+        let both = source.as_ref().map(|source| (source.files.clone(), source.patterns.clone()));
+        both.unwrap_or_default()
     }
 
     async fn build(&self) -> Result<Built, String> {
@@ -219,7 +224,7 @@ impl Reloader {
 /// Everything that takes time or may wait for the disk.
 fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String> {
     let loaded = config::load(path).map_err(|report| report.render(false))?;
-    let Loaded { plan, warnings, files, outline } = loaded;
+    let Loaded { plan, warnings, files, patterns, outline } = loaded;
     let mut plan = plan.seated(&before.plan).map_err(|error| error.0)?;
     let pending = pending(&mut plan, started);
     if plan.log.access != before.plan.log.access {
@@ -228,7 +233,7 @@ fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String
             .map_err(|error| format!("the access log cannot be opened: {error}"))?;
     }
     let fronts = Fronts::after(&before.fronts, &plan).map_err(|error| error.to_string())?;
-    let source = Source { path: path.to_owned(), outline, files };
+    let source = Source { path: path.to_owned(), outline, files, patterns };
     let warnings = warnings.render(false);
     Ok(Built { plan: Arc::new(plan), fronts: Arc::new(fronts), source, warnings, pending })
 }

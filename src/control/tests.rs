@@ -318,6 +318,7 @@ fn the_admin_api_answers_with_the_shapes_of_the_contract() {
         token: Some(Secret("0123456789abcdef".into())),
         read_token: None,
         hosts: vec![],
+        tls: None,
     });
     let (running, _) = run(plan);
     let instance = &running.instance;

@@ -19,14 +19,16 @@ use sluicegate_l7::route::{headers, redirect, split, sticky};
 use sluicegate_l7::text::push_ip;
 
 use super::bodies::{self, Fit};
+use super::flow::{Asker, FlowKeys};
 use super::log_text;
 use super::policies::{Gate, Refusal};
 use super::server_head;
 use super::session::Peers;
 use super::site::Site;
 use crate::balance::FlowKey;
-use crate::config::plan::HttpTimeouts;
+use crate::config::plan::{HashBy, HttpTimeouts};
 use crate::observe::requests::RequestText;
+use crate::registry::PoolId;
 
 /// A request's id: the client's if it is harmless, else made here.
 #[derive(Clone, Copy)]
@@ -65,6 +67,8 @@ pub struct Errand {
     /// What the answer may be compressed with.
     pub accepts: Accepts,
     pub text: Option<Box<RequestText>>,
+    /// What hashing pools choose by, where that is not its address.
+    pub flows: FlowKeys,
     /// The server that the client's cookie names.
     pub sticky: Option<u64>,
     /// What the route adds to the answer.
@@ -99,6 +103,7 @@ impl Errand {
             id,
             accepts: Accepts::default(),
             text,
+            flows: FlowKeys::default(),
             sticky: None,
             answer_lines: Vec::new(),
             timeouts: HttpTimeouts::default(),
@@ -114,6 +119,12 @@ impl Errand {
     #[must_use]
     pub fn route(&self) -> Option<usize> {
         (self.route != usize::MAX).then_some(self.route)
+    }
+
+    /// As whom it asks a pool for a server.
+    #[must_use]
+    pub fn asker(&self, pool: PoolId) -> Asker {
+        Asker { client: self.client, key: self.flows.at(pool) }
     }
 
     /// Appends the lines of an answer that the gateway makes itself.
@@ -151,6 +162,8 @@ pub struct Bench<'a> {
     /// Two random numbers: for an id, and for chance.
     pub random: [u64; 3],
     pub has_servers: &'a dyn Fn(usize) -> bool,
+    /// This pool and that of its fallback, as far as they go by something else than addresses.
+    pub hashes: &'a dyn Fn(usize) -> Vec<(usize, HashBy)>,
     /// The head came in HTTP/2's form.
     pub is_http2: bool,
 }
@@ -414,6 +427,11 @@ fn decide(
         ActionSpec::Respond(_) => return Ok(Verdict { errand, act: Act::Respond }),
     };
     errand.pool = pool;
+    let mut hashes = (bench.hashes)(pool);
+    if let Some(mirror) = &spec.mirror {
+        hashes.extend((bench.hashes)(mirror.pool));
+    }
+    errand.flows = FlowKeys::of(hashes, case, case.principal);
     errand.sticky = spec.sticky.as_ref().and_then(|spec| sticky::find(spec, &case.lines));
     errand.upgrades = spec.websocket && case.head.upgrade.is_some();
     let compression = match &spec.compression {

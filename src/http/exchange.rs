@@ -10,6 +10,7 @@ use sluicegate_l7::compress::Encoder;
 use sluicegate_l7::http1::chunked::{self, CHUNK_END, ChunkHead};
 use sluicegate_l7::http1::{Body, Reject};
 
+use super::mirror::Copying;
 use super::reply::Passage;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
@@ -51,6 +52,8 @@ pub struct Flow {
     pub total_max: u64,
     /// The source has been read to its end.
     pub source_ended: bool,
+    /// A copy of the message for somebody else, until it is whole.
+    copy: Option<Box<Copying>>,
 }
 
 impl Flow {
@@ -74,7 +77,33 @@ impl Flow {
             total: 0,
             total_max: u64::MAX,
             source_ended: false,
+            copy: None,
         }
+    }
+
+    /// Fills `copy` with what comes, and lets it go once it is whole.
+    pub fn copy_to(&mut self, copy: Box<Copying>) {
+        if self.framed {
+            copy.finish(&[]);
+        } else {
+            self.copy = Some(copy);
+        }
+    }
+
+    /// Puts `host` in place of what the head at the beginning has; nothing of it is sent yet.
+    pub fn set_host(&mut self, host: &str) {
+        debug_assert!(self.sent == 0 && !self.forgotten);
+        // It is the first line behind that of the request.
+        const BEFORE: &[u8] = b"\r\nHost: ";
+        let Some(line) = self.pending.windows(2).position(|two| two == b"\r\n") else { return };
+        let from = line + BEFORE.len();
+        if !self.pending[line..].starts_with(BEFORE) {
+            debug_assert!(false, "our own head: {}", self.pending.escape_ascii());
+            return;
+        }
+        let len = self.pending[from..].windows(2).position(|two| two == b"\r\n").unwrap_or(0);
+        self.kept_max = (self.kept_max + host.len()).saturating_sub(len);
+        self.pending.splice(from..from + len, host.bytes());
     }
 
     /// Keeps what is sent, up to `body_max` bytes behind the head, for another attempt.
@@ -136,6 +165,7 @@ impl Flow {
             }
             if !piece.payload.is_empty() {
                 let payload = &inbox.bytes()[piece.payload.clone()];
+                self.copy = self.copy.take().and_then(|copy| copy.push(payload));
                 push_payload(payload, self.passage, self.encoder.as_deref_mut(), &mut self.pending);
             }
             inbox.consume(piece.consumed);
@@ -149,6 +179,9 @@ impl Flow {
     /// The body is complete.
     fn end(&mut self) {
         self.framed = true;
+        if let Some(copy) = self.copy.take() {
+            copy.finish(self.body.trailers());
+        }
         if let Some(encoder) = self.encoder.take() {
             let mut rest = Vec::new();
             encoder.finish(&mut rest);

@@ -12,7 +12,10 @@ use sluicegate_l7::route::spec::ActionSpec;
 use super::errand::{self, Act, Bench, Scratch, Verdict};
 use super::session::{Peers, reason_of};
 use super::site::Site;
+use crate::balance::FlowKey;
+use crate::config::plan::Plan;
 use crate::observe::reason::Reason;
+use crate::registry::PoolId;
 
 /// A request that has one meaning, and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub enum Fate {
         pool: usize,
         line: String,
         host: String,
+        /// What the pool goes by, if that is there and not the client's address.
+        flow: Option<FlowKey>,
     },
     Redirect {
         route: usize,
@@ -73,7 +78,12 @@ impl From<Reject> for Refused {
 ///
 /// # Errors
 /// When it is a bad request.
-pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explained, Refused> {
+pub fn explain(
+    plan: &Plan,
+    site: &Site,
+    bytes: &[u8],
+    peer: Option<IpAddr>,
+) -> Result<Explained, Refused> {
     let mut fields = Fields::new();
     let head = request::parse(bytes, &site.limits, &mut fields)?.ok_or(Reject::RequestLine)?;
     // Ports are not asked about.
@@ -86,6 +96,7 @@ pub fn explain(site: &Site, bytes: &[u8], peer: Option<IpAddr>) -> Result<Explai
         // The same question gets the same answer.
         random: [0; 3],
         has_servers: &|_| true,
+        hashes: &|pool| plan.hashes(pool),
     };
     let mut draft = Vec::new();
     let mut scratch = Scratch::default();
@@ -112,8 +123,11 @@ fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
             let mut lines = head.split("\r\n");
             let line = lines.next().unwrap_or_default().to_owned();
             let host = lines.find_map(|line| line.strip_prefix("Host: ")).unwrap_or_default();
+            let of_server = site.table.spec(errand.route).rewrite.host_of_server;
+            let host = if of_server { "that of the server" } else { host };
             let (route, pool) = (errand.route, errand.pool);
-            Fate::Forward { route, pool, line, host: host.to_owned() }
+            let flow = errand.flows.at(PoolId(pool as u16));
+            Fate::Forward { route, pool, line, host: host.to_owned(), flow }
         }
         Act::Redirect { status } => {
             Fate::Redirect { route: errand.route, status: *status, location: text(draft) }

@@ -54,10 +54,14 @@ impl<D: Driver> Session<D> {
         account.pool = Some(pool);
         let site = Arc::clone(&self.site);
         let spec = &site.table.spec(errand.route).retries;
+        let copy = self.begin_copy(errand, draft);
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
         flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
+        if let Some(copy) = copy {
+            flow.copy_to(copy);
+        }
         // What of the body is here already is looked at before anybody else sees the request.
         if let Err(reject) = flow.frame(&mut self.inbox) {
             return self.refuse_late(reject, errand, account).await;
@@ -212,15 +216,16 @@ impl<D: Driver> Session<D> {
         {
             return Ok(place);
         }
-        match self.office.reserve(pool, errand.client, tried) {
+        let asker = errand.asker(pool);
+        match self.office.reserve(pool, asker, tried) {
             Ok(place) => Ok(place),
-            Err(Nobody::AllTried) => match self.office.reserve(pool, errand.client, &[]) {
+            Err(Nobody::AllTried) => match self.office.reserve(pool, asker, &[]) {
                 // One server only: a failed attempt may have been bad luck.
                 Ok(place) => Ok(place),
                 Err(_) => Err(Reason::NoServer),
             },
             Err(_) => {
-                let waiting = self.office.wait_for_place(pool, errand.client, until);
+                let waiting = self.office.wait_for_place(pool, asker, until);
                 unless_gone(&mut self.stream, Box::pin(waiting))
                     .await
                     .unwrap_or(Err(Reason::ClientReset))
@@ -267,6 +272,7 @@ impl<D: Driver> Session<D> {
             Err(attempt) => return (attempt, false),
         };
         let reused = upstream.reused;
+        self.ask_by_name(errand, flow, &upstream);
         let sent_at = self.office.now();
         let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
         // A stream of gRPC may be silent for long, also before its server says anything.
@@ -312,6 +318,13 @@ impl<D: Driver> Session<D> {
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
         self.answer_fields = fields;
         (Attempt::Answered(then), reused)
+    }
+
+    /// Puts the server's own host into the head, where the route asks for that.
+    fn ask_by_name(&self, errand: &Errand, flow: &mut Flow, upstream: &Upstream<D>) {
+        if self.site.table.spec(errand.route).rewrite.host_of_server {
+            flow.set_host(&self.office.host_of(&upstream.place.state));
+        }
     }
 
     /// Passes an interim answer (1xx) on.
@@ -415,7 +428,7 @@ fn request_passage(errand: &Errand) -> Passage {
 
 /// The head of an answer, as soon as all of it is there.
 #[allow(clippy::too_many_arguments)]
-fn poll_head<D: Driver>(
+pub(super) fn poll_head<D: Driver>(
     cx: &mut Context<'_>,
     stream: &mut Stream<D>,
     inbox: &mut Inbox,

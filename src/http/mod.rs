@@ -17,6 +17,7 @@
 //! - `errand` one request: what it is, its route, and what becomes of it
 //! - `policies` what runs between a route and its server: who, how often, with what changes
 //! - `kept_answers` who somebody was found to be, for a while
+//! - `flow` what a hashing pool goes by
 //! - `bodies` those that policies change
 //! - `server_head` the head that the server gets
 //! - `forward` a request on its way to a server, attempt by attempt
@@ -24,6 +25,7 @@
 //! - `joining` a session that becomes a relay after a 101
 //! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
+//! - `mirror` copies of requests for another pool
 //! - `upstream` connections to servers, kept alive and watched
 //! - `watch` the circuit breaker of a pool
 //! - `reply` the head that the client gets
@@ -35,12 +37,14 @@ mod bodies;
 mod errand;
 mod exchange;
 pub mod explain;
+mod flow;
 mod forward;
 mod h2;
 mod joining;
 mod kept_answers;
 mod log_text;
 mod made_here;
+mod mirror;
 mod office;
 mod policies;
 mod reply;

@@ -1,6 +1,7 @@
 //! What a worker has for all its HTTP sessions: the membership, the balancing state, kept
 //! connections, counts.
 
+mod measures;
 mod renewal;
 mod stores;
 
@@ -15,6 +16,7 @@ use rustls::pki_types::ServerName;
 use sluicegate_l7::policy::claims::UnixTime;
 use sluicegate_l7::policy::jwks::KeySet;
 
+use super::flow::Asker;
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules, Verified};
@@ -23,27 +25,23 @@ use super::site::Site;
 use super::upstream::{Kept as Connections, Place, Stay};
 use super::waiting::{Tickets, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
-use crate::config::plan;
+use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
-use crate::l4::measure;
 use crate::limits::LimitTable;
-use crate::observe::counters::{ConnectResult, RetryCause, WorkerCounts};
+use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
-use crate::observe::requests::{RequestCounts, RequestRecord};
+use crate::observe::requests::RequestCounts;
 use crate::observe::sampling::Sampler;
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
 use crate::runtime::driver::{Driver, TcpOptions};
-use crate::runtime::mail::{Histograms, Mailbox};
-use crate::runtime::tasks::{Shell, Socket};
+use crate::runtime::mail::Mailbox;
+use crate::runtime::tasks::Shell;
 use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
 use crate::tls::upstream::ClientTls;
-
-/// Requests for one look at the way to a server.
-const PATH_EVERY: u8 = 16;
 
 /// Shared by the HTTP sessions of one worker.
 pub struct Office<D: Driver> {
@@ -78,6 +76,8 @@ pub struct Office<D: Driver> {
     /// By policy: where its limits are shared, and the connection there.
     stores: RefCell<Vec<Option<stores::Store<D>>>>,
     draining: Cell<bool>,
+    /// What nobody waits for ends where it is.
+    stopped: Cell<bool>,
     /// Clients that ask nothing now are not waited for.
     closes_idle: Cell<bool>,
     /// Heads under construction, kept for the next session that makes one.
@@ -125,6 +125,7 @@ impl<D: Driver> Office<D> {
             held_keys: RefCell::default(),
             stores: RefCell::default(),
             draining: Cell::new(false),
+            stopped: Cell::new(false),
             closes_idle: Cell::new(false),
             drafts: RefCell::default(),
         })
@@ -159,6 +160,16 @@ impl<D: Driver> Office<D> {
         self.closes_idle.set(idle || self.closes_idle.get());
         self.kept().prune(self.now(), |_| Stay::NONE);
         self.bells.ring();
+    }
+
+    /// Ends what nobody waits for.
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        self.bells.ring();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get()
     }
 
     /// When [`Office::prune`] wants to be called.
@@ -214,17 +225,23 @@ impl<D: Driver> Office<D> {
         self.snapshot.borrow().plan.http_timeouts(&site.plan, pool)
     }
 
+    /// This pool and that of its fallback, as far as they go by something else than addresses.
+    pub(super) fn hashes(&self, pool: usize) -> Vec<(usize, HashBy)> {
+        self.snapshot.borrow().plan.hashes(pool)
+    }
+
     /// Picks a server and reserves a place there.
     pub(super) fn reserve(
         self: &Rc<Self>,
         pool: PoolId,
-        client: Option<IpAddr>,
+        asker: Asker,
         tried: &[ServerId],
     ) -> Result<Place<D>, Nobody> {
         let snapshot = self.snapshot.borrow();
         let at = usize::from(pool.0);
         let rng = &mut *self.rng.borrow_mut();
-        let asking = Asking { key: FlowKey::of(client, rng), tried, now: self.now() };
+        let key = asker.key.unwrap_or_else(|| FlowKey::of(asker.client, rng));
+        let asking = Asking { key, tried, now: self.now() };
         let members = &snapshot.pools[at].members;
         let slow_start = snapshot.plan.pools[at].slow_start;
         let reserved = self.pools.borrow_mut()[at].reserve(members, slow_start, &asking, rng)?;
@@ -272,13 +289,13 @@ impl<D: Driver> Office<D> {
     pub(super) async fn wait_for_place(
         self: &Rc<Self>,
         pool: PoolId,
-        client: Option<IpAddr>,
+        asker: Asker,
         until: Time,
     ) -> Result<Place<D>, Reason> {
         let mut wait = Wait::new(Rc::clone(self), pool, until)?;
         loop {
             if wait.released() {
-                match self.reserve(pool, client, &[]) {
+                match self.reserve(pool, asker, &[]) {
                     Ok(place) => return Ok(place),
                     Err(nobody) => wait.found(nobody),
                 }
@@ -415,37 +432,13 @@ impl<D: Driver> Office<D> {
         Some((tls, snapshot.server_name(server.id)))
     }
 
+    /// The Host of a server, for those who ask for it.
+    pub(super) fn host_of(&self, server: &ServerState) -> String {
+        self.snapshot.borrow().host_of(server)
+    }
+
     pub(super) fn random(&self) -> u64 {
         self.rng.borrow_mut().next_u64()
-    }
-
-    /// Looks at the way to a server after one of [`PATH_EVERY`] requests: what the others cost is
-    /// then not measurable.
-    pub(super) fn measure_path(&self, server: ServerId, socket: &Socket<D>) {
-        let nth = self.paths_skipped.get();
-        self.paths_skipped.set((nth + 1) % PATH_EVERY);
-        if nth == 0
-            && let Some(path) = socket.path()
-        {
-            let counts = self.counts.server(server);
-            measure::path(&mut self.rtt.borrow_mut(), counts, server, &path);
-        }
-    }
-
-    pub(super) fn count_connect(&self, server: &ServerState, result: ConnectResult, began: Time) {
-        self.counts.server(server.id).connects[result as usize].add(1);
-        match result {
-            ConnectResult::Ok => {
-                let took = self.now().since(began);
-                measure::record(&mut self.connects.borrow_mut(), server.id, took);
-            }
-            // Ours, not the server's.
-            ConnectResult::Local => {}
-            failed => {
-                let outlier = self.pool_plan(server.pool).outlier;
-                self.shared.suspect(server, outlier, Some(failed));
-            }
-        }
     }
 
     /// A request failed at this server.
@@ -458,12 +451,6 @@ impl<D: Driver> Office<D> {
     pub(super) fn trust(server: &ServerState) {
         if server.errors_in_row.load(Ordering::Relaxed) != 0 {
             server.errors_in_row.store(0, Ordering::Relaxed);
-        }
-    }
-
-    pub(super) fn count_retry(&self, server: Option<ServerId>, reason: Reason) {
-        if let Some(server) = server {
-            self.counts.server(server).retries[RetryCause::of(reason) as usize].add(1);
         }
     }
 
@@ -483,38 +470,6 @@ impl<D: Driver> Office<D> {
         self.room.borrow_mut().pop()
     }
 
-    /// Counts a request, and gives it to the log.
-    pub(super) fn account(&self, record: RequestRecord, logged: bool) {
-        self.requests.borrow_mut().count(&record);
-        let sample = self.snapshot.borrow().plan.log.lines.sample;
-        let takes = |sampler: &mut Sampler| sampler.takes(sample, record.reason, record.status);
-        let logged = logged && takes(&mut self.sampler.borrow_mut());
-        if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
-            self.counts.log_dropped.add(1);
-        }
-    }
-
-    /// Counts what the policies of a request took, and which of them refused it.
-    pub(super) fn account_policies(
-        &self,
-        record: &RequestRecord,
-        costs: &[(u16, Duration)],
-        denied: &[u16],
-    ) {
-        self.requests.borrow_mut().count_policies(record, costs, denied);
-    }
-
-    /// What was measured since the last time.
-    pub fn take_measures(&self, histograms: &mut Histograms) {
-        histograms.requests = self.requests.take();
-        for (server, histogram) in self.rtt.take() {
-            add(&mut histograms.rtt, server, histogram);
-        }
-        for (server, histogram) in self.connects.take() {
-            add(&mut histograms.connect, server, histogram);
-        }
-    }
-
     /// An empty buffer for a head.
     pub(super) fn draft(&self) -> Vec<u8> {
         self.drafts.borrow_mut().pop().unwrap_or_default()
@@ -529,18 +484,5 @@ impl<D: Driver> Office<D> {
         if drafts.len() < KEPT_MAX && draft.capacity() <= BYTES_MAX {
             drafts.push(draft);
         }
-    }
-}
-
-/// Adds to the histogram of a server, or makes it the first.
-fn add(
-    all: &mut Vec<(ServerId, hdrhistogram::Histogram<u32>)>,
-    server: ServerId,
-    histogram: hdrhistogram::Histogram<u32>,
-) {
-    match all.iter_mut().find(|(known, _)| *known == server) {
-        // Same bounds, so the sum is one.
-        Some((_, sum)) => drop(sum.add(histogram)),
-        None => all.push((server, histogram)),
     }
 }

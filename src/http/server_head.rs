@@ -29,7 +29,8 @@ pub(super) fn write_head(
     }
     write_query(bench, case, errand, out);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    if !rewrite::write_host(&spec.rewrite, case, out) {
+    // That of the server is put in once there is one.
+    if !spec.rewrite.host_of_server && !rewrite::write_host(&spec.rewrite, case, out) {
         out.extend_from_slice(case.head.host.map_or(&b""[..], |span| span.of(bytes)));
     }
     out.extend_from_slice(b"\r\n");

@@ -300,6 +300,7 @@ impl<D: Driver> Session<D> {
             peers: &self.peers,
             random: [office.random(), office.random(), office.random()],
             has_servers: &|pool| office.has_servers(pool),
+            hashes: &|pool| office.hashes(pool),
             is_http2: self.is_http2,
         };
         let mut scratch = Scratch::default();

@@ -129,10 +129,12 @@ impl Site {
         spec: &'s RouteSpec,
     ) -> impl Iterator<Item = (&'s HeaderSpec, &'s HeaderSpec)> + Clone + 's {
         let specs = self.rules.specs();
-        let of_policies = chain.steps().iter().filter_map(|&step| match &specs[step].kind {
-            Kind::Headers { request, response } => Some((request, response)),
-            _ => None,
-        });
+        let policies = chain.steps().iter().map(|&step| &specs[step]);
+        let of_policies =
+            policies.filter(|spec| !spec.dry_run).filter_map(|spec| match &spec.kind {
+                Kind::Headers { request, response } => Some((request, response)),
+                _ => None,
+            });
         of_policies.chain(std::iter::once((&spec.headers, &spec.response_headers)))
     }
 

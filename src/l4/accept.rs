@@ -313,6 +313,7 @@ impl<D: Driver> Gate<D> {
 
     /// Resets every session.
     pub fn stop(&mut self, reason: Reason) {
+        self.office.stop();
         self.close_where(reason, |_| true);
     }
 

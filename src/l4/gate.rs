@@ -160,7 +160,34 @@ impl<D: Driver> Gate<D> {
                 front: Rc::new(Prelude::new(listener, front)),
             })
             .collect();
-        std::mem::replace(&mut self.snapshot, snapshot)
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        if !Arc::ptr_eq(&before.plan, &self.snapshot.plan) {
+            self.count_by_address();
+        }
+        before
+    }
+
+    /// Counts the sessions that were there before their listener had a limit by address, so that
+    /// it holds for all of them from now on.
+    fn count_by_address(&mut self) {
+        let now = self.driver.now();
+        let uncounted: Vec<u32> = self
+            .sessions
+            .live()
+            .filter(|(_, session)| {
+                // Who holds a place at the listener has been let in.
+                session.holds.listener && !session.holds.per_ip && !session.is_closing()
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in uncounted {
+            let session = &mut self.sessions[slot];
+            if let (Some(table), Some(ip)) =
+                (self.shared.per_ip(session.listener), session.peer.ip())
+            {
+                session.holds.per_ip = table.adopt(ip, now);
+            }
+        }
     }
 
     /// When [`Gate::tick`] wants to be called at the latest.

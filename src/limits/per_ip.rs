@@ -98,6 +98,14 @@ impl PerIp {
         self.shard(key).admit(key, now, limit, self.shard_max)
     }
 
+    /// Counts a session that was there before there was a limit: it is judged by none, and those
+    /// that come are judged with it. False: there is no room for its address, as for a new one's.
+    #[must_use]
+    pub fn adopt(&self, ip: IpAddr, now: Time) -> bool {
+        let none = ConnLimit { max_conns: None, conns_per_ip: None, new_conns_per_ip: None };
+        self.admit(ip, now, &none).is_ok()
+    }
+
     /// Gives the place of one admitted session back. Tokens are not given back.
     pub fn release(&self, ip: IpAddr, now: Time) {
         let key = Key::of(ip);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use crate::observe::requests::Mirrored;
 use crate::registry::{ListenerId, ServerId};
 use crate::runtime::mail::Histograms;
 
@@ -116,6 +117,8 @@ pub struct Totals {
     pub policies: BTreeMap<(ListenerId, Option<u32>, u16), PolicyTotals>,
     /// Requests by listener, route, consumer (`None`: not declared) and hundreds of the status.
     pub consumers: BTreeMap<(ListenerId, Option<u32>, Option<u32>, u8), u64>,
+    /// Copies by listener, number of the route's name, and what became of them.
+    pub mirrored: BTreeMap<(ListenerId, u32, Mirrored), u64>,
 }
 
 /// One policy on one route.
@@ -185,6 +188,9 @@ impl Totals {
         for (&(listener, route, consumer, class), count) in &part.requests.consumers {
             let key = (ListenerId(listener), known(route), known(consumer), class);
             *self.consumers.entry(key).or_default() += count;
+        }
+        for (&(listener, route, result), count) in &part.requests.mirrored {
+            *self.mirrored.entry((ListenerId(listener), route, result)).or_default() += count;
         }
         for (server, histogram) in &part.requests.upstream {
             self.upstream.entry(*server).or_default().merge(histogram);

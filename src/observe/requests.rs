@@ -107,6 +107,40 @@ pub struct RouteCounts {
     pub seconds: Vec<((), Histogram<u32>)>,
 }
 
+/// What became of a copy of a request: the `result` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mirrored {
+    /// A server answered, whatever it said.
+    Ok,
+    /// No connection, no whole answer, or the worker stopped.
+    Failed,
+    /// No whole answer in time.
+    Timeout,
+    /// No server could take it.
+    NoServer,
+    /// Not made: so many are in flight already.
+    Dropped,
+    /// Not made: the body is over the bound.
+    TooLarge,
+}
+
+impl Mirrored {
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Failed, Self::Timeout, Self::NoServer, Self::Dropped, Self::TooLarge];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Timeout => "timeout",
+            Self::NoServer => "no-server",
+            Self::Dropped => "dropped",
+            Self::TooLarge => "too-large",
+        }
+    }
+}
+
 /// What a worker has counted since it was last asked.
 #[derive(Clone, Debug, Default)]
 pub struct RequestCounts {
@@ -119,6 +153,8 @@ pub struct RequestCounts {
     /// By listener, route, consumer (`u32::MAX`: one that is not declared) and the hundreds of
     /// the status.
     pub consumers: BTreeMap<(u16, u32, u32, u8), u64>,
+    /// Copies by listener, route and what became of them.
+    pub mirrored: BTreeMap<(u16, u32, Mirrored), u64>,
 }
 
 /// One policy on one route.

@@ -153,6 +153,12 @@ impl ServerTls {
         Incoming { acceptor: Acceptor::default(), tls: Arc::clone(self), taken: 0 }
     }
 
+    /// What the default host speaks with, for whoever reads hellos otherwise.
+    #[must_use]
+    pub fn default_config(&self) -> &Arc<ServerConfig> {
+        &self.hosts[self.default].config
+    }
+
     /// The policy for a name as a request's Host has it: lower case, no port.
     #[must_use]
     pub fn policy_for(&self, name: Option<&str>) -> Policy {

@@ -16,10 +16,10 @@ use sluicegate::observe::reason::Reason;
 use crate::deadline;
 use crate::engine::{DEADLINE, Engine, echo, plan_over, reset, server};
 
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(3);
 
 /// A peer that takes nothing for this long is full up.
-const STUCK: Duration = Duration::from_millis(200);
+const STUCK: Duration = Duration::from_millis(600);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {

@@ -15,7 +15,7 @@ use super::gate::Gate;
 const KEY: &str = "k-0123456789abcdef";
 const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
 
-fn key_hash(key: &str) -> String {
+pub fn key_hash(key: &str) -> String {
     use std::fmt::Write as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_bytes());
     digest.as_ref().iter().fold(String::from("sha256:"), |mut text, byte| {
@@ -191,6 +191,29 @@ fn over_http2(gate: &Gate, corpus: &str) {
         let refused = ["400", "401", "403", "404"].contains(&said.trim());
         assert!(refused || elsewhere && said.trim() == "200", "{}: {said}", case["id"]);
     }
+}
+
+#[test]
+fn changes_that_only_run_dry_are_not_made() {
+    let backend = Backend::start(|seen| Reply::ok(&String::from_utf8_lossy(&seen.body)));
+    let rest = "[policy.marks]\ntype = \"headers\"\ndry_run = true\n\
+                headers = { set = { X-Marked = \"1\" } }\n\
+                response_headers = { set = { X-Marked = \"1\" } }\n[policy.reshape]\n\
+                type = \"transform\"\ndry_run = true\nmax_body = \"10B\"\n\
+                request = { set = { a = 1 } }\nresponse = { set = { a = 2 } }\n\
+                query = { set = { a = \"3\" } }\n";
+    let gate = gate(&backend, "policies = [\"marks\", \"reshape\"]\n", rest);
+    let body = "{\"long\":\"more than ten bytes\"}";
+    let head = format!(
+        "POST /a?b=c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask(&gate, head.as_bytes());
+    assert_eq!((status(&answer), field(&answer, "X-Marked")), (200, None), "{answer}");
+    assert!(answer.ends_with(body), "{answer}");
+    let seen = last(&backend);
+    assert_eq!((seen.path(), seen.field("X-Marked")), ("/a?b=c", None), "{}", seen.head);
 }
 
 #[test]

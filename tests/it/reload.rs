@@ -174,6 +174,64 @@ fn a_watched_file_is_read_again_when_it_changes() {
 }
 
 #[test]
+fn a_file_that_comes_to_match_a_pattern_of_include_is_read() {
+    let (one, two) = (echo("one"), echo("two"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let parts = dir.path().display();
+    // A name that no configuration usually has: the pattern decides, and it found nothing so far.
+    let top = format!("include = [\"{parts}/*.part\"]\n[runtime]\nwatch = true\n");
+    let main = [&top, TOP, &listener("a", "p"), &pool("p", &[("s", one)])].concat();
+    let main = main.replacen("version = 1\n", "", 1);
+    let gate = Gate::start(&format!("version = 1\n{main}"));
+    let extra = [listener("b", "q"), pool("q", &[("s", two)])].concat();
+    let (mut written, mut round) = (None::<std::time::Instant>, 0);
+    let address = until("the new file is read", || {
+        if gate.status()["listeners"]["b"].is_object() {
+            return Ok(bound(&gate, "b"));
+        }
+        // The first look is what later ones are compared with: another change may be needed.
+        if written.is_none_or(|at| at.elapsed() > PATIENCE / 4) {
+            round += 1;
+            std::fs::write(dir.path().join("fresh"), format!("# {round}\n{extra}"))
+                .expect("written");
+            let part = dir.path().join("b.part");
+            std::fs::rename(dir.path().join("fresh"), part).expect("it is ours");
+            written = Some(std::time::Instant::now());
+        }
+        Err(gate.status()["config"]["last_reload"].clone())
+    });
+    assert_eq!(open(address).expect("a session").1, "two");
+}
+
+#[test]
+fn a_limit_by_address_that_a_reload_brings_counts_the_sessions_that_are_there() {
+    let server = echo("s");
+    let config =
+        |limit: &str| [TOP, &listener("a", "p"), limit, &pool("p", &[("s", server)])].concat();
+    let gate = Gate::start(&config(""));
+    let mut there: Vec<_> = (0..3).map(|_| open(gate.address("a")).expect("a session")).collect();
+    apply(&gate, &config("limit = { conns_per_ip = 3 }\n"));
+    assert!(open(gate.address("a")).is_err(), "there are three already");
+    until("it is counted as refused", || {
+        match gate.status()["listeners"]["a"]["refused"].as_u64() {
+            Some(1) => Ok(()),
+            other => Err(other),
+        }
+    });
+    let (mut session, _) = there.pop().expect("three");
+    say(&mut session, b"x").expect("it goes on");
+    drop(session);
+    until("its place is given back", || open(gate.address("a")).map(|held| there.push(held)));
+    assert!(open(gate.address("a")).is_err(), "three again");
+    // Taken away and brought back, it still knows them all.
+    apply(&gate, &config(""));
+    there.push(open(gate.address("a")).expect("no limit"));
+    apply(&gate, &config("limit = { conns_per_ip = 5 }\n"));
+    there.push(open(gate.address("a")).expect("the fifth"));
+    assert!(open(gate.address("a")).is_err(), "the sixth");
+}
+
+#[test]
 fn what_a_limit_has_counted_holds_over_a_reload() {
     let backend = Backend::start(|_| Reply::ok("ok"));
     let config = |policies: &str, more: &str| {

@@ -106,10 +106,7 @@ fn decoded_equals(encoded: &[u8], plain: &[u8]) -> bool {
 }
 
 /// The values of the cookies called `name` (RFC 6265 §4.2.1), quotes cut.
-pub(crate) fn cookies<'f>(
-    fields: &'f dyn Fields,
-    name: &'f str,
-) -> impl Iterator<Item = &'f [u8]> + 'f {
+pub fn cookies<'f>(fields: &'f dyn Fields, name: &'f str) -> impl Iterator<Item = &'f [u8]> + 'f {
     lines(fields, "cookie").flat_map(|line| line.split(|&byte| byte == b';')).filter_map(
         move |pair| {
             let at = memchr::memchr(b'=', pair)?;

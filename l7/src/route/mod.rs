@@ -26,6 +26,7 @@ mod trie;
 #[cfg(test)]
 mod tests;
 
+pub use conditions::cookies;
 pub use pattern::{Captures, Pattern, PatternError};
 pub use table::{Allowed, Found, Table, TableError};
 

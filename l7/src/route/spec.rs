@@ -75,6 +75,8 @@ pub struct RewriteSpec {
     pub strip_prefix: Option<String>,
     pub path: Option<Template>,
     pub host: Option<Template>,
+    /// `host = "{server}"`: that of the server, which is chosen after the head is written.
+    pub host_of_server: bool,
 }
 
 /// Operations on the fields of a head: remove, then set, then add.

@@ -1,4 +1,4 @@
-//! Questions to the admin API, over TCP or a unix socket.
+//! Questions to the admin API, over TCP, TLS or a unix socket.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +13,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::config::plan::{Pem, PoolTls, Verify};
+use crate::tls::upstream::{ClientTls, server_name};
 
 /// Status waits up to 500 ms for its workers; a machine under load needs a little more.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -25,6 +30,8 @@ const BODY_MAX: usize = 64 * 1_024 * 1_024;
 pub(in crate::cli) enum AdminUrl {
     /// `host:port`.
     Http(String),
+    /// The same under TLS.
+    Https(String),
     Unix(PathBuf),
 }
 
@@ -33,7 +40,9 @@ impl AdminUrl {
     /// What is wrong with it, and what it should look like.
     pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
-            format!("`{text}` {what}; the admin API is http://HOST:PORT or unix:/path")
+            format!(
+                "`{text}` {what}; the admin API is http://HOST:PORT, https://HOST:PORT or unix:/path"
+            )
         };
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() {
@@ -42,8 +51,12 @@ impl AdminUrl {
                 Ok(Self::Unix(path.into()))
             };
         }
-        let Some(rest) = text.strip_prefix("http://") else {
-            return Err(wrong("begins with neither http:// nor unix:"));
+        let (rest, secure) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(rest), _) => (rest, false),
+            (None, Some(rest)) => (rest, true),
+            (None, None) => {
+                return Err(wrong("begins with none of http://, https:// and unix:"));
+            }
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.is_empty() || authority.contains('/') {
@@ -55,7 +68,7 @@ impl AdminUrl {
         if !has_port || authority.ends_with(']') {
             return Err(wrong("has no port"));
         }
-        Ok(Self::Http(authority.into()))
+        Ok(if secure { Self::Https(authority.into()) } else { Self::Http(authority.into()) })
     }
 }
 
@@ -63,28 +76,59 @@ impl fmt::Display for AdminUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(authority) => write!(f, "http://{authority}"),
+            Self::Https(authority) => write!(f, "https://{authority}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
+/// Whom to ask, and how to be let in.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Target {
+    pub url: AdminUrl,
+    pub token: Option<String>,
+    /// With TLS: whom to believe, if not the authorities of this machine.
+    pub ca: Option<PathBuf>,
+    /// With TLS: our certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+impl Target {
+    /// What to connect with under TLS, and the name to find there.
+    fn tls(&self) -> Result<Option<(TlsConnector, ServerName<'static>)>, String> {
+        let AdminUrl::Https(authority) = &self.url else { return Ok(None) };
+        let plan = PoolTls {
+            verify: self.ca.clone().map_or(Verify::System, Verify::File),
+            sni: None,
+            client: self.client.clone().map(|(cert, key)| (Pem::File(cert), Pem::File(key))),
+            starttls_postgres: false,
+        };
+        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+        let name = server_name(host.trim_matches(['[', ']'])).map_err(|error| error.to_string())?;
+        let tls = ClientTls::new(&plan, &[]).map_err(|error| error.to_string())?;
+        let (config, name) = tls.for_check(name);
+        Ok(Some((TlsConnector::from(config), name)))
+    }
+}
+
 /// Asks one instance, one thing after another.
-#[derive(Debug)]
 pub(in crate::cli) struct Client {
     pub url: AdminUrl,
     token: Option<String>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Client {
     /// # Errors
-    /// When the system has no descriptors left for it.
-    pub fn new(url: AdminUrl, token: Option<String>) -> Result<Self, String> {
+    /// A file for TLS that cannot be used, or no descriptors left.
+    pub fn new(target: Target) -> Result<Self, String> {
+        let tls = target.tls()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
-        Ok(Self { url, token, runtime })
+        Ok(Self { url: target.url, token: target.token, tls, runtime })
     }
 
     /// The body of a 200 answer.
@@ -235,7 +279,7 @@ impl Client {
         body: Option<&serde_json::Value>,
     ) -> Result<Asked, String> {
         let host = match &self.url {
-            AdminUrl::Http(authority) => authority.as_str(),
+            AdminUrl::Http(authority) | AdminUrl::Https(authority) => authority.as_str(),
             AdminUrl::Unix(_) => "localhost",
         };
         let mut request = Request::builder().method(method).uri(path).header(HOST, host);
@@ -251,9 +295,17 @@ impl Client {
             .map_err(|_| "the token has characters that cannot be sent".to_owned())?;
         let hint = "is it running, with an [admin] section?";
         match &self.url {
-            AdminUrl::Http(authority) => {
+            AdminUrl::Http(authority) | AdminUrl::Https(authority) => {
                 let stream = TcpStream::connect(authority.as_str()).await;
-                exchange(stream.map_err(|error| format!("{error}; {hint}"))?, request).await
+                let stream = stream.map_err(|error| format!("{error}; {hint}"))?;
+                let Some((connector, name)) = &self.tls else {
+                    return exchange(stream, request).await;
+                };
+                let secured = connector.connect(name.clone(), stream).await;
+                let secured = secured.map_err(|error| {
+                    format!("no TLS: {error}; whom to believe says --ca or SLUICEGATE_ADMIN_CA")
+                })?;
+                exchange(secured, request).await
             }
             AdminUrl::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await;
@@ -310,11 +362,14 @@ mod tests {
         let http = |text: &str| Ok(AdminUrl::Http(text.into()));
         assert_eq!(AdminUrl::parse("http://127.0.0.1:9901"), http("127.0.0.1:9901"));
         assert_eq!(AdminUrl::parse("http://[::1]:9901/"), http("[::1]:9901"));
+        let https = Ok(AdminUrl::Https("a:1".into()));
+        assert_eq!(AdminUrl::parse("https://a:1/"), https);
         assert_eq!(AdminUrl::parse("unix:/run/sg.sock"), Ok(AdminUrl::Unix("/run/sg.sock".into())));
         for wrong in [
             "",
             "unix:",
-            "https://a:1",
+            "https://a",
+            "ftp://a:1",
             "127.0.0.1:9901",
             "http://a",
             "http://a:1/x",
@@ -328,7 +383,8 @@ mod tests {
     fn nobody_there_is_a_sentence_with_the_address() {
         let dir = tempfile::tempdir().unwrap();
         let url = AdminUrl::Unix(dir.path().join("no.sock"));
-        let error = Client::new(url, None).unwrap().get("/v1/status").unwrap_err();
+        let target = Target { url, token: None, ca: None, client: None };
+        let error = Client::new(target).unwrap().get("/v1/status").unwrap_err();
         assert!(error.contains("no.sock") && error.contains("is it running"), "{error}");
     }
 }

@@ -7,6 +7,7 @@ mod servers;
 mod table;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use clap::{Args, Subcommand};
 use super::{FAILED, USAGE, fail, print_all};
 use crate::observe::status::Status;
 use crate::registry::AdminState;
-pub(super) use client::{AdminUrl, Client};
+pub(super) use client::{AdminUrl, Client, Target};
 use servers::ServerPath;
 pub(super) use table::{Table, span};
 
@@ -24,17 +25,35 @@ const ADMIN_DEFAULT: &str = "http://127.0.0.1:9901";
 
 #[derive(Debug, Args)]
 pub struct CtlArgs {
-    /// The admin API, as `http://127.0.0.1:9901` or `unix:/path`; default: `SLUICEGATE_ADMIN`
-    #[arg(long, value_name = "URL", global = true)]
-    admin: Option<String>,
-    /// The admin token; default: `SLUICEGATE_TOKEN`
-    #[arg(long, value_name = "TOKEN", global = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Print the answer as the API gives it
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: CtlCommand,
+}
+
+/// Whom to ask, and how to be let in.
+#[derive(Debug, Args)]
+pub(super) struct TargetArgs {
+    /// The admin API, as `http://127.0.0.1:9901`, `https://lb1.example.com:9901` or `unix:/path`;
+    /// default: `SLUICEGATE_ADMIN`
+    #[arg(long, value_name = "URL", global = true)]
+    admin: Option<String>,
+    /// The admin token; default: `SLUICEGATE_TOKEN`
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// With https://: authorities to believe, as PEM; default: `SLUICEGATE_ADMIN_CA`, else those of
+    /// this machine
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+    /// With https://: our certificate, as PEM; default: `SLUICEGATE_ADMIN_CERT`
+    #[arg(long, value_name = "FILE", global = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key; default: `SLUICEGATE_ADMIN_KEY`
+    #[arg(long, value_name = "FILE", global = true, requires = "cert")]
+    key: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -83,11 +102,11 @@ enum CtlCommand {
 
 #[must_use]
 pub fn run(args: &CtlArgs) -> ExitCode {
-    let (url, token) = match target(args.admin.as_deref(), args.token.as_deref()) {
+    let target = match args.target.find() {
         Ok(target) => target,
         Err(error) => return fail(USAGE, error),
     };
-    let client = match Client::new(url, token) {
+    let client = match Client::new(target) {
         Ok(client) => client,
         Err(error) => return fail(FAILED, error),
     };
@@ -104,21 +123,33 @@ pub fn run(args: &CtlArgs) -> ExitCode {
     done.unwrap_or_else(|error| fail(FAILED, error))
 }
 
-/// Whom to ask, and with which token: as the command line says, else the environment.
-///
-/// # Errors
-/// What is wrong with the address.
-pub(super) fn target(
-    admin: Option<&str>,
-    token: Option<&str>,
-) -> Result<(AdminUrl, Option<String>), String> {
-    let or_env = |given: Option<&str>, name| match given {
-        Some(given) => Some(given.to_owned()),
-        None => std::env::var(name).ok(),
-    };
-    let url = or_env(admin, "SLUICEGATE_ADMIN");
-    let url = AdminUrl::parse(url.as_deref().unwrap_or(ADMIN_DEFAULT))?;
-    Ok((url, or_env(token, "SLUICEGATE_TOKEN")))
+impl TargetArgs {
+    /// What the command line says, else the environment.
+    ///
+    /// # Errors
+    /// What is wrong with the address, or does not go with it.
+    pub(super) fn find(&self) -> Result<Target, String> {
+        let text =
+            |given: &Option<String>, name| given.clone().or_else(|| std::env::var(name).ok());
+        let file = |given: &Option<PathBuf>, name| {
+            given.clone().or_else(|| std::env::var_os(name).map(PathBuf::from))
+        };
+        let url = text(&self.admin, "SLUICEGATE_ADMIN");
+        let url = AdminUrl::parse(url.as_deref().unwrap_or(ADMIN_DEFAULT))?;
+        let said = [(&self.ca, "--ca"), (&self.cert, "--cert")];
+        let said = said.into_iter().find(|(file, _)| file.is_some());
+        if let (Some((_, option)), false) = (said, matches!(url, AdminUrl::Https(_))) {
+            return Err(format!("{option} goes with an https:// address, not with {url}"));
+        }
+        let (cert, key) =
+            (file(&self.cert, "SLUICEGATE_ADMIN_CERT"), file(&self.key, "SLUICEGATE_ADMIN_KEY"));
+        Ok(Target {
+            url,
+            token: text(&self.token, "SLUICEGATE_TOKEN"),
+            ca: file(&self.ca, "SLUICEGATE_ADMIN_CA"),
+            client: cert.zip(key),
+        })
+    }
 }
 
 fn status(client: &Client, json: bool, slow: bool) -> Result<ExitCode, String> {

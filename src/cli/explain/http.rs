@@ -4,10 +4,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use sluicegate_l7::route::spec::{ActionSpec, SplitBy};
+use sluicegate_l7::route::spec::{ActionSpec, MirrorSpec, SplitBy};
 
 use super::{Question, pool};
 use crate::config::plan::{HttpListener, Plan};
+use crate::config::units::size_text;
 use crate::http::explain::{Explained, Fate, explain as judge, head_of};
 use crate::http::{Rules, Site};
 use crate::observe::labels::Labels;
@@ -40,7 +41,7 @@ pub(super) fn explain(
     let site = Site::new(id, listener, http, &rules, &plan.log, &mut Labels::default())
         .map_err(|error| format!("route {} cannot be built: {:?}", error.route + 1, error.why))?;
     let _ = writeln!(text, "request   {request}");
-    match judge(&site, &head, question.client) {
+    match judge(plan, &site, &head, question.client) {
         Ok(found) => said(plan, &site, question, &found, text),
         Err(refused) => {
             let (status, reason) = (refused.status, refused.reason.as_str());
@@ -68,13 +69,16 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
         let _ = writeln!(text, "policy    {} ({}{dry})", spec.name, spec.type_word());
     }
     match &found.fate {
-        Fate::Forward { route, pool: at, line, host } => {
+        Fate::Forward { route, pool: at, line, host, flow } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
             if let ActionSpec::Split { pools, by } = &site.table.spec(*route).action {
                 let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
             }
             let _ = writeln!(text, "sends     {line}, Host: {host}");
-            pool(plan, *at, found.client, text);
+            if let Some(mirror) = &site.table.spec(*route).mirror {
+                let _ = writeln!(text, "mirror    {}", copies(plan, mirror));
+            }
+            pool(plan, *at, found.client, *flow, text);
         }
         Fate::Redirect { route, status, location } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
@@ -110,6 +114,20 @@ fn route_name(site: &Site, route: usize) -> String {
         "" => "the listener's own `pool`, after all routes".into(),
         name => format!("`{name}` (route {})", route + 1),
     }
+}
+
+/// Where copies go, and which requests are copied.
+fn copies(plan: &Plan, mirror: &MirrorSpec) -> String {
+    let pool = &plan.pools[mirror.pool].name;
+    let share = match mirror.share_percent {
+        100 => "each request".to_owned(),
+        percent => format!("{percent}% of the requests"),
+    };
+    format!(
+        "a copy of {share} goes to {pool}, unless its body is over {} or {} copies are on their way",
+        size_text(mirror.body_max),
+        mirror.in_flight_max
+    )
 }
 
 fn shares(plan: &Plan, pools: &[(usize, u32)], by: SplitBy) -> String {
@@ -152,8 +170,11 @@ respond = { status = 200, body = "beta" }
 [[listener.web.route]]
 match = { path = "/canary" }
 split = { site = 90, users = 10 }
+mirror = { pool = "shadow", share = "25%" }
 [pool.site]
 servers = { s1 = "10.0.0.11:8080" }
+[pool.shadow]
+servers = { x1 = "10.0.2.11:8080" }
 [pool.users]
 balance = "ip-hash"
 servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
@@ -216,6 +237,73 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
     fn a_split_is_told_with_its_shares() {
         let text = said("GET http://x.test/canary", &[]);
         assert!(text.contains("split     site 90 of 100, users 10 of 100: by chance"), "{text}");
+    }
+
+    #[test]
+    fn a_mirror_is_told_with_its_pool_and_its_bounds() {
+        let text = said("GET http://x.test/canary", &[]);
+        let line = "mirror    a copy of 25% of the requests goes to shadow, unless its body is \
+                    over 64KiB or 100 copies are on their way\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!said("GET http://x.test/v1/a", &[]).contains("mirror"));
+    }
+
+    /// A pool of eight that goes by `hash`.
+    fn hashed(hash: &str, request: &str, headers: &[&str], client: Option<&str>) -> String {
+        let servers: Vec<String> =
+            (1..=8).map(|at| format!("s{at} = \"10.0.0.{at}:80\"\n")).collect();
+        let servers = servers.concat();
+        let plan = config::load_text(
+            "a.toml",
+            format!(
+                "version = 1\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
+                 pool = \"app\"\n[pool.app]\nbalance = \"maglev\"\nhash = \"{hash}\"\n\
+                 [pool.app.servers]\n{servers}"
+            )
+            .as_bytes(),
+        );
+        let plan = plan.unwrap_or_else(|report| panic!("{}", report.render(false))).plan;
+        let question = Question {
+            client: client.map(|client| client.parse().unwrap()),
+            request: Some(request.into()),
+            headers: headers.iter().map(|&line| line.to_owned()).collect(),
+            sni: None,
+        };
+        explain(&Arc::new(plan), "web", &question).unwrap()
+    }
+
+    #[test]
+    fn a_pool_goes_by_what_its_hash_names_and_by_the_address_without_it() {
+        let server =
+            |text: &str| text.lines().find(|line| line.starts_with("server ")).unwrap().to_owned();
+        let get = "GET http://x.test/a?b=c";
+        let cases = [
+            ("header:X-Tenant", ["X-Tenant: one", "x-tenant: two"], "the header `x-tenant`"),
+            ("cookie:sid", ["Cookie: a=b; sid=1", "Cookie: sid=7"], "the cookie `sid`"),
+            ("consumer", ["", ""], "the consumer"),
+        ];
+        for (hash, [one, other], word) in cases {
+            let found = |line: &str, client| {
+                let lines = [line];
+                let lines = if line.is_empty() { &[][..] } else { &lines[..] };
+                hashed(hash, get, lines, Some(client))
+            };
+            let by_address = server(&hashed("ip", get, &[], Some("10.9.9.9")));
+            assert_eq!(server(&found("", "10.9.9.9")), by_address, "{hash}: it stands in");
+            assert!(found("", "10.9.9.9").contains(&format!("nothing is known of {word}")));
+            if one.is_empty() {
+                continue;
+            }
+            let (here, there) = (found(one, "10.9.9.9"), found(one, "10.1.2.3"));
+            assert_eq!(server(&here), server(&there), "{hash}: whoever asks");
+            assert!(here.contains(&format!("by {word} of the request, always")), "{here}");
+            assert_ne!(server(&here), server(&found(other, "10.9.9.9")), "{hash}: another value");
+        }
+        let path = |path: &str| {
+            server(&hashed("path", &format!("GET http://x.test{path}"), &[], Some("10.9.9.9")))
+        };
+        assert_eq!(path("/a/b?c=d"), path("/a//b"), "in normal form, without the query");
+        assert_ne!(path("/a"), path("/b"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::ctl::{self, AdminUrl, Client, Table};
+use super::ctl::{Client, Table, Target, TargetArgs};
 use super::{FAILED, USAGE, fail, print_all};
 use crate::loadgen::interrupt::Interrupt;
 use crate::observe::status::Status;
@@ -28,12 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub struct TopArgs {
-    /// The admin API, as `http://127.0.0.1:9901` or `unix:/path`; default: `SLUICEGATE_ADMIN`
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// The admin token; default: `SLUICEGATE_TOKEN`
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
     /// Print one table and end
     #[arg(long)]
     once: bool,
@@ -44,17 +40,17 @@ pub struct TopArgs {
 
 #[must_use]
 pub fn run(args: &TopArgs) -> ExitCode {
-    let (url, token) = match ctl::target(args.admin.as_deref(), args.token.as_deref()) {
+    let target = match args.target.find() {
         Ok(target) => target,
         Err(error) => return fail(USAGE, error),
     };
     if args.once {
-        return once(url, token, args.sort);
+        return once(target, args.sort);
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return fail(USAGE, "top needs a terminal; `top --once` prints one table anywhere");
     }
-    match live(url, token, args.sort) {
+    match live(target, args.sort) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(FAILED, format_args!("the terminal does not work: {error}")),
     }
@@ -65,9 +61,9 @@ fn read(client: &Client) -> Result<Status, String> {
 }
 
 /// Two readings, for there to be rates.
-fn once(url: AdminUrl, token: Option<String>, sort: Column) -> ExitCode {
+fn once(target: Target, sort: Column) -> ExitCode {
     let (mut model, started) = (Model::new(sort), Instant::now());
-    let (_wish, news) = match start_asking(url, token) {
+    let (_wish, news) = match start_asking(target) {
         Ok(channels) => channels,
         Err(error) => return fail(FAILED, format_args!("cannot start: {error}")),
     };
@@ -127,8 +123,8 @@ enum News {
 
 /// Asks once a period, and what is wished for at once. Ends when nobody listens any more.
 #[allow(clippy::needless_pass_by_value)] // the thread owns them
-fn ask(url: AdminUrl, token: Option<String>, wishes: Receiver<Wish>, news: Sender<News>) {
-    let client = match Client::new(url, token) {
+fn ask(target: Target, wishes: Receiver<Wish>, news: Sender<News>) {
+    let client = match Client::new(target) {
         Ok(client) => client,
         // Nobody may be there to hear it.
         Err(error) => return drop(news.send(News::Read(Err(error)))),
@@ -151,22 +147,19 @@ fn ask(url: AdminUrl, token: Option<String>, wishes: Receiver<Wish>, news: Sende
     }
 }
 
-fn start_asking(
-    url: AdminUrl,
-    token: Option<String>,
-) -> io::Result<(Sender<Wish>, Receiver<News>)> {
+fn start_asking(target: Target) -> io::Result<(Sender<Wish>, Receiver<News>)> {
     let (wish, wishes) = channel();
     let (tell, news) = channel();
     let asking = std::thread::Builder::new().name("asking".into());
-    asking.spawn(move || ask(url, token, wishes, tell))?;
+    asking.spawn(move || ask(target, wishes, tell))?;
     Ok((wish, news))
 }
 
-fn live(url: AdminUrl, token: Option<String>, sort: Column) -> io::Result<()> {
+fn live(target: Target, sort: Column) -> io::Result<()> {
     // Before any other thread: they inherit the mask.
     let interrupt = Interrupt::new();
-    let shown = url.to_string();
-    let (wish, news) = start_asking(url, token)?;
+    let shown = target.url.to_string();
+    let (wish, news) = start_asking(target)?;
     let (started, colour) = (Instant::now(), colour());
     let mut model = Model::new(sort);
     let mut terminal = Terminal(ratatui::try_init()?);

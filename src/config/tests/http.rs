@@ -8,7 +8,8 @@ use sluicegate_l7::route::spec::{ActionSpec, PathSpec, RetrySpec, SplitBy, Value
 
 use super::{plan_of, rendered, repository};
 use crate::config::plan::{
-    ClientAuth, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol, TlsVersion, Verify,
+    CheckKind, ClientAuth, HashBy, HttpLimits, HttpTimeouts, KeepAlive, Mode, Pem, Protocol,
+    TlsVersion, Verify,
 };
 use crate::config::{load, load_text};
 
@@ -209,8 +210,78 @@ fn an_encrypted_key_is_told_from_no_key() {
 }
 
 #[test]
-fn what_later_versions_bring_is_unknown_and_said_so() {
-    let lines = "[[listener.a.route]]\npool = \"p\"\nmirror = \"p\"\n";
-    let report = load_text("a.toml", http(lines).as_bytes()).unwrap_err();
-    assert!(report.render(false).contains("`mirror` is not in this version"));
+fn a_check_asks_for_the_host_it_says_else_for_the_sni_of_its_pool() {
+    let host = |check: &str, tls: &str| {
+        let text = http("pool = \"p\"\n") + &format!("check = {{ type = \"http\"{check} }}\n{tls}");
+        match plan_of("a.toml", &text).pools[0].check.clone().map(|check| check.kind) {
+            Some(CheckKind::Http(check)) => check.host,
+            other => panic!("{other:?}"),
+        }
+    };
+    let tls = "tls = { sni = \"db.test\" }\n";
+    assert_eq!(host("", tls).as_deref(), Some("db.test"));
+    assert_eq!(host(", host = \"own.test\"", tls).as_deref(), Some("own.test"));
+    assert_eq!(host("", "tls = {}\n"), None);
+    assert_eq!(host("", ""), None);
+}
+
+#[test]
+fn what_maglev_goes_by_suits_its_listeners() {
+    let pool = |lines: &str| format!("[pool.q]\nservers.s = \"10.0.0.2:80\"\n{lines}");
+    let of = |mode: &str, lines: &str| {
+        let listener = format!("[listener.a]\nbind = \"127.0.0.1:1\"\nmode = \"{mode}\"\n");
+        load_text("a.toml", format!("{listener}pool = \"q\"\n{}", pool(lines)).as_bytes())
+    };
+    let by = |hash: &str| {
+        let lines = format!("balance = \"maglev\"\nhash = \"{hash}\"\n");
+        let loaded = of("http", &lines);
+        loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).plan.pools[0]
+            .hash
+            .clone()
+    };
+    assert_eq!(by("ip"), HashBy::Ip);
+    assert_eq!(by("header:X-Tenant"), HashBy::Header("x-tenant".into()));
+    assert_eq!(by("cookie:Sid"), HashBy::Cookie("Sid".into()));
+    assert_eq!((by("consumer"), by("path")), (HashBy::Consumer, HashBy::Path));
+    for (mode, lines, says, place) in [
+        ("tcp", "balance = \"maglev\"\nhash = \"path\"\n", "tcp listener `a` sends to it", "8:8"),
+        ("http", "hash = \"path\"\n", "write balance = \"maglev\"", "7:1"),
+        ("http", "balance = \"maglev\"\nhash = \"cookie:\"\n", "\"cookie:NAME\"", "8:8"),
+    ] {
+        let shown = of(mode, lines).unwrap_err().render(false);
+        assert!(shown.contains(says) && shown.contains(place), "{lines}: {shown}");
+    }
+    assert!(of("tcp", "balance = \"maglev\"\nhash = \"ip\"\n").is_ok());
+}
+
+#[test]
+fn a_mirror_is_a_pool_alone_or_a_table_and_its_pool_is_not_unused() {
+    const SHADOW: &str = "[pool.shadow.servers]\ns = \"10.0.0.2:80\"\n";
+    let of = |mirror: &str| {
+        let lines = format!("[[listener.a.route]]\npool = \"p\"\nmirror = {mirror}\n");
+        load_text("a.toml", format!("{}{SHADOW}", http(&lines)).as_bytes())
+    };
+    let mirror = |text: &str| {
+        let loaded = of(text).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        assert_eq!(loaded.warnings.warnings(), 0, "{}", loaded.warnings.render(false));
+        let mirror = loaded.plan.listeners[0].http.as_ref().unwrap().routes[0].mirror.clone();
+        let mirror = mirror.expect("it is said");
+        let pool = loaded.plan.pools[mirror.pool].name.clone();
+        (pool, mirror.share_percent, mirror.body_max, mirror.in_flight_max)
+    };
+    assert_eq!(mirror("\"shadow\""), ("shadow".into(), 100, 64 << 10, 100));
+    let all = "{ pool = \"shadow\", share = \"5%\", max_body = \"1MiB\", in_flight = 7 }";
+    assert_eq!(mirror(all), ("shadow".into(), 5, 1 << 20, 7));
+    for (wrong, says) in [
+        ("\"shadw\"", "did you mean `shadow`?"),
+        ("{ share = \"5%\" }", "`pool` is missing in `mirror`"),
+        ("{ pool = \"shadow\", in_flight = 0 }", "in_flight"),
+        ("{ pool = \"shadow\", retries = 1 }", "unknown key `retries`"),
+    ] {
+        let shown = of(wrong).unwrap_err().render(false);
+        assert!(shown.contains(says) && shown.contains("a.toml:6:"), "{wrong}: {shown}");
+    }
+    let lines = "[[listener.a.route]]\nrespond = { body = \"x\" }\nmirror = \"shadow\"\n";
+    let shown = load_text("a.toml", format!("{}{SHADOW}", http(lines)).as_bytes()).unwrap_err();
+    assert!(shown.render(false).contains("does not go with `respond`"), "{}", shown.render(false));
 }

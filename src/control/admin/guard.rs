@@ -140,6 +140,7 @@ mod tests {
             token: Some(Secret("full-token-0123456".into())),
             read_token: Some(Secret("read-token-0123456".into())),
             hosts: vec!["lb1.example.com".into()],
+            tls: None,
         }
     }
 

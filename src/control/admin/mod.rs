@@ -19,6 +19,7 @@ mod stream;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Request;
@@ -29,6 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 use super::Command;
 use super::checks::Checks;
@@ -101,7 +103,7 @@ pub(super) async fn serve(
             Listener::Tcp(listener) => match listener.accept().await {
                 Ok((stream, _)) => {
                     let place = places.enter().await;
-                    tokio::task::spawn_local(connection(stream, place, context.clone()));
+                    tokio::task::spawn_local(admit(stream, place, context.clone()));
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -109,7 +111,7 @@ pub(super) async fn serve(
             Listener::Unix(listener) => match listener.accept().await {
                 Ok((stream, _)) => {
                     let place = places.enter().await;
-                    tokio::task::spawn_local(connection(stream, place, context.clone()));
+                    tokio::task::spawn_local(admit(stream, place, context.clone()));
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -137,6 +139,30 @@ impl TryFrom<AdminSocket> for Listener {
             AdminSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
             AdminSocket::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
         })
+    }
+}
+
+/// Serves a connection, under TLS if the plan in use says so: a certificate that was renewed, or
+/// `tls` that came with a reload, holds for the next one.
+async fn admit(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    place: Rc<Place>,
+    context: Rc<Context>,
+) {
+    let Some(tls) = context.desk.instance.snapshot().fronts.admin.clone() else {
+        return connection(stream, place, context).await;
+    };
+    let handshake = TlsAcceptor::from(Arc::clone(tls.default_config())).accept(stream);
+    let secured = tokio::select! {
+        secured = tokio::time::timeout(HEADER_TIMEOUT, handshake) => secured,
+        () = place.asked_to_leave() => return,
+    };
+    match secured {
+        Ok(Ok(stream)) => connection(stream, place, context).await,
+        Ok(Err(error)) => {
+            context.desk.log.debug(format_args!("the admin API: no TLS with a client: {error}"));
+        }
+        Err(_) => context.desk.log.debug("the admin API: a client did not finish its handshake"),
     }
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
 use sluicegate_l7::http1::{Body, Fields, Framing, Limits};
 
+use super::super::flow::Asker;
 use super::super::office::Office;
 use super::super::session::Peers;
 use super::super::upstream::Upstream;
@@ -57,7 +58,7 @@ async fn attempts<D: Driver>(
     let peers = Peers { source: None, local: None, tls: None, admission: None };
     let mut fresh = false;
     loop {
-        let place = office.reserve(pool, None, &[]).map_err(|_| NoAnswer)?;
+        let place = office.reserve(pool, Asker::default(), &[]).map_err(|_| NoAnswer)?;
         let reached = office.reach(pool, place, fresh, &peers, until).await;
         let mut upstream = reached.map_err(|_| NoAnswer)?;
         let reused = upstream.reused;

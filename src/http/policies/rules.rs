@@ -139,7 +139,8 @@ impl Rules {
 
 impl Rules {
     fn transforms<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r TransformSpec> {
-        chain.steps().iter().filter_map(|&step| match &self.specs[step].kind {
+        let specs = chain.steps().iter().map(|&step| &self.specs[step]);
+        specs.filter(|spec| !spec.dry_run).filter_map(|spec| match &spec.kind {
             Kind::Transform(transform) => Some(transform),
             _ => None,
         })

@@ -43,6 +43,17 @@ fn an_address_has_so_many_sessions_and_gets_a_place_back_when_one_ends() {
 }
 
 #[test]
+fn a_session_from_before_the_limit_takes_a_place_and_is_not_judged() {
+    let table = PerIp::new(64, SECRET);
+    let now = at_ms(0);
+    assert!((0..3).all(|_| table.adopt(A, now)), "more than the limit that comes");
+    assert_eq!(table.admit(A, now, &conns(2)), Err(Refusal::Conns));
+    (0..2).for_each(|_| table.release(A, now));
+    assert_eq!(table.admit(A, now, &conns(2)), Ok(()));
+    assert_eq!(table.admit(A, now, &conns(2)), Err(Refusal::Conns));
+}
+
+#[test]
 fn a_burst_passes_at_once_and_then_one_an_interval() {
     let table = PerIp::new(64, SECRET);
     let limit = rate(20, 3);

@@ -12,6 +12,7 @@ use super::{Kind, Text};
 use crate::config::plan::Listener;
 use crate::observe::counters::HandshakeResult;
 use crate::observe::histograms::{RouteTotals, sum_of};
+use crate::observe::requests::Mirrored;
 use crate::observe::view::View;
 use crate::registry::ListenerId;
 
@@ -83,7 +84,34 @@ pub(super) fn requests(view: &View<'_>, text: &mut Text) {
             text.series("http_request_seconds", &labels, &totals.seconds);
         }
     }
+    mirrors(view, text);
     servers(view, text);
+}
+
+/// Copies, of routes that make them.
+fn mirrors(view: &View<'_>, text: &mut Text) {
+    let mut rows: BTreeMap<(&str, &str, Mirrored), u64> = BTreeMap::new();
+    for listener in &view.snapshot.plan.listeners {
+        let routes = listener.http.iter().flat_map(|http| &http.routes);
+        for route in routes.filter(|route| route.mirror.is_some()) {
+            for result in Mirrored::ALL {
+                rows.insert((&listener.name, &route.name, result), 0);
+            }
+        }
+    }
+    for (&(listener, route, result), count) in &view.totals.mirrored {
+        let listener = &view.snapshot.plan.listeners[usize::from(listener.0)];
+        let key = (listener.name.as_str(), view.route_name(Some(route)), result);
+        *rows.entry(key).or_default() += count;
+    }
+    if rows.is_empty() {
+        return;
+    }
+    text.family("mirrored_total", Kind::Counter, "Copies of requests, by what became of them.");
+    for (&(listener, route, result), count) in &rows {
+        let labels = [("listener", listener), ("route", route), ("result", result.as_str())];
+        text.sample("mirrored_total", &labels, count);
+    }
 }
 
 /// The servers of all pools that requests may go to.
