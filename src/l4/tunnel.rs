@@ -29,7 +29,7 @@ const RESET_FLUSH_MAX: Duration = Duration::from_secs(1);
 const FLUSH_LOOK: Duration = Duration::from_millis(2);
 
 /// Moves of one direction before others get their turn.
-const MOVES_PER_POLL: usize = 8;
+const MOVES_PER_POLL: usize = 4;
 
 /// Ours to say goodbye before the timer of a session that is too long idle resets it.
 const GOODBYE_MAX: Duration = Duration::from_millis(100);

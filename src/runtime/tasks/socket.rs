@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use nix::errno::Errno;
 
 use super::inbox::Inbox;
-use super::shell::Shell;
+use super::shell::{Desk, Shell};
 use super::sockets::{End, Got};
+use crate::runtime::buffers::ChunkId;
 use crate::runtime::driver::{Driver, Fd, PathInfo, TcpOptions};
 
 /// Room that a receive wants in an inbox: a ring buffer's worth.
@@ -19,19 +20,24 @@ const ROOM_MIN: usize = 4096;
 /// A flow that fills ring buffers is read from directly, so much at a time.
 const BULK_ROOM: usize = 128 << 10;
 
+/// It goes on like that, without a receive of the ring first, while this much comes at once.
+const BULK_MIN: usize = 32 << 10;
+
 /// A connection. Dropping it closes it, with a reset if so said.
 #[derive(Debug)]
 pub struct Socket<D: Driver> {
     shell: Rc<Shell<D>>,
     slot: u32,
     end: End,
+    /// Much came the last time.
+    bulk: Cell<bool>,
     /// Retransmits that were told of.
     retransmits: Cell<u32>,
 }
 
 impl<D: Driver> Socket<D> {
     pub(super) const fn new(shell: Rc<Shell<D>>, slot: u32) -> Self {
-        Self { shell, slot, end: End::Close, retransmits: Cell::new(0) }
+        Self { shell, slot, end: End::Close, bulk: Cell::new(false), retransmits: Cell::new(0) }
     }
 
     #[must_use]
@@ -97,14 +103,19 @@ impl<D: Driver> Socket<D> {
     /// See [`Socket::recv`].
     pub fn poll_recv(&self, cx: &Context<'_>, inbox: &mut Inbox) -> Poll<Result<usize, Errno>> {
         let mut desk = self.shell.desk();
-        let (driver, sockets, spares) = desk.parts();
+        let mut fetches = self.bulk.get() && desk.sockets.is_recv_idle(self.slot);
         loop {
-            sockets.arm_recv(self.slot, driver);
-            let Poll::Ready(got) = sockets.poll_recv(self.slot, cx) else {
+            let (driver, sockets, spares) = desk.parts();
+            let got = if std::mem::take(&mut fetches) {
+                Poll::Ready(Got::Readable)
+            } else {
+                sockets.arm_recv(self.slot, driver);
+                sockets.poll_recv(self.slot, cx)
+            };
+            let Poll::Ready(got) = got else {
                 inbox.rest(spares);
                 return Poll::Pending;
             };
-            let fd = sockets.fd(self.slot);
             return Poll::Ready(match got {
                 Got::Eof => Ok(0),
                 // No ring buffer is free: wait until there is something, and fetch it directly.
@@ -113,45 +124,64 @@ impl<D: Driver> Socket<D> {
                     continue;
                 }
                 Got::Failed(errno) => Err(errno),
-                Got::Chunk(chunk) => {
-                    let len = driver.buffers().len(chunk) as usize;
-                    if !inbox.reserve(len, spares) {
-                        driver.release(chunk);
-                        return Poll::Ready(Err(Errno::EMSGSIZE));
-                    }
-                    inbox.push(driver.buffers().bytes(chunk));
-                    driver.release(chunk);
-                    let mut total = len;
-                    if len == driver.buffers().sizes().ring_size as usize
-                        && inbox.reserve(BULK_ROOM.saturating_sub(inbox.len()), spares)
-                    {
-                        match driver.recv_bytes_now(fd, inbox.room()) {
-                            // An end is met again; an error is told once.
-                            Ok(n) => {
-                                inbox.filled(n as usize);
-                                total += n as usize;
-                            }
-                            Err(Errno::EAGAIN) => {}
-                            Err(_) => sockets.see_reset(self.slot),
+                Got::Chunk(chunk) => self.take(chunk, &mut desk, inbox),
+                Got::Readable => match self.fetch(&mut desk, inbox) {
+                    Err(Errno::EAGAIN) => {
+                        if self.bulk.get() {
+                            let (driver, sockets, _) = desk.parts();
+                            sockets.arm_readable(self.slot, driver);
                         }
+                        continue;
                     }
-                    Ok(total)
-                }
-                Got::Readable => {
-                    if !inbox.reserve(ROOM_MIN, spares) {
-                        return Poll::Ready(Err(Errno::EMSGSIZE));
-                    }
-                    match driver.recv_bytes_now(fd, inbox.room()) {
-                        Ok(0) if sockets.reset_seen(self.slot) => Err(Errno::ECONNRESET),
-                        Ok(n) => {
-                            inbox.filled(n as usize);
-                            Ok(n as usize)
-                        }
-                        Err(Errno::EAGAIN) => continue,
-                        Err(errno) => Err(errno),
-                    }
-                }
+                    other => other,
+                },
             });
+        }
+    }
+
+    /// Takes over a chunk; behind one that is full, more is fetched directly.
+    fn take(&self, chunk: ChunkId, desk: &mut Desk<D>, inbox: &mut Inbox) -> Result<usize, Errno> {
+        let (driver, sockets, spares) = desk.parts();
+        let len = driver.buffers().len(chunk) as usize;
+        if !inbox.reserve(len, spares) {
+            driver.release(chunk);
+            return Err(Errno::EMSGSIZE);
+        }
+        inbox.push(driver.buffers().bytes(chunk));
+        driver.release(chunk);
+        let is_full = len == driver.buffers().sizes().ring_size as usize;
+        if !is_full || !inbox.reserve(BULK_ROOM.saturating_sub(inbox.len()), spares) {
+            return Ok(len);
+        }
+        match driver.recv_bytes_now(sockets.fd(self.slot), inbox.room()) {
+            // An end is met again; an error is told once.
+            Ok(n) => {
+                inbox.filled(n as usize);
+                self.bulk.set(len + n as usize >= BULK_MIN);
+                return Ok(len + n as usize);
+            }
+            Err(Errno::EAGAIN) => {}
+            Err(_) => sockets.see_reset(self.slot),
+        }
+        Ok(len)
+    }
+
+    /// Fetches what has come, by a call.
+    fn fetch(&self, desk: &mut Desk<D>, inbox: &mut Inbox) -> Result<usize, Errno> {
+        let (driver, sockets, spares) = desk.parts();
+        let room = BULK_ROOM.saturating_sub(inbox.len());
+        let roomy = self.bulk.get() && inbox.reserve(room, spares);
+        if !roomy && !inbox.reserve(ROOM_MIN, spares) {
+            return Err(Errno::EMSGSIZE);
+        }
+        match driver.recv_bytes_now(sockets.fd(self.slot), inbox.room()) {
+            Ok(0) if sockets.reset_seen(self.slot) => Err(Errno::ECONNRESET),
+            Ok(n) => {
+                inbox.filled(n as usize);
+                self.bulk.set(n as usize >= BULK_MIN);
+                Ok(n as usize)
+            }
+            Err(errno) => Err(errno),
         }
     }
 

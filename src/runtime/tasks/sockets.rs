@@ -188,6 +188,11 @@ impl Sockets {
         !matches!(self.entries[slot as usize].recv.state, State::Done(_))
     }
 
+    /// No receive is in flight or has brought something.
+    pub fn is_recv_idle(&self, slot: u32) -> bool {
+        matches!(self.entries[slot as usize].recv.state, State::Idle)
+    }
+
     /// Nothing is in flight or waits to be taken, and no reset was seen.
     pub fn is_at_rest(&self, slot: u32) -> bool {
         let entry = &self.entries[slot as usize];

@@ -7,7 +7,7 @@ on_every_driver! {
     a_single_accept_leaves_the_others_in_the_queue,
     a_connect_succeeds_or_says_why_not,
     a_connect_in_flight_ends_with_a_cancel,
-    a_peer_that_resets_at_once_was_connected,
+    a_peer_that_resets_at_once_was_connected_or_is_told_as_a_reset,
     a_unix_socket_with_a_full_queue_refuses_at_once,
     a_poll_for_resets_is_silent_on_data_and_ends_on_a_reset,
     a_poll_of_a_counter_rings_each_time,
@@ -77,7 +77,7 @@ fn a_connect_succeeds_or_says_why_not(bench: &mut Bench<impl Driver>) {
     bench.close(fd);
 }
 
-fn a_peer_that_resets_at_once_was_connected(bench: &mut Bench<impl Driver>) {
+fn a_peer_that_resets_at_once_was_connected_or_is_told_as_a_reset(bench: &mut Bench<impl Driver>) {
     let to = Endpoint::Ip(bench.listener.local_addr().unwrap());
     for _ in 0..100 {
         let fd = bench.driver.open_now(&to, &StreamOptions { source: None }).unwrap();
@@ -87,9 +87,14 @@ fn a_peer_that_resets_at_once_was_connected(bench: &mut Bench<impl Driver>) {
             listener.set_nonblocking(false).unwrap();
             reset(listener.accept().unwrap().0);
         });
-        assert_eq!(bench.last(CONNECT).result, Ok(0));
+        let connected = bench.last(CONNECT).result;
         peer.join().unwrap();
-        assert_eq!(bench.drain(fd), (Vec::new(), Err(Errno::ECONNRESET)));
+        // A kernel that is busy ends the handshake in the background, and may have the reset
+        // before it says that there was a connection.
+        if connected != Err(Errno::ECONNRESET) {
+            assert_eq!(connected, Ok(0));
+            assert_eq!(bench.drain(fd), (Vec::new(), Err(Errno::ECONNRESET)));
+        }
         bench.close(fd);
     }
 }
