@@ -312,6 +312,8 @@ class Envoy(FromPypi):
         settings = {
             "@type": kind,
             "stat_prefix": "bench",
+            # s_time speaks nothing newer.
+            "http_protocol_options": {"accept_http_10": True},
             "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         }

@@ -307,9 +307,11 @@ class Handshakes(Work):
         words = ["s_time", "-connect", f"127.0.0.1:{port}", "-new", "-tls1_3", "-www", "/"]
         command = pinned(LOAD_CORE, [need("openssl"), *words, "-time", seconds])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        clients = [subprocess.Popen(command, **pipes) for _ in range(4)]
+        # All have ended before any of them is judged.
+        outputs = [client.communicate(timeout=60 + seconds)[0] for client in clients]
         total = 0
-        for client in [subprocess.Popen(command, **pipes) for _ in range(4)]:
-            printed = client.communicate(timeout=60 + seconds)[0]
+        for client, printed in zip(clients, outputs):
             found = re.search(r"(\d+) connections in \d+ real seconds, (\d+) bytes read", printed)
             if client.returncode or not found or not int(found.group(2)):
                 raise Failed(f"openssl s_time was not answered well: {printed[-500:]}")

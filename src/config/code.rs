@@ -73,7 +73,6 @@ codes! {
     BAD_NETWORK "E108" "a network that cannot be read";
     BAD_NAME "E109" "a name that cannot be a label in metrics and logs";
     BAD_SECRET "E110" "a secret that is missing, empty, too short or has forbidden characters";
-    NOT_YET "E111" "a value that this version does not support";
     TOO_MANY "E112" "more entries than the bound";
     BAD_TEXT "E113" "text with a form or characters that are not possible there";
     NOT_HERE "E114" "a key that does not go with another one beside it";

@@ -23,8 +23,6 @@ pub struct Section {
     pub tag: Option<&'static str>,
     /// The key whose value alone may stand for the whole table.
     pub short: Option<&'static str>,
-    /// Keys of the interface that later versions bring. They are unknown, and the message says so.
-    pub later: &'static [&'static str],
     /// The word in the tag says which of these the table is; each has the tag as its first key,
     /// with that one word. Then `keys` has only the tag.
     pub variants: &'static [&'static Section],
@@ -95,7 +93,6 @@ pub enum Kind {
     /// One of a closed set.
     Word {
         words: &'static [&'static str],
-        later: &'static [&'static str],
     },
     Text(Text),
     /// A list of at most `max` items.

@@ -41,7 +41,7 @@ pub(super) const fn time_or_off(min: Duration, max: Duration) -> Kind {
     Kind::Duration { min, max, off: true }
 }
 pub(super) const fn word(words: &'static [&'static str]) -> Kind {
-    Kind::Word { words, later: &[] }
+    Kind::Word { words }
 }
 
 pub static ROOT: Section = Section {
@@ -50,7 +50,6 @@ pub static ROOT: Section = Section {
     doc: "The file is TOML or, when its name ends in `.json`, the same tables as one JSON object.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("version", Kind::Integer { min: 1, max: 1 }, "The version of this format.")
@@ -133,7 +132,6 @@ pub static DEFAULTS: Section = Section {
     doc: "Timeouts that any listener or pool may override: pool before listener before this table.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("connect_timeout", CONNECT_KIND, CONNECT).or("3s"),
@@ -157,7 +155,6 @@ static LISTENER: Section = Section {
     doc: "One or more addresses, and where their clients go: one `pool`, or pools by server name (`sni`), or routes.",
     tag: Some("mode"),
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -250,7 +247,6 @@ static LIMIT: Section = Section {
     doc: "What is over a limit is accepted, reset and counted. One address is one IPv4 address or one IPv6 /64.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("max_conns", Kind::Integer { min: 1, max: CONNS_MAX }, "Sessions of this listener at once.")
@@ -274,7 +270,6 @@ static POOL: Section = Section {
     doc: "Servers that can stand in for each other, and how one is chosen.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("servers", Kind::Named { section: &SERVER, max: SERVERS_PER_POOL_MAX }, "The servers by name, at least one."),
@@ -357,7 +352,6 @@ static SERVER: Section = Section {
     doc: "One server. `pg1 = \"10.0.0.11:5432\"` is short for `pg1 = { addr = \"10.0.0.11:5432\" }`.",
     tag: None,
     short: Some("addr"),
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -383,7 +377,6 @@ static CHECK: Section = Section {
     doc: "An active health check of every server of the pool.",
     tag: Some("type"),
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -428,7 +421,6 @@ static OUTLIER: Section = Section {
     doc: "A server that fails real clients is ejected for a while. The last eligible server never is.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(

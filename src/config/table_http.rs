@@ -56,7 +56,7 @@ const fn section(
     doc: &'static str,
     keys: &'static [Key],
 ) -> Section {
-    Section { noun, heading, doc, keys, tag: None, short: None, later: &[], variants: &[] }
+    Section { noun, heading, doc, keys, tag: None, short: None, variants: &[] }
 }
 
 pub(super) const CERT: &str = "The certificate, then those that it was issued by, as PEM: `\"file:/path\"` or `\"env:NAME\"`. A file is watched.";
@@ -213,7 +213,6 @@ pub(super) static ROUTE: Section = Section {
     doc: "Where requests that match go: exactly one of `pool`, `split`, `redirect` and `respond`.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("name", Kind::Text(Text::Label), "Label in metrics, log and limits.")
@@ -412,7 +411,6 @@ static MIRROR: Section = Section {
     doc: "A copy of the request, as the servers of the route get it, goes to another pool once all of its body is here. Its answer is read and thrown away, within that pool's `request_timeout`; the client neither waits for it nor sees it fail. A copy takes no limits and is not tried again; upgrades are not copied. `mirror = \"shadow\"` is short for `mirror = { pool = \"shadow\" }`.",
     tag: None,
     short: Some("pool"),
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("pool", Kind::Text(Text::PoolName), "The pool that gets them.").required(),

@@ -40,23 +40,14 @@ pub(super) const fn section(
     doc: &'static str,
     keys: &'static [Key],
 ) -> Section {
-    Section { noun, heading, doc, keys, tag: None, short: None, later: &[], variants: &[] }
+    Section { noun, heading, doc, keys, tag: None, short: None, variants: &[] }
 }
 pub(super) const fn kind_of(
     heading: &'static str,
     doc: &'static str,
     keys: &'static [Key],
 ) -> Section {
-    Section {
-        noun: "policy",
-        heading,
-        doc,
-        keys,
-        tag: Some("type"),
-        short: None,
-        later: &[],
-        variants: &[],
-    }
+    Section { noun: "policy", heading, doc, keys, tag: Some("type"), short: None, variants: &[] }
 }
 
 pub(super) const TYPE: &str = "What kind of policy it is.";
@@ -80,7 +71,6 @@ pub(super) static POLICY: Section = Section {
     doc: "Who may pass, how often, and what they see. A policy counts where a listener or a route names it in `policies`; whatever order they are named in, they run in a fixed one.",
     tag: Some("type"),
     short: None,
-    later: &[],
     keys: &[Key::new(
         "type",
         word(&[

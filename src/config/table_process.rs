@@ -17,7 +17,6 @@ pub static RUNTIME: Section = Section {
     doc: "The process as a whole.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -66,7 +65,6 @@ pub static DNS: Section = Section {
     doc: "How `dns:` and `srv:` servers are resolved.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -97,7 +95,6 @@ pub static ADMIN: Section = Section {
     doc: "The admin API. Without this table there is no admin listener.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(
@@ -131,7 +128,6 @@ static ADMIN_TLS: Section = Section {
     doc: "The admin API over TLS, for https:// addresses in `ctl`, `top`, scrapers and browsers. Tokens are asked for all the same.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new("cert", PEM, CERT).required(),
@@ -150,7 +146,6 @@ pub static LOG: Section = Section {
     doc: "The access log, and what the process says about itself.",
     tag: None,
     short: None,
-    later: &[],
     variants: &[],
     keys: &[
         Key::new(

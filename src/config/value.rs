@@ -243,21 +243,14 @@ pub fn share(value: &Value) -> Taken {
 }
 
 /// # Errors
-/// Anything but one of `words`; words of later versions are told apart.
-pub fn word(value: &Value, words: &[&'static str], later: &[&str]) -> Taken {
+/// Anything but one of `words`.
+pub fn word(value: &Value, words: &[&'static str]) -> Taken {
     let choices = || words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(", ");
     let Value::Text(text) = value else {
         return Err(wrong_type(&format!("one of {}", choices()), value, ""));
     };
     if let Some(word) = words.iter().find(|word| *word == text) {
         return Ok(Scalar::Word(word));
-    }
-    let prefix = |later: &str| {
-        later.split_once(':').is_some_and(|(head, _)| text.starts_with(&format!("{head}:")))
-    };
-    if later.iter().any(|l| l == text || prefix(l)) {
-        let problem = format!("cannot be \"{}\" in this version", clip(text));
-        return Err(refuse(code::NOT_YET, problem, format!("it can be {}", choices())));
     }
     let hint = match super::keys::nearest(text, words.iter().copied()) {
         Some(near) => format!("did you mean \"{near}\"?"),

@@ -35,7 +35,7 @@ pub(super) fn scalar(
         Kind::RateOrOff => value::rate(found, true),
         Kind::Json => value::json(found),
         Kind::Share => value::share(found),
-        Kind::Word { words, later } => value::word(found, words, later),
+        Kind::Word { words } => value::word(found, words),
         Kind::Statuses => value::statuses(found),
         Kind::Text(form) => value::text(found, *form, dir),
         Kind::List { .. } | Kind::OneOrList { .. } => {
@@ -138,7 +138,7 @@ impl Walk<'_> {
         if secret(name) || near.is_some_and(secret) {
             self.found.mask(entry.node.place);
         }
-        self.found.add(finding.hint(unknown_hint(fields.section, name, near)));
+        self.found.add(finding.hint(unknown_hint(name, near)));
     }
 
     fn check_tag(&mut self, fields: &Fields, key: &Key, tag: Option<&str>, place: Place) {
@@ -482,11 +482,9 @@ fn folded(names: Names, name: &str) -> String {
     }
 }
 
-fn unknown_hint(section: &Section, name: &str, near: Option<&str>) -> String {
+fn unknown_hint(name: &str, near: Option<&str>) -> String {
     let elsewhere = || super::table::ROOT.all_below().into_iter().find(|s| s.index(name).is_some());
-    if section.later.contains(&name) {
-        format!("`{name}` is not in this version")
-    } else if let Some(near) = near {
+    if let Some(near) = near {
         format!("did you mean `{near}`?")
     } else if let Some(other) = elsewhere() {
         format!("it is a key of `{}`", other.heading)
@@ -517,15 +515,6 @@ mod tests {
                     _ => 1,
                 };
                 assert_eq!(defaults_of(key).len(), given, "{} {}", section.heading, key.name);
-            }
-        }
-    }
-
-    #[test]
-    fn no_key_of_today_is_called_a_key_of_later() {
-        for section in super::super::table::ROOT.all_below() {
-            for key in section.keys {
-                assert!(!section.later.contains(&key.name), "{} {}", section.heading, key.name);
             }
         }
     }
