@@ -314,6 +314,8 @@ class Envoy(FromPypi):
             "stat_prefix": "bench",
             # s_time speaks nothing newer.
             "http_protocol_options": {"accept_http_10": True},
+            # Else it holds what it closes for a second.
+            "delayed_close_timeout": "0s",
             "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
             "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         }
