@@ -1,16 +1,17 @@
 //! What the tasks of the control thread have in common, and what they tell the workers.
 //!
-//! Lives on the control thread and is shared by its tasks through an `Rc`. Nothing here waits:
-//! a mailbox that is full belongs to a worker that is stuck, and what matters is told again by
-//! [`Desk::keep_house`].
+//! Lives on the control thread and is shared by its tasks through an `Rc`. Nothing here waits but
+//! [`Desk::heard`]: a mailbox that is full belongs to a worker that is stuck, and what matters is
+//! told again by [`Desk::keep_house`].
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sluicegate_l7::policy::breaker::BreakerState;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::instance::Instance;
 use super::membership::{Change, names_of};
@@ -23,6 +24,9 @@ use crate::observe::events::EventKind;
 use crate::observe::logger::Log;
 use crate::registry::{PoolId, ServerId, ServerState, Snapshot};
 use crate::runtime::mail::Mail;
+
+/// How long an operator waits for the workers. A turn takes microseconds.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -200,6 +204,28 @@ impl Desk {
             if behind && worker.mailbox.post(Mail::Snapshot(snapshot.clone())).is_ok() {
                 *told = snapshot.version;
             }
+        }
+    }
+
+    /// Waits until every worker that makes turns has read what was posted to it: what an answer
+    /// to the operator claims must be so for the next client, whichever worker it meets.
+    pub async fn heard(&self) {
+        let mut asked = Vec::new();
+        for worker in &self.instance.shared.workers {
+            let (reply, heard) = oneshot::channel();
+            // A full mailbox: it is stuck, and house-keeping tells it later.
+            if worker.mailbox.post(Mail::Heard(reply)).is_ok() {
+                asked.push(heard);
+            }
+        }
+        let all = async {
+            for heard in asked {
+                // It ended: nothing is asked of it any more.
+                let _ = heard.await;
+            }
+        };
+        if tokio::time::timeout(HEARD_WITHIN, all).await.is_err() {
+            self.log.warn(format_args!("a worker is stuck: it has not taken the change yet"));
         }
     }
 

@@ -103,6 +103,9 @@ impl Reloader {
             Ok((changes, pending, warnings)) => (Ok(changes), pending, warnings),
             Err(error) => (Err(error), Vec::new(), String::new()),
         };
+        if outcome.is_ok() {
+            self.desk.heard().await;
+        }
         let reload = Arc::new(Reload { at: SystemTime::now(), outcome, pending, warnings });
         self.desk.instance.note_reload(reload.clone());
         self.tell(&reload);

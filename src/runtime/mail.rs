@@ -30,6 +30,8 @@ pub enum Mail {
     Verified(Verified),
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
+    /// Asks whether everything that was posted before has been read.
+    Heard(tokio::sync::oneshot::Sender<()>),
     /// Asks for the histograms filled since the last time.
     Scrape(std::sync::mpsc::SyncSender<Histograms>),
     /// First checks are done: start accepting.

@@ -355,8 +355,10 @@ impl<D: Driver> Worker<D> {
                 let old = self.gate.use_snapshot(snapshot);
                 self.gate.post_old(old);
             }
+            // Whoever asked may have given up, here and below.
+            Mail::Heard(reply) => drop(reply.send(())),
             Mail::Scrape(reply) => {
-                // Whoever asked may have given up; then this share is lost to no one but them.
+                // Then this share is lost to no one but them.
                 let _ = reply.try_send(self.gate.take_histograms());
             }
             Mail::Accept => self.gate.open_doors(),

@@ -229,6 +229,12 @@ fn a_limit_by_address_that_a_reload_brings_counts_the_sessions_that_are_there() 
     apply(&gate, &config("limit = { conns_per_ip = 5 }\n"));
     there.push(open(gate.address("a")).expect("the fifth"));
     assert!(open(gate.address("a")).is_err(), "the sixth");
+    // Whichever worker the next client meets: all of them have counted theirs.
+    for round in 0..20 {
+        apply(&gate, &config(""));
+        apply(&gate, &config("limit = { conns_per_ip = 5 }\n"));
+        assert!(open(gate.address("a")).is_err(), "round {round}");
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub(super) async fn patch(
         Err(detail) => return error(StatusCode::BAD_REQUEST, "bad-request", &detail),
     };
     operator::change(&context.desk, &context.checks, &id, wanted);
+    context.desk.heard().await;
     let (pool, server) = (pool.to_owned(), server.to_owned());
     super::routes::rendered(instance, JSON, move |instance| {
         let status = instance.status();
