@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The proxies that are compared: how each is started with one thread and the same duty.
 
-Equal duty: one server behind, one worker or thread, no access log, no admin listener, timeouts
-of ten minutes, a backlog of 4,096, 128 connections to the server kept. What a proxy does by
+Equal duty: one server behind, one worker or thread, no access log, no admin listener unless the
+duty asks for it, timeouts of ten minutes, a backlog of 4,096, 128 connections to the server kept. What a proxy does by
 default stays as it is. The duties:
 
 - tcp: plain TCP
 - tls: TLS ends here, TCP goes on
 - http, https: HTTP/1.1 to the server; with TLS also HTTP/2 from clients
 - http+N: as http, with N policies on the route (Sluicegate alone)
+- http+admin: as http, with the admin listener on the socket `admin_socket` (Sluicegate alone)
 """
 
 import hashlib
@@ -52,6 +53,10 @@ def certificate(directory):
     return both, cert, key
 
 
+def admin_socket(directory):
+    return Path(directory) / "admin.sock"
+
+
 def first_version(command):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr)
@@ -86,7 +91,9 @@ class Sluicegate(Proxy):
         if duty in ("tls", "https"):
             _, cert, key = certificate(directory)
             tls = f'tls = {{ cert = "file:{cert}", key = "file:{key}" }}'
-        names, policies = policies_of(int(duty.partition("+")[2] or 0))
+        more = duty.partition("+")[2]
+        admin = f'[admin]\nbind = "unix:{admin_socket(directory)}"' if more == "admin" else ""
+        names, policies = policies_of(int(more) if more.isdigit() else 0)
         config.write_text(
             f"""version = 1
 [runtime]
@@ -94,6 +101,7 @@ workers = 1
 engine = "{self.engine}"
 [log]
 access = "off"
+{admin}
 [listener.bench]
 bind = "127.0.0.1:{port}"
 mode = "{mode}"

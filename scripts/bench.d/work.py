@@ -11,10 +11,11 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-from proxies import KEY
+from proxies import KEY, admin_socket
 from processes import LOAD_CORE, Failed, Process, free_port, need, pinned, run_load
 
 IDLE_SESSIONS = 4000
@@ -402,5 +403,66 @@ def with_policies(count):
     return Policies
 
 
+class Scraped(HttpLatency):
+    """The same load with nobody looking, and with somebody who scrapes ten times a second: what
+    it costs the proxy, and what clients see of it."""
+
+    id = "S"
+    title = "HTTP/1.1 at 8,000/s, metrics scraped 10 times a second"
+    duty = "http+admin"
+    figures = {
+        "p50": ("p50 latency", "µs", None, True),
+        "p50_alone": ("the same without scrapes", "µs", None, True),
+        "p99": ("p99 latency", "µs", None, True),
+        "p99_alone": ("the same without scrapes", "µs", None, True),
+        "cpu": ("CPU per request", "µs", None, True),
+        "cpu_alone": ("the same without scrapes", "µs", None, True),
+    }
+    pause = 0.1
+
+    def prepare(self, samples, sluicegate):
+        self.generator = sluicegate.binary
+        self.rate = 8_000
+
+    def server(self, directory):
+        self.admin = admin_socket(directory)
+        return super().server(directory)
+
+    def measure(self, proxy):
+        seconds = 2 if self.quick else 4
+        self.load(proxy, 1)
+        figures = self.load(proxy, seconds, "_alone")
+        stop, scrapes = threading.Event(), []
+        scraper = threading.Thread(target=self.scrape, args=(stop, scrapes))
+        scraper.start()
+        try:
+            figures |= self.load(proxy, seconds)
+        finally:
+            stop.set()
+            scraper.join()
+        if len(scrapes) < seconds:
+            raise Failed(f"only {len(scrapes)} scrapes in {seconds} s")
+        return figures
+
+    def load(self, proxy, seconds, name=""):
+        words = ["bench", "http", f"http://127.0.0.1:{proxy.port}/", "--rate", self.rate]
+        words += ["--connections", 16, "--duration", f"{seconds}s", "--json"]
+        before = proxy.cpu_ns()
+        latency = json.loads(run_load([self.generator, *words], timeout_s=120))["latency_us"]
+        cpu = (proxy.cpu_ns() - before) / 1e3 / (self.rate * seconds)
+        return {f"p50{name}": latency["p50"], f"p99{name}": latency["p99"], f"cpu{name}": cpu}
+
+    def scrape(self, stop, scrapes):
+        while not stop.wait(self.pause):
+            with socket.socket(socket.AF_UNIX) as session:
+                session.settimeout(10)
+                session.connect(str(self.admin))
+                session.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                answer = b"".join(iter(lambda: session.recv(65536), b""))
+            if not answer.startswith(b"HTTP/1.1 200"):
+                return
+            scrapes.append(len(answer))
+
+
 POLICIES = tuple(with_policies(count) for count in (0, 1, 4, 8))
-ALL = (RedisGet, NewConnections, Bulk, Http, Http2, Handshakes, TlsBulk, IdleSessions, HttpLatency, *POLICIES)
+ALL = (RedisGet, NewConnections, Bulk, Http, Http2, Handshakes, TlsBulk, IdleSessions, HttpLatency, *POLICIES, Scraped)
