@@ -1,8 +1,9 @@
 //! The doors: listening sockets, the descriptor budget, the hand-over to a less busy worker.
 //!
-//! While plenty of descriptors are free a door accepts in multishot. Below [`PLENTY`] it takes
-//! one client per descriptor pair it has reserved; with none left it takes nobody, and clients
-//! wait in the backlog until a session ends.
+//! While plenty of descriptors are free a door accepts in multishot. Below [`PLENTY`] it waits
+//! for word of a client and takes it in when there is a descriptor pair for it: a door that
+//! nobody comes to holds nothing that another one needs. With none left clients wait in the
+//! backlog until a session ends.
 
 use std::os::fd::IntoRawFd as _;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -16,7 +17,7 @@ use crate::control::notice::Notice;
 use crate::net::Peer;
 use crate::observe::reason::Reason;
 use crate::registry::{ListenerId, ServerId};
-use crate::runtime::driver::{Completion, Driver, Fd};
+use crate::runtime::driver::{Completion, Driver, Fd, Interest};
 use crate::runtime::mail::{DoorChanges, Mail};
 use crate::runtime::time::Time;
 use crate::runtime::token::{Tag, Token};
@@ -24,6 +25,9 @@ use crate::runtime::worker::{Listening, SocketId};
 
 /// Free pairs from which on multishot accept is safe: it was seen to take 114 in one enter.
 const PLENTY: i64 = 256;
+
+/// Clients that one word of them lets in at most: the other doors have theirs.
+const TAKEN_MAX: u32 = 16;
 
 /// How long a door stays shut after the kernel said that descriptors are used up.
 const SHUT: Duration = Duration::from_millis(100);
@@ -67,8 +71,8 @@ impl Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepting {
     No,
-    /// One client, whose descriptor pair is reserved.
-    One,
+    /// Told when there is a client; of several workers at one unix socket all are.
+    Waiting,
     Many,
 }
 
@@ -131,14 +135,18 @@ impl<D: Driver> Gate<D> {
             if door.accepting != Accepting::No || door.closed || door.closing.is_some() {
                 continue;
             }
-            let many = self.shared.budget.free() >= PLENTY && !self.doors[at].unix;
-            if !many && !self.shared.budget.reserve() {
+            let token = Token::new(Tag::Accept, 0, at as u32, 0);
+            let (fd, free) = (self.doors[at].fd, self.shared.budget.free());
+            self.doors[at].accepting = if free >= PLENTY && !self.doors[at].unix {
+                self.driver.submit_accept(fd, true, token);
+                Accepting::Many
+            } else if free > 0 {
+                self.driver.submit_poll(fd, Interest::Readable, token);
+                Accepting::Waiting
+            } else {
                 self.doors_at = Some(self.driver.now() + SHUT);
                 return;
-            }
-            self.doors[at].accepting = if many { Accepting::Many } else { Accepting::One };
-            let token = Token::new(Tag::Accept, 0, at as u32, 0);
-            self.driver.submit_accept(self.doors[at].fd, many, token);
+            };
         }
     }
 
@@ -149,29 +157,44 @@ impl<D: Driver> Gate<D> {
         if !completion.more {
             door.accepting = Accepting::No;
         }
-        match completion.result {
-            Ok(fd) => {
-                if accepting == Accepting::Many {
-                    self.shared.budget.take();
-                }
+        match (completion.result, accepting) {
+            (Ok(_), Accepting::Waiting) => self.take_in(at),
+            (Ok(fd), _) => {
+                self.shared.budget.take();
                 self.enter(at, Fd(fd as i32));
                 if self.doors[at].accepting == Accepting::Many && self.shared.budget.free() < PLENTY
                 {
                     self.driver.submit_cancel(completion.token);
                 }
             }
-            Err(errno) => {
-                if accepting == Accepting::One {
-                    self.shared.budget.give();
-                }
-                if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) {
-                    self.doors_at = Some(self.driver.now() + SHUT);
-                    return;
-                }
-            }
+            (Err(errno), _) => self.mind(errno),
         }
         if self.doors[at].accepting == Accepting::No && self.doors_at.is_none() {
             self.open_doors();
+        }
+    }
+
+    /// Accepts who is there, as far as there is room.
+    fn take_in(&mut self, at: usize) {
+        for _ in 0..TAKEN_MAX {
+            if !self.shared.budget.reserve() {
+                self.doors_at = Some(self.driver.now() + SHUT);
+                return;
+            }
+            match self.driver.accept_now(self.doors[at].fd) {
+                Ok(fd) => self.enter(at, fd),
+                Err(errno) => {
+                    self.shared.budget.give();
+                    return self.mind(errno);
+                }
+            }
+        }
+    }
+
+    /// Nobody was accepted, and perhaps nobody can be for a while.
+    fn mind(&mut self, errno: Errno) {
+        if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) {
+            self.doors_at = Some(self.driver.now() + SHUT);
         }
     }
 
@@ -291,15 +314,11 @@ impl<D: Driver> Gate<D> {
         }
     }
 
-    /// Accepts in flight, those of them that hold a reserved pair, and doors that are open.
+    /// Accepts in flight, and doors that are open.
     #[cfg(test)]
-    pub(super) fn doors_now(&self) -> [usize; 3] {
+    pub(super) fn doors_now(&self) -> [usize; 2] {
         let count = |of: &dyn Fn(&Door) -> bool| self.doors.iter().filter(|door| of(door)).count();
-        [
-            count(&|door| door.accepting != Accepting::No),
-            count(&|door| door.accepting == Accepting::One),
-            count(&|door| !door.closed),
-        ]
+        [count(&|door| door.accepting != Accepting::No), count(&|door| !door.closed)]
     }
 
     /// Draining, and the last session has ended.

@@ -245,3 +245,23 @@ fn a_descriptor_limit_of_256_loses_no_session_of_1000_clients_does_not_spin_and_
     let mut final_one = gate.connect("front");
     greeting(&mut final_one).unwrap();
 }
+
+#[test]
+fn doors_that_nobody_comes_to_take_no_place_from_those_where_clients_are() {
+    let server = Backend::start(b'a');
+    let names = ["a", "b", "c"];
+    let listener =
+        |name: &str| format!("[listener.{name}]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n");
+    let listeners = names.map(listener).concat();
+    let gate = Gate::start(&format!(
+        "version = 1\n[runtime]\nworkers = 2\nmax_conns = 2\n[log]\naccess = \"off\"\n\
+         {listeners}[pool.p.servers]\na = \"{}\"\n",
+        server.address
+    ));
+    for _ in 0..4 {
+        for name in names {
+            let mut client = with_deadline(TcpStream::connect(gate.address(name)).unwrap());
+            assert_eq!(greeting(&mut client).unwrap().0, b'a', "{name}");
+        }
+    }
+}

@@ -17,11 +17,20 @@ impl Course {
         self.check_memory();
         self.check_sums();
         self.note_flushes();
+        let lingers = self.lingers();
         for at in 0..self.pairs.len() {
             if !self.pairs[at].over {
-                self.pairs[at].check();
+                self.pairs[at].check(lingers);
             }
         }
+    }
+
+    /// Some session has sent FINs of its own, after a timeout.
+    fn lingers(&self) -> bool {
+        self.gate.sessions.live().any(|(_, session)| match session.phase {
+            Phase::Lingering { reason } | Phase::Closing { reason } => ends_by_fin(reason),
+            _ => false,
+        })
     }
 
     /// Operations that the sessions count are those in flight.
@@ -37,7 +46,7 @@ impl Course {
         let live = || sessions.live().map(|(_, session)| session);
         assert_eq!(self.gate.counts.sessions.load(Ordering::Relaxed) as usize, sessions.len());
         let fds = live().flat_map(|s| SIDES.map(|side| s.socket(side).fd)).flatten().count();
-        let doors = self.gate.doors_now()[2];
+        let doors = self.gate.doors_now()[1];
         let open = self.net.fds_open() - self.net.fds_coming();
         assert_eq!(open, fds + doors, "fds:\n{}", self.gate.driver.describe());
         let active = live().filter(|session| session.holds.listener).count();
@@ -54,7 +63,7 @@ impl Course {
         let waiting = live().filter(waits).count();
         assert_eq!(pool.waiting.load(Ordering::Relaxed) as usize, waiting, "waiting");
         let descriptors = live().filter(|session| session.holds.descriptor).count();
-        let left = self.shared.budget.free() + self.gate.doors_now()[1] as i64 + descriptors as i64;
+        let left = self.shared.budget.free() + descriptors as i64;
         assert_eq!(left, i64::from(self.pairs_max), "budget");
     }
 
@@ -138,7 +147,7 @@ impl Course {
     /// When all is over.
     pub fn check_ends(&mut self) {
         for pair in &mut self.pairs {
-            pair.check();
+            pair.check(false);
             pair.check_end();
         }
         for stray in &self.strays {
@@ -164,8 +173,9 @@ fn in_queue(session: &Session) -> bool {
 }
 
 impl Pair {
-    /// Order and content of what arrived, and that no FIN came that nobody sent.
-    fn check(&mut self) {
+    /// Order and content of what arrived, and that no FIN came that nobody sent; with `lingers`
+    /// a pair whose end is not known may have one of the gateway's own.
+    fn check(&mut self, lingers: bool) {
         let still = |one: &Peered| one.far.is_still() && !one.cut && !one.paused;
         self.client.check_bytes();
         self.over = self.record.is_some() && still(&self.client);
@@ -174,18 +184,10 @@ impl Pair {
             self.over &= still(server);
         }
         let timed_out = self.record.as_ref().is_some_and(|record| ends_by_fin(record.reason));
-        let lingers = self.record.is_none();
-        if timed_out || lingers && !self.fins_are_meant() {
+        if timed_out || lingers && self.record.is_none() {
             return; // judged when the reason is known
         }
         self.check_fins();
-    }
-
-    /// Whether every FIN there is has one behind it. A session that lingers sends its own.
-    fn fins_are_meant(&self) -> bool {
-        let Some(server) = &self.server else { return !self.client.far.got_fin() };
-        let meant = |at: &Peered, from: &Peered| !at.far.got_fin() || from.far.fin_arrived();
-        meant(&self.client, server) && meant(server, &self.client)
     }
 
     /// A FIN at one end means a FIN of the other, and every byte before it.

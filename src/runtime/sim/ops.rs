@@ -443,6 +443,7 @@ impl Op {
         let mask = match kernel.world.open(self.fd) {
             Open::Stream(Some(id)) => kernel.world.links[id].conn.mask(OURS),
             Open::Stream(None) => (libc::POLLHUP | libc::POLLOUT) as u32,
+            Open::Listener if kernel.world.has_client(self.fd) => libc::POLLIN as u32,
             Open::Listener | Open::Nothing => 0,
         };
         let wanted = match interest {

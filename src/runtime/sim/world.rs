@@ -191,6 +191,12 @@ impl World {
         Ok(fd)
     }
 
+    /// Somebody waits to be accepted.
+    pub fn has_client(&self, listener: Fd) -> bool {
+        let backlog = self.backlogs.get(&listener.0);
+        backlog.is_some_and(|backlog| backlog.waiting.iter().any(|(due, _)| *due <= self.now))
+    }
+
     /// From now on nobody gets into the queue; who was under way hears nothing.
     pub fn bar(&mut self, listener: Fd) {
         let now = self.now;
