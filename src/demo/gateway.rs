@@ -19,12 +19,13 @@ pub const POOL: &str = "servers";
 /// The first checks are over loopback; longer than this only a broken machine takes.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// Ports of the HTTP listener and of the admin API, counted from the listener's.
+/// Ports of the HTTP listeners and of the admin API, counted from the listener's.
 const WEB_OFFSET: u16 = 1;
 const ADMIN_OFFSET: u16 = 2;
+const SECURE_OFFSET: u16 = 3;
 
 /// Starts it in front of `servers`, on loopback only: clients on `port`, HTTP on `port` + 1,
-/// admin on `port` + 2, or on a free one where that is taken.
+/// admin on `port` + 2, HTTP in TLS on `port` + 3, or on a free one where that is taken.
 ///
 /// # Errors
 /// When the system refuses the port.
@@ -34,7 +35,7 @@ pub fn start(port: u16, key: &str, servers: &[SocketAddr]) -> Result<Running, Se
         ServeError::Failed(format!("a defect in the demo's plan: {}", report.render(false)))
     })?;
     let mut plan = loaded.plan;
-    for listener in plan.listeners.iter_mut().filter(|one| one.name == web::LISTENER) {
+    for listener in plan.listeners.iter_mut().filter(|one| one.name == web::SECURE) {
         listener.tls = Some(web::tls().map_err(ServeError::Failed)?);
     }
     let running = control::start(plan, ServeOptions::embedded())?;
@@ -65,7 +66,8 @@ fn port_beside(port: u16, offset: u16) -> u16 {
 /// The file that an operator would write for this.
 fn configuration(port: u16, key: &str, servers: &[SocketAddr]) -> String {
     let admin = port_beside(port, ADMIN_OFFSET);
-    let web = web::tables(port_beside(port, WEB_OFFSET), key, servers);
+    let [web, secure] = [WEB_OFFSET, SECURE_OFFSET].map(|offset| port_beside(port, offset));
+    let web = web::tables(web, secure, key, servers);
     let mut lines = String::new();
     for (name, address) in NAMES.iter().zip(servers) {
         let _ = writeln!(lines, "{name} = \"{address}\"");

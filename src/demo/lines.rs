@@ -31,7 +31,8 @@ pub fn begin(picture: &Picture, out: &mut impl Write) -> io::Result<()> {
     let Some(tcp) = picture.tcp else { return Ok(()) };
     writeln!(out, "listening on {tcp} (tcp), three servers behind it")?;
     if let Some(web) = &picture.web {
-        writeln!(out, "listening on {} (http: TLS, HTTP/2, routes, policies)", web.address)?;
+        writeln!(out, "listening on {} (http: routes, policies)", web.address)?;
+        writeln!(out, "listening on {} (https: the same in TLS, HTTP/2)", web.secure)?;
     }
     if let Some(admin) = picture.admin {
         writeln!(out, "dashboard and admin API on http://{admin}/")?;
@@ -104,12 +105,13 @@ mod tests {
     #[test]
     fn what_to_try_names_the_real_ports() {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let web = Some(Web { address: at(8081), key: "k".into() });
+        let web = Some(Web { address: at(8081), secure: at(8083), key: "k".into() });
         let (tcp, admin) = (Some(at(8080)), Some(at(8082)));
         let text = to_try(&Picture { tcp, web, admin, ..Picture::default() }).join("\n");
         for part in [
             "http://127.0.0.1:8080/",
-            "https://127.0.0.1:8081/keyed",
+            "http://127.0.0.1:8081/keyed",
+            "https://127.0.0.1:8083/red",
             "--admin http://127.0.0.1:8082",
         ] {
             assert!(text.contains(part), "{text}");

@@ -92,7 +92,10 @@ pub fn run(options: Options) -> Result<Summary, ServeError> {
     let picture = Picture {
         length: options.length,
         tcp: Some(tcp),
-        web: running.address(web::LISTENER).map(|address| Web { address, key }),
+        web: running
+            .address(web::LISTENER)
+            .zip(running.address(web::SECURE))
+            .map(|(address, secure)| Web { address, secure, key }),
         admin: gateway::admin(&running),
         ..Picture::default()
     };

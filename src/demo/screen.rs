@@ -214,12 +214,13 @@ mod tests {
             text: "green is killed".into(),
             tone: Tone::Bad,
         };
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Picture {
             elapsed: Duration::from_secs(12),
             length: Some(Duration::from_secs(30)),
-            tcp: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
-            web: Some(Web { address: SocketAddr::from(([127, 0, 0, 1], 8081)), key: "k".into() }),
-            admin: Some(SocketAddr::from(([127, 0, 0, 1], 8082))),
+            tcp: Some(at(8080)),
+            web: Some(Web { address: at(8081), secure: at(8083), key: "k".into() }),
+            admin: Some(at(8082)),
             servers: vec![row("blue", "up"), row("green", "down"), row("red", "up")],
             sessions: 13,
             rate: 2000,
@@ -252,7 +253,7 @@ mod tests {
             "10.0 s  green is killed",
             "dashboard: http://127.0.0.1:8082/",
             "curl http://127.0.0.1:8080/",
-            "https://127.0.0.1:8081/keyed",
+            "http://127.0.0.1:8081/keyed",
             "sluicegate ctl --admin http://127.0.0.1:8082 status",
             "curl http://127.0.0.1:8082/metrics",
         ] {

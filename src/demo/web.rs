@@ -1,5 +1,5 @@
-//! The HTTP listener of the demo: TLS with a certificate made on the fly, a path to each server,
-//! a route that wants a key and one that is limited.
+//! The HTTP listeners of the demo, the same in plain text and in TLS with a certificate made on
+//! the fly: a path to each server, a route that wants a key and one that is limited.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,29 +10,32 @@ use super::servers::NAMES;
 use crate::config::plan::{CertEntry, ClientAuth, ListenerTls, Pem, Secret, TlsVersion};
 use crate::runtime::sys;
 
-/// The listener's name.
+/// The listeners' names.
 pub const LISTENER: &str = "web";
+pub const SECURE: &str = "web-tls";
 
 /// Requests that the limited route takes from one address in a minute.
 const LIMIT: u32 = 3;
 
-/// What a visitor of the listener has to know.
+/// What a visitor of the listeners has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Web {
     pub address: SocketAddr,
+    pub secure: SocketAddr,
     pub key: String,
 }
 
 impl Web {
-    /// What to try: the listener, and answers with 200, 401 and 429.
+    /// What to try: answers with 200, 401 and 429, and TLS.
     #[must_use]
     pub fn to_try(&self) -> Vec<String> {
-        let Self { address, key } = self;
+        let Self { address, secure, key } = self;
         vec![
-            format!("curl -k https://{address}/red      # or green, blue"),
-            format!("curl -ki https://{address}/keyed   # 401"),
-            format!("curl -k -H 'X-Api-Key: {key}' https://{address}/keyed"),
-            format!("curl -ksw '%{{http_code}}\\n' 'https://{address}/few?[1-4]'   # 429"),
+            format!("curl http://{address}/red       # or green, blue"),
+            format!("curl -i http://{address}/keyed  # 401"),
+            format!("curl -H 'X-Api-Key: {key}' http://{address}/keyed"),
+            format!("curl -sw '%{{http_code}}\\n' 'http://{address}/few?[1-4]'  # 429"),
+            format!("curl -k https://{secure}/red    # TLS, HTTP/2"),
         ]
     }
 }
@@ -43,24 +46,15 @@ pub fn new_key() -> String {
     format!("demo-{:016x}", sys::secret()[0])
 }
 
-/// The tables of the listener, its policies and its pools.
+/// The tables of both listeners, their policies and their pools.
 #[must_use]
-pub fn tables(port: u16, key: &str, servers: &[SocketAddr]) -> String {
+pub fn tables(port: u16, secure: u16, key: &str, servers: &[SocketAddr]) -> String {
     let hash = KeyHash::of(key.as_bytes()).text();
-    let mut text = format!(
+    let mut text = listener(LISTENER, port) + &listener(SECURE, secure);
+    // A String takes every write, here and below.
+    let _ = write!(
+        text,
         "\
-[listener.{LISTENER}]
-bind = \"127.0.0.1:{port}\"
-mode = \"http\"
-pool = \"servers\"
-[[listener.{LISTENER}.route]]
-match = {{ path = \"/keyed\" }}
-policies = [\"keys\"]
-pool = \"servers\"
-[[listener.{LISTENER}.route]]
-match = {{ path = \"/few\" }}
-policies = [\"few\"]
-pool = \"servers\"
 [policy.keys]
 type = \"api-key\"
 [policy.few]
@@ -72,19 +66,45 @@ keys = [\"{hash}\"]
 "
     );
     for (name, address) in NAMES.iter().zip(servers) {
-        // A String takes every write.
         let _ = write!(
             text,
             "\
-[[listener.{LISTENER}.route]]
-match = {{ path = \"/{name}/*\" }}
-pool = \"{name}\"
 [pool.{name}]
 check = {{ type = \"tcp\", every = \"500ms\", timeout = \"400ms\", fall = 2, rise = 1 }}
 [pool.{name}.servers]
 {name} = \"{address}\"
 [pool.{name}.breaker]
 fallback = {{ status = 503, body = \"{name} is away; it comes back\\n\" }}
+"
+        );
+    }
+    text
+}
+
+fn listener(listener: &str, port: u16) -> String {
+    let mut text = format!(
+        "\
+[listener.{listener}]
+bind = \"127.0.0.1:{port}\"
+mode = \"http\"
+pool = \"servers\"
+[[listener.{listener}.route]]
+match = {{ path = \"/keyed\" }}
+policies = [\"keys\"]
+pool = \"servers\"
+[[listener.{listener}.route]]
+match = {{ path = \"/few\" }}
+policies = [\"few\"]
+pool = \"servers\"
+"
+    );
+    for name in NAMES {
+        let _ = write!(
+            text,
+            "\
+[[listener.{listener}.route]]
+match = {{ path = \"/{name}/*\" }}
+pool = \"{name}\"
 "
         );
     }
@@ -122,8 +142,8 @@ mod tests {
 
     #[test]
     fn what_to_try_shows_a_200_a_401_and_a_429_and_fits_a_small_screen() {
-        let address = SocketAddr::from(([127, 0, 0, 1], 8081));
-        let web = Web { address, key: new_key() };
+        let [address, secure] = [8081, 8083].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let web = Web { address, secure, key: new_key() };
         let lines = web.to_try();
         assert!(lines.iter().all(|line| line.len() <= 78), "{lines:?}");
         assert!(
