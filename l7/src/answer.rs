@@ -9,6 +9,8 @@
 
 use std::io::Write as _;
 
+use crate::route::headers;
+
 /// One row: what the client is told for a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -142,12 +144,12 @@ impl Answer {
             self.write_body(&mut made);
             Content { content_type: "application/json", body: &made }
         });
-        write_status_line(self.status, out);
+        let from = write_status_line(self.status, out);
         out.extend_from_slice(b"Cache-Control: no-store\r\n");
         if let Some(seconds) = self.retry_after {
             write_text(out, format_args!("Retry-After: {seconds}\r\n"));
         }
-        write_rest(self.status, how, content, out);
+        write_rest(self.status, how, content, from, out);
     }
 }
 
@@ -160,6 +162,9 @@ pub struct How<'h> {
     pub closes: bool,
     /// More lines, each with its CRLF: `Allow: GET\r\n`.
     pub lines: &'h [u8],
+    /// Fields, in lower case, of which no line stays, and the lines that come in their place.
+    pub replaced: &'h [String],
+    pub last: &'h [u8],
     /// Of the listener's `errors`, for this status.
     pub own_body: Option<Content<'h>>,
 }
@@ -173,15 +178,18 @@ pub struct Content<'c> {
 /// Appends what a route says by itself: `respond`, a redirect (with its `Location` in
 /// `how.lines` and an empty body), a breaker's fallback.
 pub fn write_made(status: u16, content: Content<'_>, how: &How<'_>, out: &mut Vec<u8>) {
-    write_status_line(status, out);
-    write_rest(status, how, content, out);
+    let from = write_status_line(status, out);
+    write_rest(status, how, content, from, out);
 }
 
-fn write_status_line(status: u16, out: &mut Vec<u8>) {
+/// Says where it ends.
+fn write_status_line(status: u16, out: &mut Vec<u8>) -> usize {
     write_text(out, format_args!("HTTP/1.1 {status} {}\r\n", phrase(status)));
+    out.len()
 }
 
-fn write_rest(status: u16, how: &How<'_>, content: Content<'_>, out: &mut Vec<u8>) {
+/// What follows the lines that stand from `from` on.
+fn write_rest(status: u16, how: &How<'_>, content: Content<'_>, from: usize, out: &mut Vec<u8>) {
     // RFC 9110 §6.4.1: these have no content, and 204 no Content-Length (§8.6).
     let bodiless = matches!(status, 100..=199 | 204 | 304);
     if !bodiless {
@@ -194,6 +202,8 @@ fn write_rest(status: u16, how: &How<'_>, content: Content<'_>, out: &mut Vec<u8
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(how.lines);
+    headers::drop_lines(how.replaced, from, out);
+    out.extend_from_slice(how.last);
     out.extend_from_slice(b"\r\n");
     if !bodiless && !how.is_head {
         out.extend_from_slice(content.body);
@@ -308,6 +318,16 @@ mod tests {
             text.contains("Retry-After: 2\r\nContent-Type: text/html\r\nContent-Length: 8\r\n")
         );
         assert!(text.ends_with("\r\n\r\n<p>sorry"));
+    }
+
+    #[test]
+    fn what_the_route_says_of_a_field_takes_the_place_of_what_is_usual() {
+        let replaced = ["cache-control", "retry-after"].map(str::to_owned);
+        let how = How { replaced: &replaced, last: b"Retry-After: 77\r\n", ..How::default() };
+        let text = written(Answer::of("no-server"), &how);
+        assert_eq!(text.matches("Retry-After: 77\r\n").count(), 1, "{text}");
+        assert_eq!(text.matches("Retry-After").count(), 1, "{text}");
+        assert!(!text.contains("Cache-Control"), "{text}");
     }
 
     #[test]

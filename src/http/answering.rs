@@ -66,13 +66,13 @@ impl<D: Driver> Session<D> {
                 return self.fail(Reason::BadUpstream, errand, flow.has_all(), account).await;
             }
         }
+        account.status = head.status;
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
-            account.bytes_out += out.len() as u64;
             let sent = self.stream.send(&out).await;
             self.office.put_away(out);
             return match sent {
@@ -144,6 +144,7 @@ impl<D: Driver> Session<D> {
         self.office.shell().rest(&mut inbox);
         head.framing = Framing::Length(body.len() as u64);
         let closes = !errand.keep_alive || self.office.is_draining() || !flow.is_through();
+        account.status = head.status;
         let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
         (terms.compress, terms.passage) = (None, Passage::Raw);

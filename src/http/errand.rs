@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use sluicegate_l7::answer::How as Manner;
 use sluicegate_l7::compress::Accepts;
 use sluicegate_l7::http1::request::{Method, RequestHead};
 use sluicegate_l7::http1::{self, Fields, Framing, Lines, Reject, Version, host_for_matching};
@@ -38,9 +39,12 @@ pub struct RequestId {
 }
 
 impl RequestId {
-    fn of(head: &Lines<'_>, random: u128) -> Self {
+    /// `head` if one was understood.
+    pub(super) fn of(head: Option<&Lines<'_>>, random: [u64; 2]) -> Self {
+        let random = u128::from(random[0]) << 64 | u128::from(random[1]);
         let made = identity::new_request_id(random.to_ne_bytes());
-        let id = identity::kept_request_id(head).unwrap_or(&made);
+        let kept = head.and_then(|head| identity::kept_request_id(head));
+        let id = kept.unwrap_or(&made);
         let mut bytes = [0; identity::lines::REQUEST_ID_LEN_MAX];
         bytes[..id.len()].copy_from_slice(id);
         Self { bytes, len: id.len() as u8 }
@@ -48,6 +52,13 @@ impl RequestId {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Appends the line that tells it.
+    pub fn write_line(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"X-Request-Id: ");
+        out.extend_from_slice(self.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -71,8 +82,10 @@ pub struct Errand {
     pub flows: FlowKeys,
     /// The server that the client's cookie names.
     pub sticky: Option<u64>,
-    /// What the route adds to the answer.
+    /// What policies say in the answer.
     pub answer_lines: Vec<u8>,
+    /// What the operator has it say: in the place of whatever is there.
+    pub route_lines: Vec<u8>,
     /// Those of the pool under this listener.
     pub timeouts: HttpTimeouts,
     /// What policies found and took.
@@ -106,6 +119,7 @@ impl Errand {
             flows: FlowKeys::default(),
             sticky: None,
             answer_lines: Vec::new(),
+            route_lines: Vec::new(),
             timeouts: HttpTimeouts::default(),
             gate: Gate::default(),
             expects: head.expect_continue,
@@ -127,11 +141,21 @@ impl Errand {
         Asker { client: self.client, key: self.flows.at(pool) }
     }
 
+    /// How an answer that the gateway makes itself goes out.
+    pub fn manner<'e>(&'e self, site: &'e Site, closes: bool, lines: &'e [u8]) -> Manner<'e> {
+        Manner {
+            is_head: self.method == Method::Head,
+            closes,
+            lines,
+            replaced: &site.replaced(self.route()).answer,
+            last: &self.route_lines,
+            own_body: None,
+        }
+    }
+
     /// Appends the lines of an answer that the gateway makes itself.
     pub fn write_own_lines(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"X-Request-Id: ");
-        out.extend_from_slice(self.id.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        self.id.write_line(out);
         out.extend_from_slice(&self.answer_lines);
     }
 }
@@ -153,6 +177,8 @@ pub enum Act {
     Method(Allowed),
     /// A policy answers.
     Refused(Refusal),
+    /// It is of no good meaning to this route.
+    Rejected(Reject),
 }
 
 /// What decides about a request.
@@ -289,7 +315,6 @@ pub fn open<'a>(
     }
     let client = Client::find(bench.peers.ip(), &lines, &site.plan.trusted_proxies);
     let scheme = identity::scheme(&lines, client.peer_trusted, site.secure);
-    let random = u128::from(bench.random[0]) << 64 | u128::from(bench.random[1]);
     let method = text(head.method_name.of(bytes));
     let asked = cors::asked_method(method, &lines);
     let mut case = Case {
@@ -301,7 +326,7 @@ pub fn open<'a>(
         query,
         scheme,
         client,
-        id: RequestId::of(&lines, random),
+        id: RequestId::of(Some(&lines), [bench.random[0], bench.random[1]]),
         lines,
         found: Found::NoRoute,
         preflight: asked.is_some(),
@@ -339,25 +364,24 @@ impl Case<'_> {
 
 /// Says what becomes of a request that its policies let pass, and writes the head for the server
 /// (or the location of a redirect) to `draft`.
-///
-/// # Errors
-/// What makes it a bad request.
 pub fn conclude(
     bench: &Bench<'_>,
     case: &Case<'_>,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     draft: &mut Vec<u8>,
-) -> Result<Verdict, Reject> {
-    match case.found {
+) -> Verdict {
+    let act = match case.found {
         Found::Route { route, .. } => {
             let captures = bench.site.table.captures(route, case.path);
             let principal = errand.gate.principal.clone();
             let scene = Scene { case, captures, principal: principal.as_deref() };
-            decide(bench, &scene, errand, draft)
+            write_route_lines(bench, &scene, &mut errand);
+            decide(bench, &scene, &mut errand, draft).unwrap_or_else(Act::Rejected)
         }
-        Found::NoRoute => Ok(Verdict { errand, act: Act::NoRoute }),
-        Found::MethodMissed(allowed) => Ok(Verdict { errand, act: Act::Method(allowed) }),
-    }
+        Found::NoRoute => Act::NoRoute,
+        Found::MethodMissed(allowed) => Act::Method(allowed),
+    };
+    Verdict { errand, act }
 }
 
 /// Says what becomes of a request that a policy refuses: its answer has the lines that any answer
@@ -372,17 +396,17 @@ pub fn refuse(
         let captures = bench.site.table.captures(route, case.path);
         let principal = errand.gate.principal.clone();
         let scene = Scene { case, captures, principal: principal.as_deref() };
-        write_answer_lines(bench, &scene, &mut errand);
+        write_route_lines(bench, &scene, &mut errand);
     }
     Verdict { errand, act: Act::Refused(refusal) }
 }
 
-/// What the route and its policies add to an answer.
-fn write_answer_lines(bench: &Bench<'_>, case: &Scene<'_>, errand: &mut Errand) {
+/// What the operator has an answer say.
+fn write_route_lines(bench: &Bench<'_>, case: &Scene<'_>, errand: &mut Errand) {
     let spec = bench.site.table.spec(errand.route);
     let chain = bench.site.chain(Some(errand.route));
     let changes = bench.site.changes(chain, spec).map(|(_, response)| response);
-    headers::write_all(&changes, case, &mut errand.answer_lines);
+    headers::write_all(&changes, case, &mut errand.route_lines);
 }
 
 /// As received, without the query.
@@ -394,12 +418,11 @@ pub(super) fn path_of(target: &[u8]) -> String {
 fn decide(
     bench: &Bench<'_>,
     case: &Scene<'_>,
-    mut errand: Box<Errand>,
+    errand: &mut Errand,
     draft: &mut Vec<u8>,
-) -> Result<Verdict, Reject> {
+) -> Result<Act, Reject> {
     let spec = bench.site.table.spec(errand.route);
     let chain = bench.site.chain(Some(errand.route));
-    write_answer_lines(bench, case, &mut errand);
     let pool = match &spec.action {
         ActionSpec::Pool(pool) => *pool,
         ActionSpec::Split { pools, by } => {
@@ -422,9 +445,9 @@ fn decide(
                 query: case.query,
             };
             redirect::write_location(redirect, &own, case, draft).map_err(|_| Reject::Target)?;
-            return Ok(Verdict { errand, act: Act::Redirect { status: redirect.status } });
+            return Ok(Act::Redirect { status: redirect.status });
         }
-        ActionSpec::Respond(_) => return Ok(Verdict { errand, act: Act::Respond }),
+        ActionSpec::Respond(_) => return Ok(Act::Respond),
     };
     errand.pool = pool;
     let mut hashes = (bench.hashes)(pool);
@@ -447,6 +470,6 @@ fn decide(
             Fit::Encoded => return Err(Reject::BodyCoding),
         }
     }
-    server_head::write_head(bench, case, spec, &errand, draft)?;
-    Ok(Verdict { errand, act: Act::Forward })
+    server_head::write_head(bench, case, spec, errand, draft)?;
+    Ok(Act::Forward)
 }

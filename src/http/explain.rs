@@ -101,7 +101,10 @@ pub fn explain(
     let mut draft = Vec::new();
     let mut scratch = Scratch::default();
     let case = errand::open(&bench, bytes, &head, &fields, &mut scratch)?;
-    let verdict = errand::conclude(&bench, &case, case.errand(&bench), &mut draft)?;
+    let verdict = errand::conclude(&bench, &case, case.errand(&bench), &mut draft);
+    if let Act::Rejected(reject) = verdict.act {
+        return Err(reject.into());
+    }
     let query = case.query();
     let routes = site.table.explain(&query);
     Ok(Explained {
@@ -140,7 +143,7 @@ fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
             Fate::Respond { route: errand.route, status }
         }
         // No policy is run.
-        Act::NoRoute | Act::Refused(_) => Fate::NoRoute,
+        Act::NoRoute | Act::Refused(_) | Act::Rejected(_) => Fate::NoRoute,
         Act::Method(allowed) => {
             let mut allow = Vec::new();
             site.table.write_allow(*allowed, &mut allow);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use sluicegate_l7::answer::{Answer, Content, How as Manner};
+use sluicegate_l7::answer::{Answer, Content};
 use sluicegate_l7::http1::request::Method;
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
 use sluicegate_l7::http1::{Fields, Framing, Limits, Reject, Version};
@@ -16,6 +16,7 @@ use sluicegate_l7::route::spec::RetrySpec;
 
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
+use super::made_here::answer_to;
 use super::office::Office;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
@@ -156,11 +157,11 @@ impl<D: Driver> Session<D> {
         account: &mut Account,
     ) -> Then {
         account.reason = reason_of(reject);
-        let answer = Answer::of(account.reason.as_str())
-            .with_status(reject.status())
-            .with_detail(reject.detail());
-        let is_head = errand.method == Method::Head;
-        self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
+        let site = Arc::clone(&self.site);
+        let mut lines = self.office.draft();
+        errand.write_own_lines(&mut lines);
+        self.answer(&answer_to(reject), errand.manner(&site, true, &lines), account).await;
+        self.office.put_away(lines);
         Then::Close
     }
 
@@ -178,19 +179,19 @@ impl<D: Driver> Session<D> {
             return Then::Abort(reason);
         }
         let closes = !has_all || !errand.keep_alive || self.office.is_draining();
+        let site = Arc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
-        let is_head = errand.method == Method::Head;
+        let manner = errand.manner(&site, closes, &lines);
         let pool = PoolId(errand.pool as u16);
         if let Some(Fallback::Respond(spec)) = self.office.fallback(pool, reason) {
             let content = Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
-            self.made(spec.status, content, is_head, closes, &lines, account).await;
+            self.made(spec.status, content, manner, account).await;
         } else {
             let mut answer = Answer::of(reason.as_str());
             if reason == Reason::BreakerOpen {
                 answer = answer.with_retry_after(self.office.breaker_opens_in(pool));
             }
-            let manner = Manner { is_head, closes, lines: &lines, own_body: None };
             self.answer(&answer, manner, account).await;
         }
         self.office.put_away(lines);
@@ -303,7 +304,6 @@ impl<D: Driver> Session<D> {
             }
         };
         account.upstream = Some(self.office.now().since(sent_at));
-        account.status = head.status;
         watch.answered(&self.office, head.status, sent_at);
         if head.status >= 500 {
             self.office.suspect(&upstream.place.state);

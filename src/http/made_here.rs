@@ -4,13 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
-use sluicegate_l7::http1::request::Method;
-use sluicegate_l7::http1::{Framing, Version};
+use sluicegate_l7::http1::{Framing, Reject, Version};
 use sluicegate_l7::route::spec::ActionSpec;
 
 use super::errand::{Act, Verdict};
 use super::policies::Refusal;
-use super::session::{Account, Session, Then};
+use super::session::{Account, Session, Then, reason_of};
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
 use crate::runtime::time::Time;
@@ -48,7 +47,7 @@ impl<D: Driver> Session<D> {
         lines.extend_from_slice(answer.detail.as_bytes());
         lines.extend_from_slice(b"\r\n");
         let nothing = Content { content_type: "", body: b"" };
-        self.made(200, nothing, manner.is_head, manner.closes, &lines, account).await;
+        self.made(200, nothing, Manner { lines: &lines, ..manner }, account).await;
         self.office.put_away(lines);
     }
 
@@ -74,18 +73,20 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         let Verdict { errand, act } = verdict;
         account.of(&errand);
-        let is_head = errand.method == Method::Head;
+        let site = Arc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
-        let keeps =
-            errand.keep_alive && errand.framing == Framing::None && !self.office.is_draining();
+        let keeps = errand.keep_alive
+            && errand.framing == Framing::None
+            && !matches!(act, Act::Rejected(_))
+            && !self.office.is_draining();
         if keeps && errand.version == Version::Http10 {
             lines.extend_from_slice(b"Connection: keep-alive\r\n");
         }
         match &act {
             Act::NoRoute => {
                 account.reason = Reason::NoRoute;
-                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                let manner = errand.manner(&site, !keeps, &lines);
                 self.answer(&Answer::of("no-route"), manner, account).await;
             }
             Act::Method(allowed) => {
@@ -93,7 +94,7 @@ impl<D: Driver> Session<D> {
                 lines.extend_from_slice(b"Allow: ");
                 self.site.table.write_allow(*allowed, &mut lines);
                 lines.extend_from_slice(b"\r\n");
-                let manner = Manner { is_head, closes: !keeps, lines: &lines, own_body: None };
+                let manner = errand.manner(&site, !keeps, &lines);
                 self.answer(&Answer::of("method"), manner, account).await;
             }
             Act::Redirect { status } => {
@@ -101,18 +102,26 @@ impl<D: Driver> Session<D> {
                 lines.extend_from_slice(location);
                 lines.extend_from_slice(b"\r\n");
                 let nothing = Content { content_type: "", body: b"" };
-                self.made(*status, nothing, is_head, !keeps, &lines, account).await;
+                let manner = errand.manner(&site, !keeps, &lines);
+                self.made(*status, nothing, manner, account).await;
             }
             Act::Respond => {
-                let site = Arc::clone(&self.site);
                 if let ActionSpec::Respond(spec) = &site.table.spec(errand.route).action {
                     let content =
                         Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
-                    self.made(spec.status, content, is_head, !keeps, &lines, account).await;
+                    let manner = errand.manner(&site, !keeps, &lines);
+                    self.made(spec.status, content, manner, account).await;
                 }
             }
             Act::Refused(refusal) => {
-                self.refusal(refusal, is_head, !keeps, &mut lines, account).await;
+                refusal.write_lines(&mut lines);
+                let manner = errand.manner(&site, !keeps, &lines);
+                self.refusal(refusal, manner, account).await;
+            }
+            Act::Rejected(reject) => {
+                account.reason = reason_of(*reject);
+                let manner = errand.manner(&site, true, &lines);
+                self.answer(&answer_to(*reject), manner, account).await;
             }
             Act::Forward => {}
         }
@@ -122,19 +131,11 @@ impl<D: Driver> Session<D> {
         if keeps { Then::Next } else { Then::Close }
     }
 
-    /// What a policy answers.
-    async fn refusal(
-        &mut self,
-        refusal: &Refusal,
-        is_head: bool,
-        closes: bool,
-        lines: &mut Vec<u8>,
-        account: &mut Account,
-    ) {
+    /// What a policy answers. Its lines are among those of `manner`.
+    async fn refusal(&mut self, refusal: &Refusal, manner: Manner<'_>, account: &mut Account) {
         match refusal {
             Refusal::Denied(denial) => {
                 account.reason = Reason::from_word(denial.reason).unwrap_or(Reason::Internal);
-                lines.extend_from_slice(&denial.lines);
                 let mut answer = Answer::of(denial.reason).with_status(denial.status);
                 if !denial.detail.is_empty() {
                     answer = answer.with_detail(denial.detail);
@@ -142,27 +143,16 @@ impl<D: Driver> Session<D> {
                 if let Some(seconds) = denial.retry_after {
                     answer = answer.with_retry_after(seconds);
                 }
-                self.answer(&answer, Manner { is_head, closes, lines, own_body: None }, account)
-                    .await;
+                self.answer(&answer, manner, account).await;
             }
-            Refusal::Preflight(own) => {
-                lines.extend_from_slice(own);
+            Refusal::Preflight(_) => {
                 let nothing = Content { content_type: "", body: b"" };
-                self.made(204, nothing, is_head, closes, lines, account).await;
+                self.made(204, nothing, manner, account).await;
             }
-            Refusal::Relayed { status, lines: own, body } => {
-                lines.extend_from_slice(own);
+            Refusal::Relayed { status, body, .. } => {
                 account.reason = Reason::of_refusal(*status);
                 // Its type stands among its lines.
-                self.made(
-                    *status,
-                    Content { content_type: "", body },
-                    is_head,
-                    closes,
-                    lines,
-                    account,
-                )
-                .await;
+                self.made(*status, Content { content_type: "", body }, manner, account).await;
             }
         }
     }
@@ -171,16 +161,19 @@ impl<D: Driver> Session<D> {
         &mut self,
         status: u16,
         content: Content<'_>,
-        is_head: bool,
-        closes: bool,
-        lines: &[u8],
+        manner: Manner<'_>,
         account: &mut Account,
     ) {
         let mut out = self.office.draft();
-        let manner = Manner { is_head, closes, lines, own_body: None };
         answer::write_made(status, content, &manner, &mut out);
         account.status = status;
         self.say(&out, account).await;
         self.office.put_away(out);
     }
+}
+
+/// What a request is told that has no good meaning.
+pub(super) fn answer_to(reject: Reject) -> Answer {
+    let answer = Answer::of(reason_of(reject).as_str());
+    answer.with_status(reject.status()).with_detail(reject.detail())
 }

@@ -81,6 +81,8 @@ pub fn write_head(
     out: &mut Vec<u8>,
 ) {
     let route = site.table.spec(errand.route);
+    write_status(bytes, head, out);
+    let from = out.len();
     write_lines(site, errand, bytes, head, fields, terms, out);
     write_framing(head, terms, out);
     if terms.varies && compress::lacks_vary(&Lines { bytes, fields }) {
@@ -91,9 +93,7 @@ pub fn write_head(
         sticky::write_cookie(spec, value, site.secure, out);
         out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"X-Request-Id: ");
-    out.extend_from_slice(errand.id.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    errand.id.write_line(out);
     if head.status == 101 {
         out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
         out.extend_from_slice(head.upgrade.map_or(&b""[..], |span| span.of(bytes)));
@@ -104,6 +104,8 @@ pub fn write_head(
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
     out.extend_from_slice(&errand.answer_lines);
+    headers::drop_lines(&site.replaced(errand.route()).answer, from, out);
+    out.extend_from_slice(&errand.route_lines);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -134,11 +136,22 @@ pub fn write_interim(
 ) {
     let terms =
         Terms { passage: Passage::Raw, compress: None, varies: false, sticky: None, closes: false };
+    write_status(bytes, head, out);
+    let from = out.len();
     write_lines(site, errand, bytes, head, fields, terms, out);
+    headers::drop_lines(&site.replaced(errand.route()).answer, from, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the status line, and the lines of the server that pass.
+fn write_status(bytes: &[u8], head: &ResponseHead, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(head.status.into(), out);
+    out.push(b' ');
+    out.extend_from_slice(head.reason.of(bytes));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the lines of the server that pass.
 fn write_lines(
     site: &Site,
     errand: &Errand,
@@ -148,12 +161,7 @@ fn write_lines(
     terms: Terms,
     out: &mut Vec<u8>,
 ) {
-    let spec = &site.table.spec(errand.route).response_headers;
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(head.status.into(), out);
-    out.push(b' ');
-    out.extend_from_slice(head.reason.of(bytes));
-    out.extend_from_slice(b"\r\n");
+    let cors = site.replaced(errand.route()).cors;
     let keeps_length = terms.compress.is_none() && head.framing == Framing::None;
     for field in fields.end_to_end() {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
@@ -161,9 +169,9 @@ fn write_lines(
             Some(Known::Server | Known::XPoweredBy | Known::Via | Known::XRequestId) => true,
             // To HEAD, and of 304, it tells of a body that does not come.
             Some(Known::ContentLength) => !keeps_length,
-            _ => false,
+            _ => cors && is_cors(name),
         };
-        if dropped || !headers::passes(spec, name) {
+        if dropped {
             continue;
         }
         let change =
@@ -177,4 +185,9 @@ fn write_lines(
             out.extend_from_slice(part);
         }
     }
+}
+
+fn is_cors(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"access-control-";
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }

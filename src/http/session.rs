@@ -16,14 +16,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_l7::answer::{Answer, How as Manner};
+use sluicegate_l7::answer::How as Manner;
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
 
-use super::errand::{self, Act, Bench, Errand, Scratch, Verdict};
+use super::errand::{self, Act, Bench, Errand, RequestId, Scratch, Verdict};
 use super::h2::{self, Preface};
 use super::joining::Joined;
 use super::log_text;
+use super::made_here::answer_to;
 use super::office::Office;
 use super::policies::{self, Gate};
 use super::site::Site;
@@ -149,12 +150,10 @@ impl Account {
     }
 }
 
-/// Whether this first line could be of no HTTP request, there being no path in it. Where HTTP/2
-/// is spoken too, such a client gets no answer in HTTP/1 (RFC 9113 §3.4: the connection is
-/// closed).
-fn is_no_request(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    line.starts_with(b"PRI ") || !line.contains(&b'/')
+/// Whether this is a damaged preface of HTTP/2: whoever sends one expects no answer in HTTP/1
+/// (RFC 9113 §3.4: the connection is closed).
+fn is_bad_preface(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PRI ")
 }
 
 /// Serves a connection to its end.
@@ -285,11 +284,17 @@ impl<D: Driver> Session<D> {
             let forward = pin!(self.forward(errand, draft, account));
             shell.timeout(until, forward).await
         };
-        in_time.unwrap_or_else(|_| {
-            // How much of an answer is out is not known: only a broken connection is no lie.
-            account.reason = Reason::RequestTimeout;
-            Then::Abort(Reason::RequestTimeout)
-        })
+        match in_time {
+            Ok(then) => then,
+            Err(_) if account.status == 0 => {
+                Box::pin(self.fail(Reason::RequestTimeout, errand, false, account)).await
+            }
+            Err(_) => {
+                // How much of an answer is out is not known: only a broken connection is no lie.
+                account.reason = Reason::RequestTimeout;
+                Then::Abort(Reason::RequestTimeout)
+            }
+        }
     }
 
     /// What becomes of a request, with what its policies say.
@@ -314,7 +319,7 @@ impl<D: Driver> Session<D> {
             errand.gate.write_timing(site, &mut errand.answer_lines);
         }
         match passed {
-            Ok(()) => errand::conclude(&bench, &case, errand, draft),
+            Ok(()) => Ok(errand::conclude(&bench, &case, errand, draft)),
             Err(refusal) => Ok(errand::refuse(&bench, &case, errand, refusal)),
         }
     }
@@ -343,7 +348,7 @@ impl<D: Driver> Session<D> {
                 match request::parse(self.inbox.bytes(), &self.site.limits, &mut self.fields) {
                     Ok(Some(head)) => return Ok((head, began.unwrap_or_else(|| shell.now()))),
                     Ok(None) => {}
-                    Err(_) if http2 && is_no_request(self.inbox.bytes()) => {
+                    Err(_) if http2 && is_bad_preface(self.inbox.bytes()) => {
                         return Err(Then::Close);
                     }
                     Err(reject) => {
@@ -400,15 +405,18 @@ impl<D: Driver> Session<D> {
         head: Option<&RequestHead>,
         account: &mut Account,
     ) -> Then {
-        let reason = reason_of(reject);
-        let answer =
-            Answer::of(reason.as_str()).with_status(reject.status()).with_detail(reject.detail());
-        let is_head = head.is_some_and(|head| head.method == Method::Head);
-        account.reason = reason;
-        let version = head.map_or(Version::Http11, |head| head.version);
+        account.reason = reason_of(reject);
         let lines = Lines { bytes: self.inbox.bytes(), fields: &self.fields };
-        let text = log_text::of(&self.site, &self.peers, head, &lines, b"");
-        self.answer(&answer, Manner { is_head, closes: true, ..Manner::default() }, account).await;
+        let random = [self.office.random(), self.office.random()];
+        let id = RequestId::of(head.map(|_| &lines), random);
+        let text = log_text::of(&self.site, &self.peers, head, &lines, id.as_bytes());
+        let is_head = head.is_some_and(|head| head.method == Method::Head);
+        let version = head.map_or(Version::Http11, |head| head.version);
+        let mut own = self.office.draft();
+        id.write_line(&mut own);
+        let manner = Manner { is_head, closes: true, lines: &own, ..Manner::default() };
+        self.answer(&answer_to(reject), manner, account).await;
+        self.office.put_away(own);
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
         self.record(&taken, version, text, &Gate::default());
         Then::Close

@@ -7,7 +7,7 @@ use sluicegate_l7::identity::Sieve;
 use sluicegate_l7::policy::chain::{Chain, Mention};
 use sluicegate_l7::policy::spec::Kind;
 use sluicegate_l7::route::spec::{HeaderSpec, RouteSpec};
-use sluicegate_l7::route::{Table, TableError};
+use sluicegate_l7::route::{Table, TableError, headers};
 
 use super::policies::Rules;
 use crate::config::plan::{self, ClientCertField, HttpListener, Listener};
@@ -41,6 +41,8 @@ pub struct Site {
     pub rules: Arc<Rules>,
     /// By route.
     chains: Vec<Chain>,
+    /// By route.
+    replaced: Vec<Replaced>,
     /// By route: what it is called in counters and records.
     labels: Vec<u32>,
     /// Where no route was found.
@@ -48,6 +50,18 @@ pub struct Site {
     /// Fields that policies write for servers, and that no client may send. Lower case.
     owned: Vec<String>,
 }
+
+/// What is not as the other side says it.
+#[derive(Debug, Default)]
+pub struct Replaced {
+    /// Fields that operations of policies and of the route remove or set. Lower case.
+    pub request: Vec<String>,
+    pub answer: Vec<String>,
+    /// A policy says who may read answers: servers do not.
+    pub cors: bool,
+}
+
+static NOTHING: Replaced = Replaced { request: Vec::new(), answer: Vec::new(), cors: false };
 
 impl Site {
     /// # Errors
@@ -92,6 +106,15 @@ impl Site {
         Ok(Self {
             rules: Arc::clone(rules),
             early: chain(&[]).early(specs),
+            replaced: routes
+                .iter()
+                .zip(&chains)
+                .map(|(spec, chain)| Replaced {
+                    request: headers::replaced(changes(rules, chain, spec).map(|both| both.0)),
+                    answer: headers::replaced(changes(rules, chain, spec).map(|both| both.1)),
+                    cors: chain.steps().iter().any(|&at| matches!(specs[at].kind, Kind::Cors(_))),
+                })
+                .collect(),
             chains,
             labels: routes.iter().map(|route| labels.number(&route.name)).collect(),
             owned,
@@ -128,14 +151,13 @@ impl Site {
         chain: &'s Chain,
         spec: &'s RouteSpec,
     ) -> impl Iterator<Item = (&'s HeaderSpec, &'s HeaderSpec)> + Clone + 's {
-        let specs = self.rules.specs();
-        let policies = chain.steps().iter().map(|&step| &specs[step]);
-        let of_policies =
-            policies.filter(|spec| !spec.dry_run).filter_map(|spec| match &spec.kind {
-                Kind::Headers { request, response } => Some((request, response)),
-                _ => None,
-            });
-        of_policies.chain(std::iter::once((&spec.headers, &spec.response_headers)))
+        changes(&self.rules, chain, spec)
+    }
+
+    /// What of them takes the place of something.
+    #[must_use]
+    pub fn replaced(&self, route: Option<usize>) -> &Replaced {
+        route.and_then(|route| self.replaced.get(route)).unwrap_or(&NOTHING)
     }
 
     /// Whether policies, and not clients, say what is in this field.
@@ -162,4 +184,18 @@ impl Site {
 fn via() -> String {
     static NAME: LazyLock<u32> = LazyLock::new(|| crate::runtime::sys::secret()[0] as u32);
     format!("sluicegate-{:08x}", *NAME)
+}
+
+fn changes<'s>(
+    rules: &'s Rules,
+    chain: &'s Chain,
+    spec: &'s RouteSpec,
+) -> impl Iterator<Item = (&'s HeaderSpec, &'s HeaderSpec)> + Clone + 's {
+    let specs = rules.specs();
+    let policies = chain.steps().iter().map(|&step| &specs[step]);
+    let of_policies = policies.filter(|spec| !spec.dry_run).filter_map(|spec| match &spec.kind {
+        Kind::Headers { request, response } => Some((request, response)),
+        _ => None,
+    });
+    of_policies.chain(std::iter::once((&spec.headers, &spec.response_headers)))
 }

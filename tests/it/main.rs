@@ -21,6 +21,7 @@ mod admin_attacks;
 mod admin_crowd;
 mod admin_tls;
 mod alone;
+mod answers;
 mod auth_services;
 mod authority;
 mod backend;

@@ -1,8 +1,9 @@
 //! A route's or policy's operations on the fields of a head: remove, then set, then add.
 //!
-//! The session copies a head line by line, asks [`passes`] for each, and appends what
-//! [`write_all`] gives. So a set field takes the place of all received ones, and an
-//! added one stands beside them. Framing is not the operator's to change: see [`is_framing`].
+//! The session writes a head as it would be without them, takes out what [`replaced`] names with
+//! [`drop_lines`], and appends what [`write_all`] gives. So a set field takes the place of all
+//! received ones, and of the gateway's own, and an added one stands beside them. Framing is not
+//! the operator's to change: see [`is_framing`].
 
 use super::spec::HeaderSpec;
 use super::template::{Template, Variables};
@@ -30,6 +31,36 @@ pub fn is_framing(name: &[u8]) -> bool {
 pub fn passes(spec: &HeaderSpec, name: &[u8]) -> bool {
     let is = |own: &str| name.eq_ignore_ascii_case(own.as_bytes());
     !spec.remove.iter().any(|own| is(own)) && !spec.set.iter().any(|(own, _)| is(own))
+}
+
+/// The fields that these operations remove or set.
+#[must_use]
+pub fn replaced<'s>(specs: impl Iterator<Item = &'s HeaderSpec>) -> Vec<String> {
+    let mut names: Vec<String> = specs
+        .flat_map(|spec| spec.remove.iter().chain(spec.set.iter().map(|(name, _)| name)))
+        .map(|name| name.to_ascii_lowercase())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Takes the lines of these fields out of what is a head from `from` on: whole lines, each with
+/// its CRLF.
+pub fn drop_lines(names: &[String], from: usize, head: &mut Vec<u8>) {
+    if names.is_empty() {
+        return;
+    }
+    let mut at = from;
+    while let Some(len) = head[at..].iter().position(|&byte| byte == b'\n') {
+        let line = &head[at..=at + len];
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        if names.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes())) {
+            head.drain(at..=at + len);
+        } else {
+            at += len + 1;
+        }
+    }
 }
 
 fn write_line(
@@ -100,6 +131,18 @@ mod tests {
         assert!(!passes(&spec(), b"x-internal"));
         assert!(!passes(&spec(), b"X-USER"));
         assert!(passes(&spec(), b"X-Source"));
+    }
+
+    #[test]
+    fn lines_that_are_replaced_are_taken_out_and_no_others() {
+        let names = replaced([spec(), spec()].iter());
+        assert_eq!(names, ["x-internal", "x-user"]);
+        let mut head =
+            b"X-User: HTTP\r\nA: x-user: b\r\nx-USER: 1\r\nX-Internal:\r\nX-Users: c\r\n".to_vec();
+        drop_lines(&names, 14, &mut head);
+        assert_eq!(head, b"X-User: HTTP\r\nA: x-user: b\r\nX-Users: c\r\n");
+        drop_lines(&[], 0, &mut head);
+        assert_eq!(head.len(), 40);
     }
 
     #[test]

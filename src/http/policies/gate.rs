@@ -53,6 +53,16 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Appends the lines that its answer has.
+    pub fn write_lines(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(match self {
+            Self::Denied(denial) => &denial.lines,
+            Self::Preflight(lines) | Self::Relayed { lines, .. } => lines,
+        });
+    }
+}
+
 impl Gate {
     /// Appends what servers are told of who asks.
     pub fn write_consumer(&self, site: &Site, out: &mut Vec<u8>) {
