@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -215,6 +216,42 @@ fn who_accepts_and_never_answers_or_answers_something_else_decides_nothing() {
         let gates = [(); 2].map(|()| gate(&backend, &url, "2/h", PATIENT));
         assert_on_their_own(&[&gates[0], &gates[1]], what);
     }
+}
+
+/// What the process may grow by while it is lied to: less than a thousandth of the promise.
+const GROWN_MAX: u64 = 4 << 20;
+
+/// redis-005
+#[test]
+fn an_answer_that_promises_gigabytes_takes_no_memory_for_them() {
+    let liar = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let url = format!("redis://{}", liar.local_addr().expect("bound"));
+    let lies = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&lies);
+    std::thread::spawn(move || {
+        for mut stream in liar.incoming().flatten() {
+            let mut asked = [0; 4096];
+            while std::io::Read::read(&mut stream, &mut asked).is_ok_and(|n| n > 0) {
+                if stream.write_all(b"$8589934592\r\n").is_ok() {
+                    told.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    let backend = echo();
+    let gate = gate(&backend, &url, "2/h", "timeout = \"1s\", cooldown = \"10ms\"");
+    // What any request touches is resident then.
+    assert_on_their_own(&[&gate], "first");
+    gate.forget_peak();
+    let (before, first) = (gate.resident_peak(), lies.load(Ordering::Relaxed));
+    until("it was lied to often", || {
+        assert_eq!(ask(&gate, "allow", "second"), 200);
+        let more = lies.load(Ordering::Relaxed) - first;
+        if more >= 8 { Ok(()) } else { Err(more) }
+    });
+    let grown = gate.resident_peak().saturating_sub(before);
+    println!("{grown} bytes");
+    assert!(grown < GROWN_MAX, "{grown} bytes more");
 }
 
 #[test]
