@@ -448,7 +448,7 @@ impl<D: Driver> Session<D> {
             peers: &self.peers,
             is_http2: self.is_http2,
         };
-        record(&origin, account, self.office.now(), version, text, gate);
+        record(&origin, account, self.office.clock(), version, text, gate);
     }
 
     /// Ends in order, and reads what the client still sends.

@@ -176,6 +176,8 @@ fn a_refusal_after_the_policies_has_the_lines_that_they_gave() {
         }
         let logged = gate.log(at + 1).remove(at);
         assert_eq!((&logged["route"], &logged["request_id"]), (&"all".into(), &"my-id".into()));
+        let number = |field: &str| logged[field].as_f64().expect("a number");
+        assert!(number("duration_ms") * 1e3 + 1.0 >= number("policy_us"), "{logged}");
     }
 }
 
