@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::blank;
 use super::code;
 use super::fields::{Fields, Item, Said};
 use super::keys::{self, Fallback, Key, Kind, Names, Section};
@@ -67,6 +68,8 @@ pub(super) fn join(path: &str, key: &str) -> String {
 pub struct Walk<'a> {
     pub sources: &'a Sources,
     pub found: &'a mut Findings,
+    /// Below a name that credentials have: what is refused there is not told.
+    pub hides: bool,
 }
 
 /// What a table is called and where messages about all of it point.
@@ -245,9 +248,21 @@ impl Walk<'_> {
                 self.found.mask(place);
             }
         }
+        let has_secret = matches!((kind, found), (Kind::Text(form), Value::Text(text))
+            if blank::text(*form, text) != *text);
+        if has_secret && !key.is_secret() {
+            self.found.mask(place);
+        }
         match scalar(kind, found, dir, key.range_hint) {
             Ok(scalar) => Item::Scalar(scalar),
-            Err(refusal) => self.refused(fields, key, place, refusal),
+            Err(mut refusal) => {
+                if (has_secret || self.hides)
+                    && let Some(at) = refusal.problem.find(", found \"")
+                {
+                    refusal.problem.truncate(at);
+                }
+                self.refused(fields, key, place, refusal)
+            }
         }
     }
 
@@ -353,7 +368,13 @@ impl Walk<'_> {
                 self.found.add(finding.related(first, "the first is here"));
             }
             let place = node.place;
+            let outer = self.hides;
+            if blank::is_credential(&name) {
+                self.found.mask(place);
+                self.hides = true;
+            }
             let item = self.item(fields, key, of, node, key_place);
+            self.hides = outer;
             items.push((name, Said { key_place, place, item }));
         }
         Item::Named(items)
