@@ -184,8 +184,11 @@ pub struct ServerStatus {
     pub r#override: Option<OverrideStatus>,
     pub backup: bool,
     pub max_conns: Option<u32>,
+    /// Sessions, of an HTTP listener's clients requests.
     pub active: u32,
+    /// The same since the start, each attempt by itself.
     pub total: u64,
+    /// Failed connects, sessions that it reset, requests without an answer or with a 5xx.
     pub errors: u64,
     /// Segments sent again on the way to it.
     #[serde(default)]
