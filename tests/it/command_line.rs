@@ -84,3 +84,29 @@ fn the_configuration_in_the_readme_is_without_a_mistake() {
     let (code, stdout, stderr) = sluicegate(&["check", file.to_str().expect("UTF-8")]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
 }
+
+#[test]
+fn an_access_log_that_cannot_be_opened_is_a_mistake_of_the_configuration() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("main.toml");
+    let run = |access: &str| {
+        let text = format!(
+            "version = 1\n[log]\naccess = \"file:{access}\"\n[listener.a]\n\
+             bind = \"unix:{0}/a.sock\"\npool = \"p\"\n[pool.p]\nservers.s = \"unix:{0}/s.sock\"\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).expect("written");
+        sluicegate(&["run", "--config", file.to_str().expect("UTF-8")])
+    };
+    // What `check` tells, and what only opening does.
+    for (access, says) in [
+        ("no/such/a.log", "make it: mkdir -p"),
+        (".", "which is a directory"),
+        ("/proc/no-file-can-be-made-here", "the access log /proc/no-file-can-be-made-here cannot"),
+    ] {
+        let (code, stdout, stderr) = run(access);
+        assert_eq!((code, stdout.as_str()), (Some(78), ""), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+        assert!(!dir.path().join("a.sock").exists(), "something was bound");
+    }
+}
