@@ -86,7 +86,8 @@ pub(super) fn start(
             let (socket, address) = bind_admin(&admin.bind, sockets.inherit(&Place::admin()))
                 .map_err(|error| {
                     let address = bind_text(&admin.bind);
-                    ServeError::System(format!("the admin API cannot bind {address}: {error}"))
+                    let why = listen::explain(&error, &admin.bind);
+                    ServeError::System(format!("the admin API cannot bind {address}: {why}"))
                 })?;
             (Some(socket), Some(address))
         }

@@ -361,14 +361,23 @@ pub fn remove_stale(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn explain(error: &std::io::Error, address: &BindAddr) -> String {
+/// Why an address cannot be bound, and what to do about it.
+#[must_use]
+pub fn explain(error: &std::io::Error, address: &BindAddr) -> String {
     let BindAddr::Ip(address) = address else { return error.to_string() };
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => match owner(*address) {
             Some(owner) => format!("the port is in use by {owner}; stop it or choose another port"),
             None => "the port is in use; stop who has it or choose another port".to_owned(),
         },
-        Some(libc::EADDRNOTAVAIL) => "no interface of this machine has that address".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => {
+            let all = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            let port = address.port();
+            format!(
+                "no interface of this machine has that address; bind one that `ip address` shows, \
+                 or {all}:{port} for all of them"
+            )
+        }
         Some(libc::EACCES) => "ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned(),
         _ => error.to_string(),
     }

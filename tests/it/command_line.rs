@@ -110,3 +110,30 @@ fn an_access_log_that_cannot_be_opened_is_a_mistake_of_the_configuration() {
         assert!(!dir.path().join("a.sock").exists(), "something was bound");
     }
 }
+
+#[test]
+fn an_address_that_cannot_be_bound_is_told_with_what_to_do_whoever_wants_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let taken = taken.local_addr().expect("bound");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("main.toml");
+    let run = |admin: &str, listener: &str| {
+        let text = format!(
+            "version = 1\n[admin]\nbind = \"{admin}\"\ntoken = \"env:PATH\"\n[listener.a]\n\
+             bind = \"{listener}\"\npool = \"p\"\n[pool.p]\nservers.s = \"127.0.0.1:1\"\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        let (code, _, stderr) = sluicegate(&["run", "--config", file.to_str().expect("UTF-8")]);
+        assert_eq!(code, Some(71), "{stderr}");
+        stderr
+    };
+    let (free, taken) = ("127.0.0.1:0", taken.to_string());
+    // Of documentation (RFC 5737): no interface has it.
+    let foreign = "192.0.2.1:8080";
+    for (address, remedy) in [(taken.as_str(), "choose another port"), (foreign, "0.0.0.0:8080")] {
+        for said in [run(address, free), run(free, address)] {
+            assert!(said.contains(address) && said.contains(remedy), "{said}");
+        }
+    }
+    assert!(run(&taken, free).contains(&format!("(pid {})", std::process::id())));
+}
