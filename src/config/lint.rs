@@ -277,6 +277,11 @@ fn timeouts_with<'a>(
             .collect();
     for (longer, shorter, effect) in contradictions(times) {
         let keys = [longer, shorter];
+        // A default was not meant against anything.
+        let is_said = |key: &str| levels.iter().any(|fields| fields.said(key).is_some());
+        if !keys.into_iter().all(is_said) {
+            continue;
+        }
         // A refused value anywhere would be judged by what stands in for it.
         if levels.iter().any(|fields| keys.iter().any(|key| !good(fields, key))) {
             continue;
