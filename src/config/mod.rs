@@ -21,6 +21,7 @@ mod build_http;
 mod build_policy;
 mod build_tls;
 mod certificates;
+mod circles;
 pub mod code;
 mod cross;
 mod cross_http;
