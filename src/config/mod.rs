@@ -46,6 +46,7 @@ mod seats;
 mod shown;
 mod snippet;
 pub mod source;
+mod synonyms;
 pub mod table;
 mod table_auth;
 mod table_http;

@@ -12,6 +12,7 @@ use super::fields::{Fields, Item, Said};
 use super::keys::{self, Fallback, Key, Kind, Names, Section};
 use super::report::{Finding, Findings};
 use super::source::{Place, Sources};
+use super::synonyms::Suggestion;
 use super::text_http;
 use super::text_policy;
 use super::tree::{Entry, Node, Table, Value};
@@ -136,12 +137,12 @@ impl Walk<'_> {
             self.found.add(finding);
             return;
         }
-        let near = keys::nearest(name, fields.section.keys.iter().map(|key| key.name));
+        let Suggestion { hint, key } = Suggestion::new(fields.section, name);
         let secret = |n: &str| keys::secret_names().any(|known| known == n);
-        if secret(name) || near.is_some_and(secret) {
+        if secret(name) || key.is_some_and(secret) || blank::is_credential(name) {
             self.found.mask(entry.node.place);
         }
-        self.found.add(finding.hint(unknown_hint(name, near)));
+        self.found.add(finding.hint(hint));
     }
 
     fn check_tag(&mut self, fields: &Fields, key: &Key, tag: Option<&str>, place: Place) {
@@ -500,17 +501,6 @@ fn folded(names: Names, name: &str) -> String {
         | Names::Claim
         | Names::Group
         | Names::JsonMember => name.to_owned(),
-    }
-}
-
-fn unknown_hint(name: &str, near: Option<&str>) -> String {
-    let elsewhere = || super::table::ROOT.all_below().into_iter().find(|s| s.index(name).is_some());
-    if let Some(near) = near {
-        format!("did you mean `{near}`?")
-    } else if let Some(other) = elsewhere() {
-        format!("it is a key of `{}`", other.heading)
-    } else {
-        String::new()
     }
 }
 
