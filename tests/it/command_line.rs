@@ -137,3 +137,18 @@ fn an_address_that_cannot_be_bound_is_told_with_what_to_do_whoever_wants_it() {
     }
     assert!(run(&taken, free).contains(&format!("(pid {})", std::process::id())));
 }
+
+#[test]
+fn a_wrong_value_on_the_command_line_is_wrong_usage_shown_where_it_stands() {
+    let good = ["run", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1"];
+    for (more, says) in [
+        (["--listen", "bad"], "--listen bad"),
+        (["--to", "db:5432"], "dns:db:5432"),
+        (["--balance", "lest-conn"], "did you mean \"least-conn\"?"),
+        (["--mode", "udp"], "\"tcp\", \"http\""),
+    ] {
+        let (code, stdout, stderr) = sluicegate(&[&good[..], &more].concat());
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+    }
+}
