@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::check::print_report;
-use super::{CONFIG, REFUSED, fail};
+use super::{CONFIG, REFUSED, USAGE, fail};
 use crate::config::{self, Loaded, Report};
 use crate::control::reload::Source;
 use crate::control::upgrade::Inherited;
@@ -44,7 +44,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(report) => {
             print_report(&report);
-            return ExitCode::from(CONFIG);
+            // Without a file, what is wrong are the arguments.
+            return ExitCode::from(if args.config.is_some() { CONFIG } else { USAGE });
         }
     };
     if !loaded.warnings.findings().is_empty() {

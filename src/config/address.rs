@@ -4,7 +4,7 @@
 //! `srv:_service._proto.name`; networks and plain addresses. Nothing is resolved here.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -225,6 +225,21 @@ fn unix_path(path: &str) -> Result<PathBuf, AddressError> {
     }
     // `/run/./x` and `/run//x` are `/run/x`; comparing components sees that.
     Ok(PathBuf::from(path).components().collect())
+}
+
+/// The path without `..`, as it reads: `/run/a/../x` is `/run/x`. Only for comparing: where a part
+/// is a symbolic link, it may be elsewhere.
+#[must_use]
+pub fn plain_path(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
 }
 
 /// A network, or one address. The flag says that bits after the prefix were set.

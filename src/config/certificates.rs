@@ -1,11 +1,12 @@
 //! What is in the files that `tls` names: certificates, keys, authorities, revocation lists.
 //!
 //! Looked into while the configuration is checked, so that what would fail at start is told
-//! with the place of the key that names it. A certificate that has expired still starts: it is
+//! with the place of the key that names it; and last what would serve is built. A certificate that has expired still starts: it is
 //! a warning, since no service at all helps nobody. What is read here is not kept; those who
 //! serve read the files again, and watch them.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::RootCertStore;
@@ -13,16 +14,19 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{
+    CertificateRevocationList, FromDer, GeneralName, X509Certificate, X509Version,
+};
 
 use super::build::Draft;
 use super::build_tls::pem;
 use super::code::{self, Code};
 use super::fields::Fields;
-use super::plan::{Pem, Verify};
+use super::plan::{ListenerTls, Pem, Verify};
 use super::read;
 use super::report::{Finding, Findings};
 use super::value::{Scalar, clip};
+use crate::tls::server::ServerTls;
 
 /// One file: a bundle of all public authorities has 200 KiB, large revocation lists some MiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -35,15 +39,25 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     for listener in &draft.listeners {
         let Some(tls) = listener.fields.table("tls") else { continue };
+        let errors = found.errors();
         for fields in std::iter::once(tls).chain(tls.tables("certs")) {
             pair(fields, "cert", "key", now, found);
             authorities(fields, found);
             revocations(fields, found);
         }
+        if found.errors() == errors {
+            as_run_does(listener.plan.tls.as_ref(), tls, found);
+        }
     }
-    if let Some(tls) = draft.admin.as_ref().and_then(|(_, fields)| fields.table("tls")) {
+    if let Some((admin, fields)) = &draft.admin
+        && let Some(tls) = fields.table("tls")
+    {
+        let errors = found.errors();
         pair(tls, "cert", "key", now, found);
         authorities(tls, found);
+        if found.errors() == errors {
+            as_run_does(admin.tls.as_ref(), tls, found);
+        }
     }
     for pool in &draft.pools {
         let Some(tls) = pool.fields.table("tls") else { continue };
@@ -52,6 +66,26 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
             roots(tls, "verify", &Pem::File(path), found);
         }
     }
+}
+
+/// Builds what would serve, since the library that does may want more than was looked at here.
+fn as_run_does(plan: Option<&ListenerTls>, tls: &Fields, found: &mut Findings) {
+    // Without a certificate something was refused, and that is told.
+    let Some(plan) = plan.filter(|plan| !plan.certs.is_empty()) else { return };
+    let Err(error) = ServerTls::new(plan, Arc::default()) else { return };
+    let why: String = error.why.chars().filter(|c| !c.is_control()).collect();
+    for fields in std::iter::once(tls).chain(tls.tables("certs")) {
+        for key in ["cert", "key", "client_ca", "client_crl"] {
+            if fields.knows(key)
+                && let Some(pem) = pem(fields, key).filter(|pem| error.is_about(pem))
+            {
+                let clause = format!("{} cannot be used: {why}", named(&pem));
+                return report(fields, key, trouble(code::BAD_PEM, clause, ""), found);
+            }
+        }
+    }
+    let message = format!("{} cannot be used: {why}", tls.title);
+    found.add(Finding::new(code::BAD_PEM, tls.place, tls.path.clone(), message));
 }
 
 /// Why something cannot be used: a clause that continues "`cert` of …", and what to do.
@@ -123,6 +157,17 @@ fn read_chain(cert: &Pem) -> Result<Vec<CertificateDer<'static>>, Trouble> {
             let clause = format!("{} has no X.509 certificate at place {}", named(cert), index + 1);
             return Err(trouble(code::BAD_PEM, clause, ""));
         }
+    }
+    // What is sent beside it is not looked at, by us.
+    let is_v3 = |(_, leaf): (&[u8], X509Certificate<'_>)| leaf.version() == X509Version::V3;
+    if !chain.first().is_some_and(|der| X509Certificate::from_der(der).is_ok_and(is_v3)) {
+        let clause = format!(
+            "{} has a certificate of X.509 version 1, and TLS takes version 3",
+            named(cert)
+        );
+        let hint =
+            "issue it with extensions, such as subjectAltName: `openssl x509 -req -extfile …`";
+        return Err(trouble(code::BAD_PEM, clause, hint));
     }
     Ok(chain)
 }
@@ -277,18 +322,22 @@ fn revocations(fields: &Fields, found: &mut Findings) {
     let Some(crl) = pem(fields, "client_crl") else { return };
     let read =
         all::<CertificateRevocationListDer<'static>>(&crl, "revocation list").and_then(|ders| {
-            let whole = |der: &CertificateRevocationListDer<'static>| {
-                x509_parser::revocation_list::CertificateRevocationList::from_der(der.as_ref())
-                    .is_ok()
-            };
-            if ders.iter().all(whole) {
-                return Ok(());
+            for der in &ders {
+                let Ok((_, list)) = CertificateRevocationList::from_der(der.as_ref()) else {
+                    let clause = format!("{} has no revocation list that can be read", named(&crl));
+                    return Err(trouble(code::BAD_PEM, clause, ""));
+                };
+                // RFC 5280 §5.1.2.1: absent is version 1, and the version 2 of its profile is a must.
+                if list.version().is_none() {
+                    let clause = format!(
+                        "{} has a revocation list of version 1, and version 2 is needed",
+                        named(&crl)
+                    );
+                    let hint = "give `openssl ca -gencrl` a `crl_extensions` in its configuration";
+                    return Err(trouble(code::BAD_PEM, clause, hint));
+                }
             }
-            Err(trouble(
-                code::BAD_PEM,
-                format!("{} has no revocation list that can be read", named(&crl)),
-                "",
-            ))
+            Ok(())
         });
     if let Err(trouble) = read {
         report(fields, "client_crl", trouble, found);

@@ -1,12 +1,13 @@
-//! What keys mean together: references, addresses used twice, circles, contradictions.
+//! What keys mean together: references, addresses used twice, contradictions.
 //!
 //! Works on the draft, in which refused values have no part, so no mistake is reported twice.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::net::IpAddr;
 
+use super::address;
 use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
+use super::circles;
 use super::code;
 use super::fields::Item;
 use super::keys;
@@ -53,8 +54,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     }
     admin_reach(draft, found);
     admin_tls(draft, found);
-    admin_as_server(draft, found);
-    circles(draft, found);
+    circles::check(draft, found);
 }
 
 fn references(draft: &Draft<'_>, found: &mut Findings) {
@@ -114,10 +114,14 @@ fn all_bound<'a>(draft: &'a Draft<'_>) -> Vec<Bound<'a>> {
 /// the kernel can tell them apart, but few people mean it.
 fn addresses_once(draft: &Draft<'_>, found: &mut Findings) {
     let all = all_bound(draft);
-    let mut seen: HashMap<&BindAddr, &Bound<'_>> = HashMap::new();
+    let mut seen: HashMap<BindAddr, &Bound<'_>> = HashMap::new();
     let mut wild: HashMap<u16, &Bound<'_>> = HashMap::new();
     for bound in all.iter().filter(|bound| !is_any_port(bound.address)) {
-        if let Some(first) = seen.get(bound.address) {
+        let place = match bound.address {
+            BindAddr::Ip(_) => bound.address.clone(),
+            BindAddr::Unix(path) => BindAddr::Unix(address::plain_path(path)),
+        };
+        if let Some(first) = seen.get(&place) {
             let message = if first.owner == bound.owner {
                 format!("{} binds {} twice", bound.owner, shown(bound.address))
             } else {
@@ -133,7 +137,7 @@ fn addresses_once(draft: &Draft<'_>, found: &mut Findings) {
             found.add(finding.related(first.place, "the first is here"));
             continue;
         }
-        seen.insert(bound.address, bound);
+        seen.insert(place, bound);
         if let BindAddr::Ip(address) = bound.address
             && address.ip().is_unspecified()
         {
@@ -257,172 +261,4 @@ fn admin_tls(draft: &Draft<'_>, found: &mut Findings) {
         let finding = Finding::new(code::NOT_HERE, tls.key_place, fields.path_of("tls"), message);
         found.add(finding.hint("leave it out: what goes through the socket stays on this machine"));
     }
-}
-
-fn admin_as_server(draft: &Draft<'_>, found: &mut Findings) {
-    let Some((admin, fields)) = &draft.admin else { return };
-    for pool in &draft.pools {
-        for (server, place) in pool.plan.servers.iter().zip(&pool.server_places) {
-            if !reaches(&server.address, &admin.bind) {
-                continue;
-            }
-            let message = format!(
-                "server `{}` of pool `{}` is the admin API, which clients must not reach",
-                clip(&server.name),
-                clip(pool.name)
-            );
-            let key = format!("{}.servers.{}", pool.fields.path, server.name);
-            let finding = Finding::new(code::ADMIN_AS_SERVER, *place, key, message);
-            found.add(finding.related(fields.place_of("bind"), "the admin API binds here"));
-        }
-    }
-}
-
-/// Whether connecting to `server` ends at `bind`, as far as the file can tell.
-fn reaches(server: &ServerAddr, bind: &BindAddr) -> bool {
-    let address = match (server, bind) {
-        (ServerAddr::Unix(server), BindAddr::Unix(bind)) => return server == bind,
-        (ServerAddr::Ip(address), _) => *address,
-        (ServerAddr::Dns { host, port }, _) if host.eq_ignore_ascii_case("localhost") => {
-            SocketAddr::from((Ipv4Addr::LOCALHOST, *port))
-        }
-        _ => return false,
-    };
-    let BindAddr::Ip(bind) = bind else { return false };
-    let everywhere = bind.ip().is_unspecified() && address.ip().is_loopback();
-    address.port() == bind.port() && (address.ip() == bind.ip() || everywhere)
-}
-
-/// Listeners by what a server address can reach, so that large files are not searched in pairs.
-struct Reach {
-    ports: HashMap<u16, Vec<usize>>,
-    paths: HashMap<PathBuf, Vec<usize>>,
-}
-
-impl Reach {
-    fn new(listeners: &[ListenerDraft<'_>]) -> Self {
-        let mut reach = Self { ports: HashMap::new(), paths: HashMap::new() };
-        for (index, listener) in listeners.iter().enumerate() {
-            for bind in &listener.plan.bind {
-                match bind {
-                    BindAddr::Ip(address) => {
-                        reach.ports.entry(address.port()).or_default().push(index);
-                    }
-                    BindAddr::Unix(path) => {
-                        reach.paths.entry(path.clone()).or_default().push(index);
-                    }
-                }
-            }
-        }
-        reach
-    }
-
-    fn candidates(&self, server: &ServerAddr) -> &[usize] {
-        let found = match server {
-            ServerAddr::Ip(address) => self.ports.get(&address.port()),
-            ServerAddr::Dns { port, .. } => self.ports.get(port),
-            ServerAddr::Unix(path) => self.paths.get(path),
-            ServerAddr::Srv { .. } => None,
-        };
-        found.map_or(&[], Vec::as_slice)
-    }
-}
-
-/// One step: a server of a pool of listener `from` is listener `to`.
-#[derive(Clone, Copy)]
-struct Step {
-    to: usize,
-    pool: usize,
-    server: usize,
-}
-
-/// Finds listeners that send, over any number of listeners, to themselves.
-fn circles(draft: &Draft<'_>, found: &mut Findings) {
-    let reach = Reach::new(&draft.listeners);
-    // By pool, since many listeners may share one.
-    let mut steps_of: Vec<Vec<Step>> = Vec::new();
-    for (index, pool) in draft.pools.iter().enumerate() {
-        let mut steps = Vec::new();
-        let mut seen = HashSet::new();
-        for (server, address) in pool.plan.servers.iter().map(|server| &server.address).enumerate()
-        {
-            for &to in reach.candidates(address) {
-                let hit = draft.listeners[to].plan.bind.iter().any(|bind| reaches(address, bind));
-                if hit && seen.insert(to) {
-                    steps.push(Step { to, pool: index, server });
-                }
-            }
-        }
-        steps_of.push(steps);
-    }
-    let listeners = draft.listeners.iter();
-    let steps_of: Vec<Vec<Step>> = listeners
-        .map(|listener| {
-            listener.pools().iter().flat_map(|pool| steps_of[*pool].iter().copied()).collect()
-        })
-        .collect();
-    let mut state = vec![Visit::Not; draft.listeners.len()];
-    for start in 0..draft.listeners.len() {
-        walk_circle(draft, &steps_of, start, &mut state, found);
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Visit {
-    Not,
-    OnPath,
-    Done,
-}
-
-/// Depth first without recursion: a chain may be as long as there are listeners.
-fn walk_circle(
-    draft: &Draft<'_>,
-    steps_of: &[Vec<Step>],
-    start: usize,
-    state: &mut [Visit],
-    found: &mut Findings,
-) {
-    if state[start] != Visit::Not {
-        return;
-    }
-    let mut path = vec![(start, 0)];
-    state[start] = Visit::OnPath;
-    while let Some((listener, next)) = path.last_mut() {
-        let Some(step) = steps_of[*listener].get(*next).copied() else {
-            state[*listener] = Visit::Done;
-            path.pop();
-            continue;
-        };
-        *next += 1;
-        match state[step.to] {
-            Visit::Not => {
-                state[step.to] = Visit::OnPath;
-                path.push((step.to, 0));
-            }
-            Visit::OnPath => {
-                let begins = path.iter().position(|(l, _)| *l == step.to).unwrap_or(0);
-                let members: Vec<usize> = path[begins..].iter().map(|(l, _)| *l).collect();
-                report_circle(draft, step, &members, found);
-            }
-            Visit::Done => {}
-        }
-    }
-}
-
-fn report_circle(draft: &Draft<'_>, step: Step, members: &[usize], found: &mut Findings) {
-    let pool = &draft.pools[step.pool];
-    let target = &draft.listeners[step.to];
-    let server = &pool.plan.servers[step.server];
-    let names: Vec<String> =
-        members.iter().take(8).map(|l| format!("`{}`", clip(draft.listeners[*l].name))).collect();
-    let message = format!(
-        "server `{}` of pool `{}` is listener `{}`, which sends to that pool{}: a circle",
-        clip(&server.name),
-        clip(pool.name),
-        clip(target.name),
-        if members.len() > 1 { format!(" by way of {}", names.join(", ")) } else { String::new() },
-    );
-    let key = format!("{}.servers.{}", pool.fields.path, server.name);
-    let finding = Finding::new(code::CIRCLE, pool.server_places[step.server], key, message);
-    found.add(finding.related(target.fields.place_of("bind"), "the listener binds here"));
 }

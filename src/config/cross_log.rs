@@ -1,15 +1,18 @@
-//! What may not stand in the access log: credentials and cookies.
+//! What may not stand in the access log: credentials and cookies; and where it cannot be written.
 //!
 //! Names of header fields that carry them everywhere are refused where they are read; those that
 //! carry them here, because a policy looks for a credential there, once the policies are known.
+
+use std::path::Path;
 
 use sluicegate_l7::policy::credential::{KeyFrom, TokenFrom};
 use sluicegate_l7::policy::spec::{Credential, Kind, PolicySpec};
 
 use super::build::Draft;
 use super::code;
+use super::fields::Fields;
 use super::keys::Text;
-use super::plan::LogForm;
+use super::plan::{AccessLog, LogForm};
 use super::report::{Finding, Findings};
 use super::text_http::text;
 use super::value::{Scalar, Taken, clip, refuse};
@@ -50,6 +53,7 @@ pub(super) fn header(name: &str) -> Taken {
 /// Reports what would write a credential, and what is never written.
 pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     let Some(fields) = draft.root.table("log") else { return };
+    place(&draft.log.access, fields, found);
     for (scalar, place) in fields.list("headers") {
         let Scalar::Text(name) = scalar else { continue };
         for policy in draft.policies.specs.iter().filter(|policy| reads_header(policy, &name)) {
@@ -79,6 +83,30 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         let finding = Finding::new(code::NO_EFFECT, place, path, message);
         found.add(finding.hint("write format = \"json\""));
     }
+}
+
+/// What can be told without opening it, which would make the file.
+fn place(access: &AccessLog, fields: &Fields, found: &mut Findings) {
+    let AccessLog::File(path) = access else { return };
+    let shown = |path: &Path| clip(&path.display().to_string());
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let (code, clause, hint) = if path.is_dir() {
+        (code::NOT_A_FILE, "which is a directory".to_owned(), "name a file in it".to_owned())
+    } else if !dir.exists() {
+        let clause = format!("and there is no directory {}", shown(dir));
+        (code::UNREADABLE, clause, format!("make it: mkdir -p {}", shown(dir)))
+    } else if !dir.is_dir() {
+        let clause = format!("and {} is not a directory", shown(dir));
+        (code::UNREADABLE, clause, String::new())
+    } else {
+        return;
+    };
+    let message = format!("`access` of `[log]` names {}, {clause}", shown(path));
+    let finding = Finding::new(code, fields.place_of("access"), fields.path_of("access"), message);
+    found.add(finding.hint(hint));
 }
 
 fn reads_header(policy: &PolicySpec, name: &str) -> bool {

@@ -188,7 +188,7 @@ pub(super) fn defaults_of(key: &Key) -> Vec<Scalar> {
 }
 
 /// The kind of one item where a list may stand.
-const fn item_kind(kind: &Kind) -> &Kind {
+pub(super) const fn item_kind(kind: &Kind) -> &Kind {
     match kind {
         Kind::OneOrList { of, .. } | Kind::List { of, .. } => of,
         other => other,

@@ -408,6 +408,15 @@ pub fn secret_names() -> impl Iterator<Item = &'static str> {
 pub fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this, a suggestion is a guess: `pg` is not a misspelled `users`.
     const LIKENESS_MIN: f64 = 0.6;
+    nearest_over(LIKENESS_MIN, found, known)
+}
+
+/// The nearest that is at least so alike; 1 is the same.
+pub(super) fn nearest_over<'a>(
+    likeness_min: f64,
+    found: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     /// Comparing costs the product of the lengths; nobody misspells a name this long.
     const CHARS_MAX: usize = 64;
     if found.len() > CHARS_MAX {
@@ -417,7 +426,7 @@ pub fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<
     known
         .filter(|name| name.len() <= CHARS_MAX)
         .map(|name| (likeness(&found, name), name))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .filter(|(likeness, _)| *likeness >= likeness_min)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)
 }

@@ -39,7 +39,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
                 message,
             ));
         }
-        pool_alone(pool, found);
+        pool_alone(pool, draft.admin.is_some(), found);
     }
     for listener in &draft.listeners {
         on_unix(listener, draft, found);
@@ -62,7 +62,8 @@ fn add(
     found.add(Finding::new(code, place, fields.path_of(key), message).hint(hint));
 }
 
-fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
+/// `has_admin`: an operator can put servers into maintenance, where they are down.
+fn pool_alone(pool: &PoolDraft<'_>, has_admin: bool, found: &mut Findings) {
     let (plan, fields, name) = (&pool.plan, pool.fields, clip(pool.name));
     if let (Some(check), Some(table)) = (&plan.check, fields.table("check"))
         // A default that is just as long as the period is nobody's mistake.
@@ -87,7 +88,8 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     // A name that does not resolve is down without any check.
     let any_name =
         |server: &Server| matches!(server.address, ServerAddr::Dns { .. } | ServerAddr::Srv { .. });
-    let nothing_notices = fields.said("check").is_none()
+    let nothing_notices = !has_admin
+        && fields.said("check").is_none()
         && fields.said("outlier").is_none()
         && says_servers(fields)
         && !plan.servers.iter().any(any_name);
@@ -95,16 +97,24 @@ fn pool_alone(pool: &PoolDraft<'_>, found: &mut Findings) {
     let never_full = plan.servers.iter().all(|server| server.max_conns.is_none());
     let never = |key: &str, effect: &str, found: &mut Findings| {
         let message = format!("`{key}` of pool `{name}` never takes effect: {effect}");
-        add(found, code::NEVER_DOWN, fields, key, message, "add `check`, or `outlier`");
+        add(found, code::NEVER_DOWN, fields, key, message, "add `check`, `outlier` or `[admin]`");
     };
     if nothing_notices && never_full && plan.hold.is_some() {
-        never("hold", "without `check` or `outlier` no server is ever down", found);
+        never("hold", "without `check`, `outlier` and `[admin]` no server is ever down", found);
     }
     if nothing_notices && plan.slow_start.is_some() {
-        never("slow_start", "without `check` or `outlier` no server ever comes back", found);
+        never(
+            "slow_start",
+            "without `check`, `outlier` and `[admin]` no server ever comes back",
+            found,
+        );
     }
     if nothing_notices && plan.on_down == OnDown::CloseSessions {
-        never("on_down", "without `check` or `outlier` no server ever goes down", found);
+        never(
+            "on_down",
+            "without `check`, `outlier` and `[admin]` no server ever goes down",
+            found,
+        );
     }
     if plan.servers.len() > 1 && plan.servers.iter().all(|server| server.backup) {
         let message = format!("every server of pool `{name}` is a backup");
@@ -267,6 +277,11 @@ fn timeouts_with<'a>(
             .collect();
     for (longer, shorter, effect) in contradictions(times) {
         let keys = [longer, shorter];
+        // A default was not meant against anything.
+        let is_said = |key: &str| levels.iter().any(|fields| fields.said(key).is_some());
+        if !keys.into_iter().all(is_said) {
+            continue;
+        }
         // A refused value anywhere would be judged by what stands in for it.
         if levels.iter().any(|fields| keys.iter().any(|key| !good(fields, key))) {
             continue;

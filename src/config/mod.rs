@@ -8,18 +8,20 @@
 //!
 //! Everything wrong is found in one run and told in file order; a plan comes out only when
 //! nothing is. Unknown keys are errors: nothing is accepted and ignored. Besides the named
-//! files, `file:` secrets and the environment nothing outside is looked at, so `check` says the
-//! same on a machine without a ring.
+//! files, `file:` secrets, the environment, where the access log is to be and the addresses of
+//! interfaces nothing outside is looked at, so `check` says the same on a machine without a ring.
 
 use std::path::{Path, PathBuf};
 
 pub mod address;
+pub mod blank;
 mod build;
 mod build_auth;
 mod build_http;
 mod build_policy;
 mod build_tls;
 mod certificates;
+mod circles;
 pub mod code;
 mod cross;
 mod cross_http;
@@ -44,6 +46,7 @@ mod seats;
 mod shown;
 mod snippet;
 pub mod source;
+mod synonyms;
 pub mod table;
 mod table_auth;
 mod table_http;
@@ -110,7 +113,7 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     }
     let shown = shown::root(&root);
     let top = Place::top(FileId(0));
-    let fields = walk::Walk { sources: &sources, found: &mut found }.root(root, top);
+    let fields = walk::Walk { sources: &sources, found: &mut found, hides: false }.root(root, top);
     let draft = build::Draft::new(&fields, &mut found);
     cross::check(&draft, &mut found);
     cross_http::check(&draft, &mut found);

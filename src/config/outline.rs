@@ -1,14 +1,18 @@
 //! What a configuration says, as a tree of keys to compare with another one: the lines that tell
 //! an operator what a reload has changed.
 //!
-//! A value is shown as the file has it. A secret is compared and never shown.
+//! A value is shown as the file has it. A secret is compared and never shown: [`blank`] is the
+//! rule, as it is for all that is shown.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 
-use super::fields::{Fields, Item, Said};
-use super::source::Sources;
+use super::blank::{self, BLANK};
+use super::fields::{Fields, Item, Said, item_kind};
+use super::keys::{Kind, Text};
+use super::plan::Pem;
+use super::source::{Place, Sources};
 use super::value::Scalar;
 
 /// Lines of one comparison: a person reads the first few, and a new file changes everything.
@@ -32,8 +36,9 @@ enum Node {
 impl Outline {
     pub(super) fn of(fields: &Fields, sources: &Sources) -> Self {
         let keys = fields.section.keys.iter().zip(&fields.slots);
-        let keys = keys
-            .filter_map(|(key, said)| Some((key.name.to_owned(), node(said.as_ref()?, sources)?)));
+        let keys = keys.filter_map(|(key, said)| {
+            Some((key.name.to_owned(), node(&key.kind, said.as_ref()?, sources)?))
+        });
         Self(keys.collect())
     }
 
@@ -89,13 +94,22 @@ impl Outline {
     }
 }
 
-fn node(said: &Said, sources: &Sources) -> Option<Node> {
+fn node(kind: &'static Kind, said: &Said, sources: &Sources) -> Option<Node> {
     Some(match &said.item {
         Item::Bad => return None,
-        Item::Scalar(scalar) => value(said, [scalar], sources),
+        Item::Scalar(scalar) => value(shown(kind, said, sources), [scalar]),
         Item::Table(fields) => Node::Table(Outline::of(fields, sources)),
         Item::Named(names) => {
-            let entry = |(name, said): &(String, Said)| Some((name.clone(), node(said, sources)?));
+            let entry = |(name, said): &(String, Said)| {
+                let node = match kind {
+                    Kind::Fields { .. } if blank::is_credential(name) => {
+                        value(BLANK.to_owned(), said.scalars())
+                    }
+                    Kind::Fields { of, .. } => node(of, said, sources)?,
+                    kind => node(kind, said, sources)?,
+                };
+                Some((name.clone(), node))
+            };
             Node::Table(Outline(names.iter().filter_map(entry).collect()))
         }
         Item::List(items) if items.iter().any(|item| item.fields().is_some()) => {
@@ -111,42 +125,106 @@ fn node(said: &Said, sources: &Sources) -> Option<Node> {
             }
             Node::Table(table)
         }
-        Item::List(_) => value(said, said.scalars(), sources),
+        Item::List(_) => value(shown(kind, said, sources), said.scalars()),
     })
 }
 
 /// A table without a name goes by what it is for: a route by its name or by what it matches.
 fn item_name(fields: &Fields, sources: &Sources) -> String {
     let text = |key: &str| {
-        let said = fields.knows(key).then(|| fields.said(key)).flatten()?;
-        Some(one_line(sources.file(said.place.file).slice(said.place)))
+        let index = fields.section.index(key)?;
+        Some(shown(&fields.section.keys[index].kind, fields.slots[index].as_ref()?, sources))
     };
     let name = ["name", "match", "cert", "hash"].into_iter().find_map(text);
     format!("[{}]", name.unwrap_or_default())
 }
 
-fn value<'s>(said: &Said, all: impl IntoIterator<Item = &'s Scalar>, sources: &Sources) -> Node {
+fn value<'s>(shown: String, all: impl IntoIterator<Item = &'s Scalar>) -> Node {
     let mut print = DefaultHasher::new();
-    let mut secret = false;
     for scalar in all {
         match scalar {
-            Scalar::Secret { value, .. } => {
-                secret = true;
-                value.hash(&mut print);
-            }
-            Scalar::Pem { pem, .. } => {
-                secret |= matches!(pem, super::plan::Pem::Text(_));
-                match pem {
-                    super::plan::Pem::Text(text) => text.0.hash(&mut print),
-                    super::plan::Pem::File(path) => path.hash(&mut print),
-                }
-            }
+            Scalar::Secret { value, .. } => value.hash(&mut print),
+            Scalar::Pem { pem: Pem::Text(text), .. } => text.0.hash(&mut print),
+            Scalar::Pem { pem: Pem::File(path), .. } => path.hash(&mut print),
             // Its text may hold what `env:` or `file:` brought, which `Debug` shows; it is hashed.
             other => format!("{other:?}").hash(&mut print),
         }
     }
-    let text = one_line(sources.file(said.place.file).slice(said.place));
-    Node::Value { shown: (!secret).then_some(text), print: print.finish() }
+    Node::Value { shown: (shown != BLANK).then_some(shown), print: print.finish() }
+}
+
+/// What the file says there on one line, with blanks in the place of secrets.
+fn shown(kind: &'static Kind, said: &Said, sources: &Sources) -> String {
+    let mut blanks = Vec::new();
+    secrets(kind, said, sources, &mut blanks);
+    // From the last on, so that the places before it stay where they are.
+    blanks.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(place.start));
+    let whole = said.place;
+    let mut text = sources.file(whole.file).slice(whole).to_owned();
+    for (place, shown) in blanks {
+        // What a table's header stands for may have its keys elsewhere.
+        let inside =
+            place.file == whole.file && whole.start <= place.start && place.end <= whole.end;
+        if inside {
+            let start = (place.start - whole.start) as usize;
+            text.replace_range(start..start + (place.end - place.start) as usize, &shown);
+        }
+    }
+    one_line(&text)
+}
+
+/// The places of secrets, with what is shown instead.
+fn secrets(kind: &'static Kind, said: &Said, sources: &Sources, blanks: &mut Vec<(Place, String)>) {
+    match &said.item {
+        Item::Bad => {}
+        Item::Scalar(scalar) => {
+            let source = sources.file(said.place.file).slice(said.place);
+            blanks.extend(instead(kind, scalar, source).map(|shown| (said.place, shown)));
+        }
+        Item::List(items) => {
+            for item in items {
+                secrets(item_kind(kind), item, sources, blanks);
+            }
+        }
+        Item::Table(fields) => {
+            for (key, said) in fields.section.keys.iter().zip(&fields.slots) {
+                if let Some(said) = said {
+                    secrets(&key.kind, said, sources, blanks);
+                }
+            }
+        }
+        Item::Named(names) => {
+            for (name, said) in names {
+                match kind {
+                    Kind::Fields { .. } if blank::is_credential(name) => {
+                        blanks.push((said.place, BLANK.to_owned()));
+                    }
+                    Kind::Fields { of, .. } => secrets(of, said, sources, blanks),
+                    kind => secrets(kind, said, sources, blanks),
+                }
+            }
+        }
+    }
+}
+
+/// What is shown in the place of a value; `None`: itself. `source` is how it is written.
+fn instead(kind: &Kind, scalar: &Scalar, source: &str) -> Option<String> {
+    match (item_kind(kind), scalar) {
+        (_, Scalar::Secret { .. } | Scalar::Pem { pem: Pem::Text(_), .. }) => {
+            Some(BLANK.to_owned())
+        }
+        (Kind::Text(form), scalar) => {
+            let said = match scalar {
+                // Its text may be what a reference brought.
+                Scalar::Text(text) if *form != Text::Jwks => text,
+                _ => source.trim_matches(['"', '\'']),
+            };
+            let shown = blank::text(*form, said);
+            let quoted = if shown == BLANK { shown.clone() } else { format!("\"{shown}\"") };
+            (shown != said).then_some(quoted)
+        }
+        _ => None,
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -235,5 +313,64 @@ secret = "a-plain-secret-of-32-bytes-length"
     fn a_secret_changes_without_being_shown() {
         let lines = changes(&[("a-plain-secret-of", "b-plain-secret-of")]);
         assert_eq!(lines, ["policy.keys.secret: changed"]);
+    }
+
+    /// Planted where a credential may stand; no line may tell it, before or after the change.
+    const PLANTED: &str = "planted-one";
+
+    fn told(text: &str) -> Vec<String> {
+        let outline = |text: &str| {
+            let loaded = load_text("main.toml", format!("{OLD}{text}").as_bytes());
+            loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).outline
+        };
+        let planted = outline(text);
+        let lines = planted.changes(&outline(&text.replace(PLANTED, "planted-two")));
+        assert!(!lines.is_empty());
+        for line in lines.iter().chain(&outline("").changes(&planted)) {
+            assert!(!line.contains("planted"), "{line}");
+        }
+        lines
+    }
+
+    #[test]
+    fn what_is_called_as_credentials_are_changes_without_being_shown() {
+        let lines = told(
+            "[policy.h]\ntype = \"headers\"\nheaders.set.Authorization = \"Bearer planted-one\"\n\
+             headers.add = { X-Api-Key = \"planted-one\" }\n\
+             [pool.q]\nservers.s = \"10.0.0.1:4\"\n\
+             check = { type = \"http\", path = \"/h?token=planted-one\", headers = { Authorization = \"x planted-one\" } }\n",
+        );
+        let wanted = [
+            "pool.q.check.path: changed",
+            "pool.q.check.headers.Authorization: changed",
+            "policy.h.headers.add.X-Api-Key: changed",
+            "policy.h.headers.set.Authorization: changed",
+        ];
+        for line in wanted {
+            assert!(lines.iter().any(|told| told == line), "{line}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_changes_without_what_its_parameters_say() {
+        let lines = told(
+            "[policy.i]\ntype = \"introspection\"\nurl = \"http://127.0.0.1:9/?tok=planted-one\"\n\
+             client_id = \"me\"\nclient_secret = \"planted-one\"\n",
+        );
+        assert_eq!(lines, ["policy.i.url: changed", "policy.i.client_secret: changed"]);
+    }
+
+    #[test]
+    fn a_route_is_not_called_by_a_credential_that_it_matches() {
+        let lines = told(
+            "[[listener.web.route]]\npool = \"app\"\n\
+             match = { path = \"/c\", headers = { Authorization = \"planted-one\" } }\n",
+        );
+        assert_eq!(
+            lines,
+            [
+                "listener.web.route[{ path = \"/c\", headers = { Authorization = *** } }].match.headers.Authorization: changed"
+            ]
+        );
     }
 }

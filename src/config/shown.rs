@@ -1,24 +1,16 @@
 //! The file as JSON that may be shown: what it says, includes merged, secrets blanked.
 //!
 //! The key table says what is a secret; the same tree that the plan is made from is walked, so
-//! a key cannot be read without being looked at here. What the table cannot know is judged by
-//! its name: a header field or a parameter that is called as credentials are.
+//! a key cannot be read without being looked at here. [`blank`] is the rule.
 //!
-//! A blanked value says nothing, not even where the secret comes from. Defaults are not added:
-//! but for the blanks, what is shown could be used as a file.
+//! Defaults are not added: but for the blanks, what is shown could be used as a file.
 
 use serde_json::{Map, Number, Value as Json};
 
-use super::keys::{Kind, Section, Text};
+use super::blank::{self, BLANK};
+use super::keys::{Kind, Section};
 use super::tree::{Table, Value};
 use super::walk::variant_of;
-
-/// What stands in the place of a secret.
-const BLANK: &str = "***";
-
-/// Parts of names that credentials have. Rather one value too many is blanked.
-const CREDENTIAL_WORDS: [&str; 9] =
-    ["auth", "cookie", "credential", "key", "passw", "secret", "session", "signature", "token"];
 
 /// The whole file.
 pub(super) fn root(root: &Table) -> Json {
@@ -46,7 +38,7 @@ fn value(kind: &'static Kind, said: &Value) -> Json {
         ) => below(kind, section, said),
         (Kind::Fields { of, .. }, Value::Table(fields)) => {
             let field = |entry: &super::tree::Entry| {
-                let shown = if is_credential(&entry.key) {
+                let shown = if blank::is_credential(&entry.key) {
                     Json::from(BLANK)
                 } else {
                     value(of, &entry.node.value)
@@ -59,7 +51,7 @@ fn value(kind: &'static Kind, said: &Value) -> Json {
             Json::Array(items.iter().map(|item| value(of, &item.value)).collect())
         }
         (Kind::List { of, .. } | Kind::OneOrList { of, .. }, one) => value(of, one),
-        (Kind::Text(form), Value::Text(said)) => Json::from(text(*form, said)),
+        (Kind::Text(form), Value::Text(said)) => Json::from(blank::text(*form, said)),
         (_, said) => plain(said),
     }
 }
@@ -101,41 +93,6 @@ fn plain(said: &Value) -> Json {
         }
         Value::Float | Value::Date | Value::Null => Json::Null,
     }
-}
-
-fn text(form: Text, said: &str) -> String {
-    let is_reference = said.starts_with("env:") || said.starts_with("file:");
-    match form {
-        Text::Secret { .. } | Text::Pem { private: true } | Text::KeyHash | Text::PasswordHash => {
-            BLANK.to_owned()
-        }
-        Text::RedisUrl if is_reference => BLANK.to_owned(),
-        Text::RedisUrl => match (said.split_once("://"), said.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{BLANK}@{place}"),
-            _ => said.to_owned(),
-        },
-        // A file of certificates may have its key in it, and a set of keys a symmetric one.
-        Text::Pem { .. } if said.contains("PRIVATE KEY") => BLANK.to_owned(),
-        Text::Jwks if !is_reference => BLANK.to_owned(),
-        Text::Url | Text::RequestPath => without_credentials(said),
-        _ => said.to_owned(),
-    }
-}
-
-/// The same without the values of parameters that are called as credentials are.
-fn without_credentials(address: &str) -> String {
-    let Some((path, query)) = address.split_once('?') else { return address.to_owned() };
-    let parameter = |parameter: &str| match parameter.split_once('=') {
-        Some((name, _)) if is_credential(name) => format!("{name}={BLANK}"),
-        _ => parameter.to_owned(),
-    };
-    let query: Vec<_> = query.split('&').map(parameter).collect();
-    format!("{path}?{}", query.join("&"))
-}
-
-fn is_credential(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    CREDENTIAL_WORDS.iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]
@@ -210,7 +167,7 @@ mod tests {
             assert!(!text.contains(secret), "{text}");
         }
         let policies = &shown["policy"];
-        assert_eq!(policies["b"]["url"], "http://127.0.0.1:9/?a=b&api_key=***");
+        assert_eq!(policies["b"]["url"], "http://127.0.0.1:9/?a=***&api_key=***");
         assert_eq!(policies["c"]["store"]["redis"], "redis://***@127.0.0.1:6379/1");
         assert_eq!(policies["d"]["headers"]["set"]["X-Other"], "shown");
         assert_eq!(shown["pool"]["r"]["check"]["path"], "/h?token=***&full=1");

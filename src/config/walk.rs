@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 
+use super::blank;
 use super::code;
 use super::fields::{Fields, Item, Said};
 use super::keys::{self, Fallback, Key, Kind, Names, Section};
 use super::report::{Finding, Findings};
 use super::source::{Place, Sources};
+use super::synonyms::Suggestion;
 use super::text_http;
 use super::text_policy;
 use super::tree::{Entry, Node, Table, Value};
@@ -67,6 +69,8 @@ pub(super) fn join(path: &str, key: &str) -> String {
 pub struct Walk<'a> {
     pub sources: &'a Sources,
     pub found: &'a mut Findings,
+    /// Below a name that credentials have: what is refused there is not told.
+    pub hides: bool,
 }
 
 /// What a table is called and where messages about all of it point.
@@ -133,12 +137,12 @@ impl Walk<'_> {
             self.found.add(finding);
             return;
         }
-        let near = keys::nearest(name, fields.section.keys.iter().map(|key| key.name));
+        let Suggestion { hint, key } = Suggestion::new(fields.section, name);
         let secret = |n: &str| keys::secret_names().any(|known| known == n);
-        if secret(name) || near.is_some_and(secret) {
+        if secret(name) || key.is_some_and(secret) || blank::is_credential(name) {
             self.found.mask(entry.node.place);
         }
-        self.found.add(finding.hint(unknown_hint(name, near)));
+        self.found.add(finding.hint(hint));
     }
 
     fn check_tag(&mut self, fields: &Fields, key: &Key, tag: Option<&str>, place: Place) {
@@ -245,9 +249,21 @@ impl Walk<'_> {
                 self.found.mask(place);
             }
         }
+        let has_secret = matches!((kind, found), (Kind::Text(form), Value::Text(text))
+            if blank::text(*form, text) != *text);
+        if has_secret && !key.is_secret() {
+            self.found.mask(place);
+        }
         match scalar(kind, found, dir, key.range_hint) {
             Ok(scalar) => Item::Scalar(scalar),
-            Err(refusal) => self.refused(fields, key, place, refusal),
+            Err(mut refusal) => {
+                if (has_secret || self.hides)
+                    && let Some(at) = refusal.problem.find(", found \"")
+                {
+                    refusal.problem.truncate(at);
+                }
+                self.refused(fields, key, place, refusal)
+            }
         }
     }
 
@@ -353,7 +369,13 @@ impl Walk<'_> {
                 self.found.add(finding.related(first, "the first is here"));
             }
             let place = node.place;
+            let outer = self.hides;
+            if blank::is_credential(&name) {
+                self.found.mask(place);
+                self.hides = true;
+            }
             let item = self.item(fields, key, of, node, key_place);
+            self.hides = outer;
             items.push((name, Said { key_place, place, item }));
         }
         Item::Named(items)
@@ -479,17 +501,6 @@ fn folded(names: Names, name: &str) -> String {
         | Names::Claim
         | Names::Group
         | Names::JsonMember => name.to_owned(),
-    }
-}
-
-fn unknown_hint(name: &str, near: Option<&str>) -> String {
-    let elsewhere = || super::table::ROOT.all_below().into_iter().find(|s| s.index(name).is_some());
-    if let Some(near) = near {
-        format!("did you mean `{near}`?")
-    } else if let Some(other) = elsewhere() {
-        format!("it is a key of `{}`", other.heading)
-    } else {
-        String::new()
     }
 }
 

@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 
 use super::dns;
 use super::probe::{Failure, TargetTls, connect, http, secure};
+use crate::config::blank;
 use crate::config::plan::{Dns, PoolTls, Verify};
 use crate::tls::upstream::{ClientTls, server_name};
 
@@ -53,7 +54,8 @@ impl Names {
 /// One document's address, ready to be fetched again and again.
 #[derive(Debug)]
 pub struct Source {
-    url: String,
+    /// The URL as it may be told: a service may take its key in a parameter.
+    shown: String,
     host: String,
     port: u16,
     /// `Host` as the URL has it.
@@ -68,11 +70,12 @@ impl Source {
     /// # Errors
     /// It is no such URL, or the file cannot be used.
     pub fn new(url: &str, verify: &Verify) -> Result<Self, String> {
-        let uri: Uri = url.parse().map_err(|error| format!("{url:?} is not a URL: {error}"))?;
+        let shown = blank::url(url);
+        let uri: Uri = url.parse().map_err(|error| format!("{shown:?} is not a URL: {error}"))?;
         let secure = match uri.scheme_str() {
             Some("https") => true,
             Some("http") => false,
-            _ => return Err(format!("{url:?} begins neither with https:// nor with http://")),
+            _ => return Err(format!("{shown:?} begins neither with https:// nor with http://")),
         };
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         if authority.contains('@') {
@@ -80,17 +83,18 @@ impl Source {
         }
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         if host.is_empty() {
-            return Err(format!("{url:?} has no host"));
+            return Err(format!("{shown:?} has no host"));
         }
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let tls = if secure { Some(tls(&host, verify)?) } else { None };
-        Ok(Self { url: url.to_owned(), host, port, authority, path, tls })
+        Ok(Self { shown, host, port, authority, path, tls })
     }
 
+    /// For messages, without secrets.
     #[must_use]
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn shown(&self) -> &str {
+        &self.shown
     }
 
     /// Fetches the document. Takes as long as the other side likes; put a timeout around it.
@@ -181,8 +185,25 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_told_without_what_its_parameters_say() {
+        let source = Source::new("http://idp.test/jwks?tok=s3cret", &Verify::Insecure).unwrap();
+        assert_eq!(
+            (source.shown(), &*source.path),
+            ("http://idp.test/jwks?tok=***", "/jwks?tok=s3cret")
+        );
+    }
+
+    #[test]
     fn what_is_no_such_url_is_refused() {
-        for url in ["", "idp.test/a", "ftp://idp.test/", "http://", "/a", "http://u:p@idp.test/"] {
+        for url in [
+            "",
+            "idp.test/a",
+            "ftp://idp.test/",
+            "ftp://u:p@a/",
+            "http://",
+            "/a",
+            "http://u:p@idp.test/",
+        ] {
             let error = Source::new(url, &Verify::Insecure).unwrap_err();
             assert!(!error.contains("u:p"), "{error}");
         }

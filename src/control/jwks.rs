@@ -201,7 +201,7 @@ struct Reporter<'j> {
 
 impl Reporter<'_> {
     fn on_fetched(&mut self, keys: &Result<KeySet, String>, have_old: bool) {
-        let (name, url) = (&self.jwks.name, self.jwks.source.url());
+        let (name, url) = (&self.jwks.name, self.jwks.source.shown());
         match keys {
             Ok(keys) => {
                 let count = keys.len();
@@ -227,7 +227,7 @@ impl Reporter<'_> {
         if self.remarks.is_empty() {
             return;
         }
-        let mut text = format!("{}: {}", self.jwks.name, self.jwks.source.url());
+        let mut text = format!("{}: {}", self.jwks.name, self.jwks.source.shown());
         for remark in self.remarks.iter().take(REMARKS_SAID_MAX) {
             let _ = write!(text, "; {remark}");
         }
@@ -239,7 +239,7 @@ impl Reporter<'_> {
     }
 
     fn on_end(&self) {
-        let (name, url) = (&self.jwks.name, self.jwks.source.url());
+        let (name, url) = (&self.jwks.name, self.jwks.source.shown());
         self.log.error(format_args!(
             "{name}: the keys from {url} are too old to be trusted; no token can be judged"
         ));

@@ -232,8 +232,8 @@ fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String
     let pending = pending(&mut plan, started);
     if plan.log.access != before.plan.log.access {
         // Only a try: the writer opens it once the plan is in use.
-        access_log::open(&plan.log.access)
-            .map_err(|error| format!("the access log cannot be opened: {error}"))?;
+        let access = &plan.log.access;
+        access_log::open(access).map_err(|error| access_log::explain(access, &error))?;
     }
     let fronts = Fronts::after(&before.fronts, &plan).map_err(|error| error.to_string())?;
     let source = Source { path: path.to_owned(), outline, files, patterns };

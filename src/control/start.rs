@@ -1,7 +1,7 @@
 //! From a checked plan to a running process: everything that the system can refuse is asked
 //! for here, in an order that leaves nothing half done.
 //!
-//! Listening sockets → admin socket → access log → workers. Whatever fails closes what came
+//! Files → listening sockets → admin socket → workers. Whatever fails closes what came
 //! before it and is one sentence. Which engine there is was found out before.
 
 use std::io;
@@ -73,6 +73,10 @@ pub(super) fn start(
 ) -> Result<Started, ServeError> {
     raise_descriptor_limit();
     let fronts = Fronts::new(plan).map_err(|error| ServeError::Config(error.to_string()))?;
+    // Before anything is bound, as all that the configuration names.
+    let access = &plan.log.access;
+    let log_file = access_log::open(access)
+        .map_err(|error| ServeError::Config(access_log::explain(access, &error)))?;
     let cpus = cpus::placement(plan.runtime.workers);
     let mut sockets = Sockets::inheriting(inherited);
     let bound = sockets.rearrange(plan, cpus.len(), || Ok(()));
@@ -82,14 +86,13 @@ pub(super) fn start(
             let (socket, address) = bind_admin(&admin.bind, sockets.inherit(&Place::admin()))
                 .map_err(|error| {
                     let address = bind_text(&admin.bind);
-                    ServeError::System(format!("the admin API cannot bind {address}: {error}"))
+                    let why = listen::explain(&error, &admin.bind);
+                    ServeError::System(format!("the admin API cannot bind {address}: {why}"))
                 })?;
             (Some(socket), Some(address))
         }
         None => (None, None),
     };
-    let log_file = access_log::open(&plan.log.access)
-        .map_err(|error| ServeError::System(format!("the access log cannot be opened: {error}")))?;
     let shared = Shared::new(plan, &cpus, engine)
         .map_err(|error| ServeError::System(format!("no descriptor for a worker: {error}")))?;
     let membership = Membership::new(plan, Arc::new(fronts));

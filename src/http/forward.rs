@@ -17,7 +17,6 @@ use sluicegate_l7::route::spec::RetrySpec;
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::made_here::answer_to;
-use super::office::Office;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
 use super::session::{Account, Session, Then, reason_of};
@@ -291,7 +290,9 @@ impl<D: Driver> Session<D> {
                     let passed =
                         self.pass_interim(interim, errand, &mut inbox, &head, &fields).await;
                     if let Err(reason) = passed {
-                        return (Attempt::Failed(reason), reused);
+                        let attempt = Attempt::Failed(reason);
+                        self.count_failed(&attempt, &upstream);
+                        return (attempt, reused);
                     }
                 }
                 Ok(head) => break head,
@@ -299,17 +300,15 @@ impl<D: Driver> Session<D> {
                     if !reused && matches!(attempt, Attempt::Again(_)) {
                         self.office.suspect(&upstream.place.state);
                     }
-                    return (repeatable(attempt, interim > 0, errand, flow, tries), reused);
+                    let attempt = repeatable(attempt, interim > 0, errand, flow, tries);
+                    self.count_failed(&attempt, &upstream);
+                    return (attempt, reused);
                 }
             }
         };
         account.upstream = Some(self.office.now().since(sent_at));
         watch.answered(&self.office, head.status, sent_at);
-        if head.status >= 500 {
-            self.office.suspect(&upstream.place.state);
-        } else {
-            Office::<D>::trust(&upstream.place.state);
-        }
+        self.office.count_answer(&upstream.place.state, head.status);
         let again = tries.more && interim == 0 && tries.spec.on_status.contains(&head.status);
         if again && flow.is_repeatable() && errand.method.is_idempotent() {
             flow.rewind();
@@ -318,6 +317,13 @@ impl<D: Driver> Session<D> {
         let then = self.finish(pool, errand, upstream, inbox, head, &fields, flow, account).await;
         self.answer_fields = fields;
         (Attempt::Answered(then), reused)
+    }
+
+    /// Counts an attempt without an answer, unless the connection had only been kept too long.
+    fn count_failed(&self, attempt: &Attempt, upstream: &Upstream<D>) {
+        if !(upstream.reused && matches!(attempt, Attempt::Again(_))) {
+            self.office.count_attempt(&upstream.place.state, attempt.is_servers());
+        }
     }
 
     /// Puts the server's own host into the head, where the route asks for that.

@@ -252,15 +252,14 @@ impl<D: Driver> Copy<D> {
         let head = match self.read_head(&mut upstream, flow, &mut inbox).await {
             Ok(head) => head,
             Err(_) if upstream.reused && inbox.is_empty() => return Try::Stale,
-            Err(reason) => return Try::Failed(reason),
+            Err(reason) => {
+                office.count_attempt(&upstream.place.state, true);
+                return Try::Failed(reason);
+            }
         };
         watch.answered(office, head.status, sent_at);
         office.count_copy(upstream.place.state.id, office.now().since(sent_at));
-        if head.status >= 500 {
-            office.suspect(&upstream.place.state);
-        } else {
-            Office::<D>::trust(&upstream.place.state);
-        }
+        office.count_answer(&upstream.place.state, head.status);
         inbox.consume(head.len);
         let whole = self.drop_body(&mut upstream, flow, &mut inbox, &head).await;
         let reusable = whole == Ok(true)

@@ -34,6 +34,16 @@ pub(super) enum Attempt {
     Refused(Reject),
 }
 
+impl Attempt {
+    /// It failed, and not by anything that the client did.
+    pub const fn is_servers(&self) -> bool {
+        let (Self::Again(reason) | Self::Unseen(reason) | Self::Failed(reason)) = self else {
+            return false;
+        };
+        matches!(reason, Reason::ServerReset | Reason::BadUpstream | Reason::RequestTimeout)
+    }
+}
+
 /// What a route says about trying again, at one attempt.
 #[derive(Clone, Copy)]
 pub(super) struct Tries<'s> {

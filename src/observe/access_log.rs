@@ -98,6 +98,25 @@ pub fn open(access: &plan::AccessLog) -> io::Result<Option<Target>> {
     }
 }
 
+/// Why [`open`] failed, in a sentence that says what to do.
+#[must_use]
+pub fn explain(access: &plan::AccessLog, error: &io::Error) -> String {
+    let plan::AccessLog::File(path) = access else {
+        return format!("the access log cannot be opened: {error}");
+    };
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "make the directory that it is in",
+        io::ErrorKind::PermissionDenied => "let the user that this runs as write there",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
+        _ => "name a file that can be written",
+    };
+    let path = path.display();
+    format!(
+        "the access log {path} cannot be opened: {error}; {remedy}, or set `access` of `[log]` to \
+         another file, \"stdout\" or \"off\""
+    )
+}
+
 /// Whether the last byte is none that ends a line. A file that may be written and not read is
 /// taken to be whole.
 fn ends_within_a_line(path: &Path) -> bool {
@@ -238,10 +257,12 @@ impl Writer {
             return;
         }
         self.reopens = false;
-        match open(&snapshot.plan.log.access) {
+        let access = &snapshot.plan.log.access;
+        match open(access) {
             Ok(target) => self.use_target(target),
             Err(error) => self.log.error(format_args!(
-                "the access log cannot be opened anew ({error}); lines go where they went before"
+                "{}; until then lines go where they went before",
+                explain(access, &error)
             )),
         }
     }

@@ -181,6 +181,13 @@ impl Default for ListenerCounts {
 pub struct ServerCounts {
     /// By `ConnectResult as usize`.
     pub connects: [Count; 6],
+    /// Those of the successful connects whose connections carry requests; each of the others is a
+    /// session.
+    pub connects_http: Count,
+    /// Requests that had a connection to it, each attempt by itself.
+    pub requests: Count,
+    /// Those of them that it failed: no answer in time, none that could be read, or a 5xx.
+    pub requests_failed: Count,
     /// Sessions that ended with `server-reset`.
     pub resets: Count,
     pub bytes_in: Count,

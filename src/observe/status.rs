@@ -2,6 +2,7 @@
 //!
 //! Names and nesting are a contract with scripts. Fields may be added, never renamed.
 
+mod health;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use super::view::{ServerGroup, View, bind_text};
 use crate::balance::POLICIES;
 use crate::config::plan::{self, ServerAddr};
 use crate::control::instance::Phase;
+use crate::control::membership::Resolution;
 use crate::control::overrides::Override;
 use crate::registry::{AdminState, Condition, ListenerId, Member, PoolSnapshot, ServerState};
 use crate::tls::certificates::Certificate;
@@ -184,8 +186,11 @@ pub struct ServerStatus {
     pub r#override: Option<OverrideStatus>,
     pub backup: bool,
     pub max_conns: Option<u32>,
+    /// Sessions, of an HTTP listener's clients requests.
     pub active: u32,
+    /// The same since the start, each attempt by itself.
     pub total: u64,
+    /// Failed connects, sessions that it reset, requests without an answer or with a 5xx.
     pub errors: u64,
     /// Segments sent again on the way to it.
     #[serde(default)]
@@ -464,7 +469,7 @@ fn single(
     ServerStatus {
         addr: state.address.to_string(),
         state: state.condition(view.now).as_str().into(),
-        health: health(pool, state),
+        health: health::of_one(pool, state),
         admin: AdminState::Ready.as_str().into(),
         weight: member.map_or(0, |member| member.weight),
         configured: configured(weight),
@@ -491,7 +496,7 @@ fn named(
     pool: &plan::Pool,
     now: &PoolSnapshot,
     group: &ServerGroup<'_>,
-    name: &crate::control::membership::Resolution,
+    name: &Resolution,
 ) -> ServerStatus {
     let member = |state: &Arc<ServerState>| {
         let status = single(view, pool, now, state);
@@ -500,23 +505,14 @@ fn named(
         ServerStatus { configured: configured(weight), ..status }
     };
     let members: Vec<_> = group.shown().map(member).collect();
-    let up = members.iter().filter(|member| member.state == Condition::Up.as_str()).count();
     let sums = view.servers(group.states.iter().copied());
     let latency = |series| {
         let sum = sum_of(series, group.states.iter().map(|state| state.id));
         sum.as_ref().map(quantiles)
     };
-    let mut detail = match members.len() {
-        0 if name.detail.is_empty() => "not resolved yet".to_owned(),
-        0 => name.detail.clone(),
-        all => format!("{up} of {all} addresses up"),
-    };
-    if name.stale {
-        detail = format!("{detail}; last answer kept: {}", name.detail);
-    }
     ServerStatus {
         state: group.condition(view.now).as_str().into(),
-        health: HealthStatus { ok: up > 0, detail, at: name.at.map(clock::rfc3339) },
+        health: health::of_all(&members, name, pool.check.is_some()),
         active: sums.active,
         total: sums.total(),
         errors: sums.errors(),
@@ -550,21 +546,6 @@ fn unresolved(group: &ServerGroup<'_>, detail: &str) -> ServerStatus {
         latency_ms: LatencyStatus { connect: None, request: None, rtt: None },
         stale: None,
         members: None,
-    }
-}
-
-fn health(pool: &plan::Pool, state: &ServerState) -> HealthStatus {
-    let last = state.last_check.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    match &*last {
-        Some(check) => HealthStatus {
-            ok: check.ok,
-            detail: check.detail.clone(),
-            at: Some(clock::rfc3339(check.at)),
-        },
-        None if pool.check.is_none() => {
-            HealthStatus { ok: true, detail: "not checked".into(), at: None }
-        }
-        None => HealthStatus { ok: false, detail: "not checked yet".into(), at: None },
     }
 }
 

@@ -100,6 +100,11 @@ pub struct ServerSums {
     pub active: u32,
     /// By `ConnectResult as usize`.
     pub connects: [u64; 6],
+    /// Those of the successful ones whose connections carry requests.
+    pub connects_http: u64,
+    pub requests: u64,
+    /// Those that had no answer, or a 5xx.
+    pub requests_failed: u64,
     pub resets: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -111,19 +116,22 @@ pub struct ServerSums {
 }
 
 impl ServerSums {
-    /// Sessions that got a connection.
+    /// Sessions that got a connection, and requests that did: what `active` is of, and
+    /// `max_conns`.
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.connects[ConnectResult::Ok as usize]
+        // Workers count on while this is read.
+        let sessions = self.connects[ConnectResult::Ok as usize].saturating_sub(self.connects_http);
+        sessions + self.requests
     }
 
     /// What went wrong at the server: failed connects, except for want of something of our
-    /// own, and resets.
+    /// own, sessions that it reset, and requests that it failed.
     #[must_use]
     pub fn errors(&self) -> u64 {
         let of = |result: ConnectResult| self.connects[result as usize];
         let ours = of(ConnectResult::Ok) + of(ConnectResult::Local);
-        self.connects.iter().sum::<u64>() - ours + self.resets
+        self.connects.iter().sum::<u64>() - ours + self.resets + self.requests_failed
     }
 }
 
@@ -212,6 +220,9 @@ impl View<'_> {
             sums.active += state.load.load(Ordering::Relaxed);
             for worker in self.workers {
                 let counts = worker.counts.server(state.id);
+                sums.connects_http += counts.connects_http.value();
+                sums.requests += counts.requests.value();
+                sums.requests_failed += counts.requests_failed.value();
                 sums.resets += counts.resets.value();
                 sums.bytes_in += counts.bytes_in.value();
                 sums.bytes_out += counts.bytes_out.value();
@@ -280,5 +291,21 @@ pub fn bind_text(bind: &BindAddr) -> String {
     match bind {
         BindAddr::Ip(address) => address.to_string(),
         BindAddr::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_both_kinds_has_sessions_and_requests_in_its_total() {
+        // ok, refused, timeout, unreachable, reset, local
+        let connects = [7, 1, 2, 3, 4, 100];
+        let of_sessions = ServerSums { connects, resets: 5, ..ServerSums::default() };
+        assert_eq!((of_sessions.total(), of_sessions.errors()), (7, 15));
+        let of_both =
+            ServerSums { connects_http: 2, requests: 40, requests_failed: 6, ..of_sessions };
+        assert_eq!((of_both.total(), of_both.errors()), (45, 21));
     }
 }

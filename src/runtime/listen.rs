@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use socket2::{Domain, SockAddr, SockRef, Socket as Sock, Type};
 
 use super::mail::DoorChanges;
@@ -336,7 +339,13 @@ fn bind_unix(listener: &Listener, path: &Path) -> std::io::Result<OwnedFd> {
     Ok(OwnedFd::from(socket))
 }
 
-/// Removes a socket file that nobody listens on; leaves everything else alone.
+/// Looks at a socket whose process has ended, and the pause between two of them: `io_uring` lets
+/// go of what it holds a few milliseconds after its process, and a restart may be quicker.
+const TEARDOWN_LOOKS: u32 = 10;
+const TEARDOWN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Removes a socket file that nobody listens on; leaves everything else alone. Blocks for
+/// [`TEARDOWN_LOOKS`] pauses at most.
 ///
 /// # Errors
 /// When something is there that is not such a file.
@@ -345,30 +354,55 @@ pub fn remove_stale(path: &Path) -> std::io::Result<()> {
     if !meta.file_type().is_socket() {
         return Err(std::io::Error::other("the path exists and is not a socket"));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
+    let mut looks = 0;
+    loop {
+        let stream = match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                return std::fs::remove_file(path);
+            }
+            connected => connected?,
+        };
+        let owner = getsockopt(&stream.as_fd(), PeerCredentials).ok().map(|peer| peer.pid());
+        looks += 1;
+        if looks < TEARDOWN_LOOKS && owner.is_some_and(has_ended) {
+            #[allow(clippy::disallowed_methods, reason = "nothing tells when the kernel is done")]
+            std::thread::sleep(TEARDOWN_PAUSE);
+            continue;
         }
-        Ok(stream) => {
-            let owner = nix::sys::socket::getsockopt(
-                &stream.as_fd(),
-                nix::sys::socket::sockopt::PeerCredentials,
-            );
-            let owner = owner.map_or(String::new(), |peer| format!(" (pid {})", peer.pid()));
-            Err(std::io::Error::other(format!("another process{owner} listens there")))
-        }
-        Err(error) => Err(error),
+        let owner = owner.map_or(String::new(), |pid| format!(" (pid {pid})"));
+        return Err(std::io::Error::other(format!("another process{owner} listens there")));
     }
 }
 
-fn explain(error: &std::io::Error, address: &BindAddr) -> String {
+/// Whether there is no such process any more, or only its exit status.
+fn has_ended(pid: i32) -> bool {
+    // Of a process in another namespace the kernel tells 0.
+    if pid <= 0 {
+        return false;
+    }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may have anything in it.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, None | Some('Z' | 'X'))
+}
+
+/// Why an address cannot be bound, and what to do about it.
+#[must_use]
+pub fn explain(error: &std::io::Error, address: &BindAddr) -> String {
     let BindAddr::Ip(address) = address else { return error.to_string() };
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => match owner(*address) {
             Some(owner) => format!("the port is in use by {owner}; stop it or choose another port"),
             None => "the port is in use; stop who has it or choose another port".to_owned(),
         },
-        Some(libc::EADDRNOTAVAIL) => "no interface of this machine has that address".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => {
+            let all = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            let port = address.port();
+            format!(
+                "no interface of this machine has that address; bind one that `ip address` shows, \
+                 or {all}:{port} for all of them"
+            )
+        }
         Some(libc::EACCES) => "ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned(),
         _ => error.to_string(),
     }

@@ -40,6 +40,12 @@ impl LoadError {
         };
         Self { file, why: why.to_string() }
     }
+
+    /// Whether it is about what `pem` names.
+    #[must_use]
+    pub fn is_about(&self, pem: &Pem) -> bool {
+        Self::new(pem, "").file == self.file
+    }
 }
 
 impl fmt::Display for LoadError {

@@ -84,3 +84,71 @@ fn the_configuration_in_the_readme_is_without_a_mistake() {
     let (code, stdout, stderr) = sluicegate(&["check", file.to_str().expect("UTF-8")]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
 }
+
+#[test]
+fn an_access_log_that_cannot_be_opened_is_a_mistake_of_the_configuration() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("main.toml");
+    let run = |access: &str| {
+        let text = format!(
+            "version = 1\n[log]\naccess = \"file:{access}\"\n[listener.a]\n\
+             bind = \"unix:{0}/a.sock\"\npool = \"p\"\n[pool.p]\nservers.s = \"unix:{0}/s.sock\"\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).expect("written");
+        sluicegate(&["run", "--config", file.to_str().expect("UTF-8")])
+    };
+    // What `check` tells, and what only opening does.
+    for (access, says) in [
+        ("no/such/a.log", "make it: mkdir -p"),
+        (".", "which is a directory"),
+        ("/proc/no-file-can-be-made-here", "the access log /proc/no-file-can-be-made-here cannot"),
+    ] {
+        let (code, stdout, stderr) = run(access);
+        assert_eq!((code, stdout.as_str()), (Some(78), ""), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+        assert!(!dir.path().join("a.sock").exists(), "something was bound");
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_bound_is_told_with_what_to_do_whoever_wants_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let taken = taken.local_addr().expect("bound");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("main.toml");
+    let run = |admin: &str, listener: &str| {
+        let text = format!(
+            "version = 1\n[admin]\nbind = \"{admin}\"\ntoken = \"env:PATH\"\n[listener.a]\n\
+             bind = \"{listener}\"\npool = \"p\"\n[pool.p]\nservers.s = \"127.0.0.1:1\"\n"
+        );
+        std::fs::write(&file, text).expect("written");
+        let (code, _, stderr) = sluicegate(&["run", "--config", file.to_str().expect("UTF-8")]);
+        assert_eq!(code, Some(71), "{stderr}");
+        stderr
+    };
+    let (free, taken) = ("127.0.0.1:0", taken.to_string());
+    // Of documentation (RFC 5737): no interface has it.
+    let foreign = "192.0.2.1:8080";
+    for (address, remedy) in [(taken.as_str(), "choose another port"), (foreign, "0.0.0.0:8080")] {
+        for said in [run(address, free), run(free, address)] {
+            assert!(said.contains(address) && said.contains(remedy), "{said}");
+        }
+    }
+    assert!(run(&taken, free).contains(&format!("(pid {})", std::process::id())));
+}
+
+#[test]
+fn a_wrong_value_on_the_command_line_is_wrong_usage_shown_where_it_stands() {
+    let good = ["run", "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1"];
+    for (more, says) in [
+        (["--listen", "bad"], "--listen bad"),
+        (["--to", "db:5432"], "dns:db:5432"),
+        (["--balance", "lest-conn"], "did you mean \"least-conn\"?"),
+        (["--mode", "udp"], "\"tcp\", \"http\""),
+    ] {
+        let (code, stdout, stderr) = sluicegate(&[&good[..], &more].concat());
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.contains(says), "{stderr}");
+    }
+}

@@ -77,6 +77,7 @@ mod renewal;
 mod server_host;
 mod shared_limits;
 mod slow_clients;
+mod stale_socket;
 mod stream;
 mod stuck;
 mod talk;

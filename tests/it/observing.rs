@@ -11,6 +11,7 @@ use super::backend::{Backend, Reply};
 use super::deadline::until;
 use super::gate::Gate;
 use super::peers::{command, need};
+use super::talk::Talk;
 
 const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
 
@@ -381,4 +382,36 @@ fn handshakes_are_counted_and_a_line_tells_what_was_agreed() {
     let labels = format!("{{listener=\"secure\",cert=\"{}\"}}", cert.display());
     let not_after = gate.metric(&format!("sluicegate_cert_not_after_seconds{labels}"));
     assert!(not_after.is_some_and(|seconds| seconds > 1.7e9), "{not_after:?}");
+}
+
+#[test]
+fn servers_count_requests_and_those_that_they_failed_beside_sessions() {
+    let backend = Backend::start(|seen| match seen.path() {
+        "/bad" => Reply::raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+        "/gone" => Reply::raw(""),
+        _ => Reply::ok("hello"),
+    });
+    let gate = Gate::start(&format!(
+        "version = 1\n[admin]\nbind = \"{{admin}}\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n\
+         [listener.raw]\nbind = \"127.0.0.1:0\"\npool = \"app\"\n\
+         [pool.app.servers]\na = \"{}\"\n",
+        backend.address
+    ));
+    let mut talk = Talk::to(&gate, "web");
+    for _ in 0..3 {
+        assert_eq!(talk.get("/").status, 200);
+    }
+    let counts = || {
+        let server = gate.status()["pools"]["app"]["servers"]["a"].clone();
+        [&server["total"], &server["errors"]].map(|count| count.as_u64().expect("a number"))
+    };
+    assert_eq!(counts(), [3, 0], "over one connection");
+    assert_eq!(talk.get("/bad").status, 503);
+    assert_eq!(counts(), [4, 1]);
+    // Not to be repeated, so it is one attempt.
+    assert_eq!(talk.ask("POST", "/gone", "Content-Length: 0\r\n", b"").status, 502);
+    assert_eq!(counts(), [5, 2]);
+    assert_eq!(Talk::to(&gate, "raw").get("/").status, 200);
+    assert_eq!(counts(), [6, 2], "a session is one, whatever it asks for");
 }

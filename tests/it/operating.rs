@@ -133,18 +133,20 @@ fn a_name_is_changed_with_all_its_addresses() {
     let gate = Gate::start(&format!(
         "version = 1\n[runtime.dns]\nrefuse = []\n[admin]\nbind = \"{{admin}}\"\n\
          [listener.front]\nbind = \"127.0.0.1:0\"\npool = \"app\"\n\
+         [pool.app]\ncheck = {{ type = \"tcp\" }}\n\
          [pool.app.servers]\nn = \"dns:localhost:{}\"\n",
         lettered(b'n').port()
     ));
-    until("the name to resolve", || match server(&gate, "app", "n")["members"].as_array() {
-        Some(members) if !members.is_empty() => Ok(()),
-        other => Err(format!("{other:?}")),
+    until("an address to pass", || {
+        let said = server(&gate, "app", "n");
+        if said["health"]["ok"] == true { Ok(()) } else { Err(said) }
     });
     let said = change(&gate, "app/n", r#"{"state":"drain","weight":7}"#);
     for member in said["members"].as_array().expect("members") {
         assert_eq!((&member["state"], &member["weight"]), (&"draining".into(), &7.into()));
         assert_eq!(member["configured"]["weight"], 1);
     }
+    assert_eq!(said["health"]["ok"], true, "what drains is as well as before: {said}");
     assert!(session(&gate).is_none());
     change(&gate, "app/n", r#"{"state":"ready"}"#);
     assert!(session(&gate).is_some());

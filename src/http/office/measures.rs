@@ -41,6 +41,7 @@ impl<D: Driver> Office<D> {
         self.counts.server(server.id).connects[result as usize].add(1);
         match result {
             ConnectResult::Ok => {
+                self.counts.server(server.id).connects_http.add(1);
                 let took = self.now().since(began);
                 measure::record(&mut self.connects.borrow_mut(), server.id, took);
             }
@@ -50,6 +51,24 @@ impl<D: Driver> Office<D> {
                 let outlier = self.pool_plan(server.pool).outlier;
                 self.shared.suspect(server, outlier, Some(failed));
             }
+        }
+    }
+
+    /// Counts a request that had a connection to this server, and whether the server failed it.
+    pub(in crate::http) fn count_attempt(&self, server: &ServerState, failed: bool) {
+        let counts = self.counts.server(server.id);
+        counts.requests.add(1);
+        counts.requests_failed.add(u64::from(failed));
+    }
+
+    /// Counts a request that this server answered, and thinks of the server by its answer.
+    pub(in crate::http) fn count_answer(&self, server: &ServerState, status: u16) {
+        let failed = status >= 500;
+        self.count_attempt(server, failed);
+        if failed {
+            self.suspect(server);
+        } else {
+            Self::trust(server);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use sluicegate_l7::http1::response::{self, Asked, ResponseHead};
 use sluicegate_l7::http1::{Body, Fields, Framing, Limits};
@@ -44,17 +45,7 @@ pub(super) async fn ask<D: Driver>(
     request: &[u8],
     until: Time,
 ) -> Result<Reply, NoAnswer> {
-    let shell = Rc::clone(office.shell());
-    let attempts = pin!(attempts(office, PoolId(pool as u16), request, until));
-    shell.timeout(until, attempts).await.unwrap_or(Err(NoAnswer))
-}
-
-async fn attempts<D: Driver>(
-    office: &Rc<Office<D>>,
-    pool: PoolId,
-    request: &[u8],
-    until: Time,
-) -> Result<Reply, NoAnswer> {
+    let (shell, pool) = (Rc::clone(office.shell()), PoolId(pool as u16));
     let peers = Peers { source: None, local: None, tls: None, admission: None };
     let mut fresh = false;
     loop {
@@ -62,16 +53,25 @@ async fn attempts<D: Driver>(
         let reached = office.reach(pool, place, fresh, &peers, until).await;
         let mut upstream = reached.map_err(|_| NoAnswer)?;
         let reused = upstream.reused;
-        match exchange(&mut upstream, office, request).await {
-            Ok((reply, whole)) => {
+        let state = Arc::clone(&upstream.place.state);
+        let answer = {
+            let asking = pin!(exchange(&mut upstream, office, request));
+            shell.timeout(until, asking).await
+        };
+        match answer {
+            Ok(Ok((reply, whole))) => {
+                office.count_attempt(&state, reply.status >= 500);
                 if whole {
                     office.keep(pool, upstream);
                 }
                 return Ok(reply);
             }
             // It had been closed while it waited.
-            Err(NoAnswer) if reused => fresh = true,
-            Err(NoAnswer) => return Err(NoAnswer),
+            Ok(Err(NoAnswer)) if reused => fresh = true,
+            Ok(Err(NoAnswer)) | Err(_) => {
+                office.count_attempt(&state, true);
+                return Err(NoAnswer);
+            }
         }
     }
 }
