@@ -206,7 +206,7 @@ pub(super) static CLIENT_CERT: Section = kind_of(
         Key::new(
             "consumer",
             word(&["cert:cn", "cert:san", "cert:fingerprint"]),
-            "What of it names the consumer.",
+            "What of it names the consumer; `\"cert:san\"` is the first alternative name, without its type.",
         )
         .or("cert:cn"),
         DECLARED,

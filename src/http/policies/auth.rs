@@ -174,7 +174,7 @@ fn client_cert<D: Driver>(
     let Some(client) = client else { return Outcome::Absent };
     let id = match from {
         CertName::CommonName => Some(client.name.as_str()),
-        CertName::San => client.san.first().map(String::as_str),
+        CertName::San => client.first_san(),
         CertName::Fingerprint => Some(client.fingerprint.as_str()),
     };
     match id.filter(|id| is_id(id)) {
