@@ -28,7 +28,12 @@ const FAILURES: Key = Key::new(
     "Bad credentials of one client address, for example `\"30/min\"`; over it 429.",
 )
 .or("off");
-const HIDE: Key = Key::new("hide", Kind::Bool, "Servers do not see the credential.").or_bool(false);
+const HIDE: Key = Key::new(
+    "hide",
+    Kind::Bool,
+    "Servers do not see the credential: its field, or of the Cookie fields that one cookie.",
+)
+.or_bool(false);
 const HIDE_USUAL: Key =
     Key::new("hide", Kind::Bool, "Servers do not see the credential.").or_bool(true);
 const FROM: Key = Key::new(

@@ -1,8 +1,11 @@
 //! What policies do to a request besides letting it pass or not: who it is said to come from,
 //! what of it its server does not see, and what is told of it.
 
+use serde_json::json;
+
 use super::authority::Authority;
-use super::gateway::{echo, gate, last};
+use super::gateway::{SECRET, echo, gate, get, last, status, token, unix_now};
+use super::peers::{command, need, run};
 use super::talk::Talk;
 use super::tls_client::{shake, trusting};
 
@@ -28,4 +31,29 @@ fn a_certificate_is_the_declared_consumer_of_its_alternative_name() {
     assert_eq!(seen.field("X-Consumer-Id"), Some("al.test"));
     assert_eq!(seen.field("X-Consumer-Groups"), Some("staff"));
     assert_eq!(seen.field("X-Client-Cert-San"), Some("DNS:al.test"));
+}
+
+#[test]
+fn a_hidden_token_is_cut_out_of_the_cookies_that_the_server_gets() {
+    let backend = echo();
+    let rest = format!(
+        "[policy.session]\ntype = \"jwt\"\nsecret = \"{SECRET}\"\nfrom = \"cookie:session\"\n\
+         hide = true\nconsumer = \"claim:sub\"\n"
+    );
+    let gate = gate(&backend, "policies = [\"session\"]", &rest);
+    let token = token(&json!({"sub": "alice", "exp": unix_now() + 60}));
+    for (sent, goes_on) in [
+        (format!("a=1; session={token}; b=2"), Some("a=1; b=2")),
+        (format!("session={token}"), None),
+    ] {
+        assert_eq!(status(&get(&gate, "/a", &format!("Cookie: {sent}\r\n"))), 200);
+        assert_eq!(last(&backend).field("Cookie"), goes_on, "HTTP/1");
+        assert_eq!(last(&backend).field("X-Consumer-Id"), Some("alice"));
+        if need(&["curl"]) {
+            let (url, cookies) = (format!("http://{}/b", gate.address("web")), ["--cookie", &sent]);
+            run(command("curl").args(["--silent", "--http2-prior-knowledge", &url]).args(cookies));
+            assert_eq!(last(&backend).field("Cookie"), goes_on, "HTTP/2");
+            assert_eq!(last(&backend).path(), "/b");
+        }
+    }
 }

@@ -6,7 +6,9 @@ use sluicegate_l7::policy::chain::Chain;
 use sluicegate_l7::policy::consumer::Consumers;
 use sluicegate_l7::policy::credential::{KeyFrom, TokenFrom};
 use sluicegate_l7::policy::jwks::KeySet;
-use sluicegate_l7::policy::spec::{AuthSpec, Credential, JwtKeys, Kind, PolicySpec, TransformSpec};
+use sluicegate_l7::policy::spec::{
+    AuthSpec, Credential, IntrospectionSpec, JwtKeys, JwtPolicy, Kind, PolicySpec, TransformSpec,
+};
 use sluicegate_l7::policy::transform::{BodyChanges, QueryChanges};
 
 use crate::config::plan::Plan;
@@ -122,6 +124,17 @@ impl Rules {
         })
     }
 
+    /// The cookies that have credentials which servers do not see.
+    pub fn hidden_cookies<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r str> {
+        self.hiding(chain).filter_map(|credential| match credential {
+            Credential::Jwt(JwtPolicy { from: TokenFrom::Cookie(name), .. })
+            | Credential::Introspection(IntrospectionSpec {
+                from: TokenFrom::Cookie(name), ..
+            }) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// The parameter that has a credential which servers do not see.
     #[must_use]
     pub fn hidden_query<'r>(&'r self, chain: &'r Chain) -> Option<&'r str> {
@@ -166,11 +179,11 @@ impl Rules {
     }
 }
 
-/// A cookie among others stays: it could only be cut out of its line.
 fn hides_token(from: &TokenFrom, is: impl Fn(&str) -> bool, scheme: impl Fn(&str) -> bool) -> bool {
     match from {
         TokenFrom::Bearer => scheme("bearer "),
         TokenFrom::Header(name) => is(name),
+        // Cut out of its line; see `hidden_cookies`.
         TokenFrom::Cookie(_) => false,
     }
 }
