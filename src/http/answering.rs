@@ -68,6 +68,7 @@ impl<D: Driver> Session<D> {
         }
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
+        terms.upstream = account.upstream;
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
@@ -146,6 +147,7 @@ impl<D: Driver> Session<D> {
         let closes = !errand.keep_alive || self.office.is_draining() || !flow.is_through();
         let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
+        terms.upstream = account.upstream;
         (terms.compress, terms.passage) = (None, Passage::Raw);
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, &bytes, &head, fields, terms, &mut out);

@@ -132,6 +132,7 @@ impl Errand {
         out.extend_from_slice(b"X-Request-Id: ");
         out.extend_from_slice(self.id.as_bytes());
         out.extend_from_slice(b"\r\n");
+        self.gate.write_timing(None, out);
         out.extend_from_slice(&self.answer_lines);
     }
 }

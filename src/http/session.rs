@@ -311,7 +311,7 @@ impl<D: Driver> Session<D> {
         let passed = policies::run(office, site, &self.peers, &case, &mut errand).await;
         errand.gate.write_limits(site, &mut errand.answer_lines);
         if site.plan.server_timing {
-            errand.gate.write_timing(site, &mut errand.answer_lines);
+            errand.gate.tell_times(site);
         }
         match passed {
             Ok(()) => errand::conclude(&bench, &case, errand, draft),

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::authority::Authority;
-use super::gateway::{SECRET, echo, gate, get, last, status, token, unix_now};
+use super::gateway::{SECRET, echo, field, gate, get, last, status, token, unix_now};
 use super::peers::{command, need, run};
 use super::talk::Talk;
 use super::tls_client::{shake, trusting};
@@ -56,4 +56,26 @@ fn a_hidden_token_is_cut_out_of_the_cookies_that_the_server_gets() {
             assert_eq!(last(&backend).path(), "/b");
         }
     }
+}
+
+#[test]
+fn an_answer_says_what_policies_and_the_server_took() {
+    let backend = echo();
+    let rest = "[[listener.web.route]]\nmatch = { path = \"/limited\" }\npolicies = [\"few\"]\n\
+                pool = \"app\"\n[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\n";
+    let gate = gate(&backend, "server_timing = true", rest);
+    let told = |path: &str| {
+        let answer = get(&gate, path, "");
+        let told = field(&answer, "Server-Timing").unwrap_or_default().to_owned();
+        let of = |metric: &str| {
+            metric.split_once(";dur=").map(|(name, took)| {
+                assert!(took.parse::<f64>().is_ok_and(|took| took >= 0.0), "{told}");
+                name.to_owned()
+            })
+        };
+        (status(&answer), told.split(", ").filter_map(of).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(told("/"), (200, "upstream".to_owned()), "no policy");
+    assert_eq!(told("/limited"), (200, "few upstream".to_owned()));
+    assert_eq!(told("/limited"), (429, "few".to_owned()), "no server");
 }
