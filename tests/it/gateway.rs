@@ -25,12 +25,16 @@ pub fn key_hash(key: &str) -> String {
 }
 
 pub fn gate(backend: &Backend, listener: &str, rest: &str) -> Gate {
+    Gate::start(&config(backend, listener, rest))
+}
+
+pub fn config(backend: &Backend, listener: &str, rest: &str) -> String {
     let address = backend.address;
-    Gate::start(&format!(
+    format!(
         "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"stdout\"\n\
          [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n{listener}\n\
          {rest}\n[pool.app.servers]\na = \"{address}\"\n"
-    ))
+    )
 }
 
 pub fn echo() -> Backend {

@@ -4,7 +4,8 @@
 use serde_json::json;
 
 use super::authority::Authority;
-use super::gateway::{SECRET, echo, field, gate, get, last, status, token, unix_now};
+use super::gate::Gate;
+use super::gateway::{SECRET, config, echo, field, gate, get, last, status, token, unix_now};
 use super::peers::{command, need, run};
 use super::talk::Talk;
 use super::tls_client::{shake, trusting};
@@ -78,4 +79,40 @@ fn an_answer_says_what_policies_and_the_server_took() {
     assert_eq!(told("/"), (200, "upstream".to_owned()), "no policy");
     assert_eq!(told("/limited"), (200, "few upstream".to_owned()));
     assert_eq!(told("/limited"), (429, "few".to_owned()), "no server");
+}
+
+#[test]
+fn the_log_names_policies_that_would_have_refused() {
+    let backend = echo();
+    let rest = "[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\ndry_run = true\n\
+                [policy.small]\ntype = \"size-limit\"\nbody = \"1KiB\"\nheader = \"200B\"\n\
+                dry_run = true\n";
+    let listener = "policies = [\"few\", \"small\"]\n";
+    let gate = gate(&backend, listener, rest);
+    let large = format!("X-Long: {}\r\n", "x".repeat(200));
+    for (path, lines) in [("/first", ""), ("/second", ""), ("/third", &*large)] {
+        assert_eq!(status(&get(&gate, path, lines)), 200);
+    }
+    let logged = gate.log(3);
+    let told = |path: &str| {
+        let line = logged.iter().find(|line| line["path"] == path).expect("a line");
+        assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("ok")));
+        line["dry_run"].clone()
+    };
+    assert!(told("/first").is_null());
+    assert_eq!(told("/second"), json!(["few"]));
+    assert_eq!(told("/third"), json!(["small", "few"]));
+}
+
+#[test]
+fn a_sample_of_the_log_has_all_that_would_have_been_refused() {
+    let backend = echo();
+    let rest =
+        "[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\ndry_run = true\n";
+    let config = config(&backend, "policies = [\"few\"]", rest);
+    let gate = Gate::start(&config.replace("access =", "sample = \"1%\"\naccess ="));
+    for _ in 0..4 {
+        assert_eq!(status(&get(&gate, "/", "")), 200);
+    }
+    assert!(gate.log(3).iter().all(|line| line["dry_run"] == json!(["few"])));
 }
