@@ -101,7 +101,7 @@ impl<D: Driver> Session<D> {
         let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
-        self.office.budget(pool).request(self.office.now());
+        self.office.retry_budget(pool).request(self.office.now());
         loop {
             let mut watch = match self.office.watch(pool) {
                 Ok(watch) => watch,
@@ -135,7 +135,7 @@ impl<D: Driver> Session<D> {
             };
             let now = self.office.now();
             let allowed = more && terms.wants(reason) && now + spec.backoff < until;
-            if !allowed || !self.office.budget(pool).retry(now, spec.budget_percent) {
+            if !allowed || !self.office.retry_budget(pool).retry(now, spec.budget_percent) {
                 return Attempt::Failed(reason);
             }
             if tried.len() < TRIED_MAX {

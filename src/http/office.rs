@@ -20,7 +20,6 @@ use super::flow::Asker;
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules, Verified};
-use super::retry::Budget;
 use super::site::Site;
 use super::upstream::{Kept as Connections, Place, Stay};
 use super::waiting::{Tickets, Wait};
@@ -29,7 +28,7 @@ use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
-use crate::limits::LimitTable;
+use crate::limits::{LimitTable, RetryBudget};
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
 use crate::observe::requests::RequestCounts;
@@ -66,8 +65,6 @@ pub struct Office<D: Driver> {
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
     tickets: RefCell<Tickets>,
-    /// By pool: how much may be tried again.
-    budgets: RefCell<Vec<Budget>>,
     /// By policy: who somebody was found to be.
     answers: RefCell<Vec<Option<Kept>>>,
     passwords_known: RefCell<Option<Kept>>,
@@ -119,7 +116,6 @@ impl<D: Driver> Office<D> {
             paths_skipped: Cell::default(),
             room: RefCell::default(),
             tickets: RefCell::default(),
-            budgets: RefCell::default(),
             answers: RefCell::default(),
             passwords_known: RefCell::default(),
             held_keys: RefCell::default(),
@@ -321,14 +317,10 @@ impl<D: Driver> Office<D> {
         self.room.borrow_mut().push(pool);
     }
 
-    pub(super) fn budget(&self, pool: PoolId) -> RefMut<'_, Budget> {
+    /// How much of the pool's requests may be tried again.
+    pub(super) fn retry_budget(&self, pool: PoolId) -> Ref<'_, RetryBudget> {
         let at = usize::from(pool.0);
-        RefMut::map(self.budgets.borrow_mut(), |budgets| {
-            if at >= budgets.len() {
-                budgets.resize(at + 1, Budget::default());
-            }
-            &mut budgets[at]
-        })
+        Ref::map(self.snapshot.borrow(), |snapshot| &snapshot.pools[at].state.retries)
     }
 
     /// The clock, looked at now.
