@@ -14,12 +14,13 @@ use sluicegate_l7::policy::claims::UnixTime;
 use sluicegate_l7::policy::consumer::Principal;
 use sluicegate_l7::policy::token_cache::{TokenCache, TokenKey};
 
+use super::policies::Refusal;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Shell;
 use crate::runtime::time::Time;
 
-/// Who it is; `None`: the credential was a bad one.
-pub type Known = Option<Arc<Principal>>;
+/// Who it is, or what those are answered who are nobody.
+pub type Known = Result<Arc<Principal>, Arc<Refusal>>;
 
 /// Answers of one policy.
 #[derive(Clone)]

@@ -87,3 +87,30 @@ fn without_its_auth_service_requests_get_503_or_pass_as_the_policy_says() {
     assert!(shut.contains("\"error\":\"auth-unavailable\""), "{shut}");
     assert_eq!(status(&get(&gate, "/open", "")), 200);
 }
+
+/// An issuer that knows every token, with `members` of its answer.
+fn issuer(members: &'static str) -> Backend {
+    Backend::start(move |_| Reply::ok(&format!("{{\"active\":true{members}}}")))
+}
+
+fn opaque(idp: &Backend, more: &str) -> String {
+    format!(
+        "[policy.opaque]\ntype = \"introspection\"\nurl = \"http://{}/introspect\"\n\
+         client_id = \"gate\"\nclient_secret = \"s3cret\"\n{more}",
+        idp.address
+    )
+}
+
+#[test]
+fn a_refusal_that_is_remembered_is_the_one_that_was_given() {
+    let idp = issuer(",\"sub\":\"erin\",\"scope\":\"read\"");
+    let backend = echo();
+    let rest = opaque(&idp, "required = { scope = \"write\" }\n");
+    let gate = gate(&backend, "policies = [\"opaque\"]", &rest);
+    let ask = || get(&gate, "/a", "Authorization: Bearer opaque\r\n");
+    let (asked, remembered) = (ask(), ask());
+    assert_eq!(status(&asked), 403, "{asked}");
+    assert_eq!(status(&remembered), 403, "{remembered}");
+    let body = |answer: &str| answer.split("\r\n\r\n").nth(1).map(str::to_owned);
+    assert_eq!(body(&asked), body(&remembered));
+}

@@ -37,8 +37,16 @@ impl From<Result<Arc<Principal>, Denial>> for Outcome {
     fn from(result: Result<Arc<Principal>, Denial>) -> Self {
         match result {
             Ok(principal) => Self::Known(Some(principal)),
-            Err(denial) if denial.status == 401 => Self::Bad(denial),
-            Err(denial) => Self::Refused(Refusal::Denied(denial)),
+            Err(denial) => Refusal::Denied(denial).into(),
+        }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(denial) if denial.status == 401 => Self::Bad(denial),
+            refusal => Self::Refused(refusal),
         }
     }
 }
@@ -234,7 +242,7 @@ async fn jwt<D: Driver>(
         let now = step.office.unix_time();
         let answers = step.office.answers(at, TOKENS_MAX);
         let key = TokenKey::of(token);
-        if let Some(Some(principal)) = answers.find(&key, generation, now) {
+        if let Some(Ok(principal)) = answers.find(&key, generation, now) {
             return Ok(principal);
         }
         let claims = match jwt::verify(&policy.check, &keys, token, now) {
@@ -246,7 +254,7 @@ async fn jwt<D: Driver>(
         };
         let until = token_cache::until(claims.expires_at(), Some(REMEMBERED), now);
         let principal = principal_of(step, spec, &policy.identity, claims)?;
-        answers.keep(key, generation, Some(Arc::clone(&principal)), until, now);
+        answers.keep(key, generation, Ok(Arc::clone(&principal)), until, now);
         return Ok(principal);
     }
 }

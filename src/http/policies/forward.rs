@@ -28,8 +28,8 @@ pub(super) async fn run<D: Driver>(
     let key = TokenKey::of(&request);
     if asked.cache.ttl.is_some() || asked.cache.negative.is_some() {
         match answers.find(&key, 0, step.office.unix_time()) {
-            Some(Some(principal)) => return Outcome::Known(Some(principal)),
-            Some(None) => return Outcome::Refused(Refusal::Denied(Denial::forbidden())),
+            Some(Ok(principal)) => return Outcome::Known(Some(principal)),
+            Some(Err(_)) => return Outcome::Refused(Refusal::Denied(Denial::forbidden())),
             None => {}
         }
     }
@@ -44,13 +44,14 @@ pub(super) async fn run<D: Driver>(
     let now = step.office.unix_time();
     if !(200..300).contains(&reply.status) {
         if let Some(negative) = asked.cache.negative {
-            answers.keep(key, 0, None, now.saturating_add(negative), now);
+            let known = Err(Arc::new(Refusal::Denied(Denial::forbidden())));
+            answers.keep(key, 0, known, now.saturating_add(negative), now);
         }
         return Outcome::Refused(relayed(reply));
     }
     let principal = Arc::new(principal_of(asked, &reply));
     if let Some(ttl) = asked.cache.ttl {
-        answers.keep(key, 0, Some(Arc::clone(&principal)), now.saturating_add(ttl), now);
+        answers.keep(key, 0, Ok(Arc::clone(&principal)), now.saturating_add(ttl), now);
     }
     Outcome::Known(Some(principal))
 }

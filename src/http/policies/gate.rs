@@ -42,7 +42,7 @@ pub struct Standing {
 }
 
 /// An answer in place of a server's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Refusal {
     Denied(Denial),
     /// 204, with these lines.

@@ -1,5 +1,7 @@
 //! Tokens that their issuer is asked about (RFC 7662).
 
+use std::sync::Arc;
+
 use sluicegate_l7::policy::Denial;
 use sluicegate_l7::policy::introspection::{self, Answer};
 use sluicegate_l7::policy::spec::{AuthSpec, IntrospectionSpec};
@@ -8,7 +10,7 @@ use sluicegate_l7::policy::token_cache::{self, TokenKey};
 use super::super::kept_answers::Kept;
 use super::Refusal;
 use super::ask::ask;
-use super::auth::{Outcome, challenge, principal_of, refused};
+use super::auth::{Outcome, principal_of, refused};
 use super::run::Step;
 use crate::runtime::driver::Driver;
 
@@ -24,8 +26,8 @@ pub(super) async fn run<D: Driver>(
     let until = step.office.now() + asked.timeout;
     loop {
         match answers.find(&key, 0, step.office.unix_time()) {
-            Some(Some(principal)) => return Outcome::Known(Some(principal)),
-            Some(None) => return Outcome::Bad(challenge(spec, Some("the token is not active"))),
+            Some(Ok(principal)) => return Outcome::Known(Some(principal)),
+            Some(Err(refusal)) => return Refusal::clone(&refusal).into(),
             None => {}
         }
         // Only one asks; the others hear what it heard.
@@ -56,27 +58,22 @@ async fn fresh<D: Driver>(
         return nobody(asked);
     }
     let now = step.office.unix_time();
-    match introspection::read(&reply.body, &asked.rules, now) {
+    let (result, ends) = match introspection::read(&reply.body, &asked.rules, now) {
         Answer::Active(claims) => {
-            let until = token_cache::until(claims.expires_at(), asked.cache.ttl, now);
-            match principal_of(step, spec, &asked.identity, claims) {
-                Ok(principal) => {
-                    if asked.cache.ttl.is_some() {
-                        answers.keep(key, 0, Some(principal.clone()), until, now);
-                    }
-                    Outcome::Known(Some(principal))
-                }
-                Err(denial) => Err(denial).into(),
-            }
+            let ends = claims.expires_at();
+            (principal_of(step, spec, &asked.identity, claims), ends)
         }
-        Answer::Refused(refusal) => {
-            if let Some(negative) = asked.cache.negative {
-                answers.keep(key, 0, None, now.saturating_add(negative), now);
-            }
-            Err(refused(spec, refusal)).into()
-        }
-        Answer::Unusable(_) => nobody(asked),
+        Answer::Refused(refusal) => (Err(refused(spec, refusal)), None),
+        Answer::Unusable(_) => return nobody(asked),
+    };
+    let (known, ttl) = match &result {
+        Ok(principal) => (Ok(Arc::clone(principal)), asked.cache.ttl),
+        Err(denial) => (Err(Arc::new(Refusal::Denied(denial.clone()))), asked.cache.negative),
+    };
+    if ttl.is_some() {
+        answers.keep(key, 0, known, token_cache::until(ends, ttl, now), now);
     }
+    result.into()
 }
 
 fn question(asked: &IntrospectionSpec, token: &[u8]) -> Vec<u8> {

@@ -93,13 +93,14 @@ pub(super) async fn verify<D: Driver>(
     let answers = office.passwords_known(REMEMBERED_MAX);
     let question = [hash.as_str().as_bytes(), &[0], name.as_bytes(), &[0], password].concat();
     let (key, now) = (TokenKey::of(&question), office.unix_time());
-    if let Some(Some(principal)) = answers.find(&key, 0, now) {
+    if let Some(Ok(principal)) = answers.find(&key, 0, now) {
         return Ok(Some(principal));
     }
     let good = ask(office, hash, password).await?;
     let principal = known.and_then(|_| rules.consumers.by_name(name)).filter(|_| good);
-    if principal.is_some() {
-        answers.keep(key, 0, principal.clone(), now.saturating_add(REMEMBERED), now);
+    if let Some(principal) = &principal {
+        let known = Ok(Arc::clone(principal));
+        answers.keep(key, 0, known, now.saturating_add(REMEMBERED), now);
     }
     Ok(principal)
 }
