@@ -268,7 +268,12 @@ static FORWARD_CACHE: Section = section(
     "Answers that are kept by each worker, by method, host, path, query and all of `send`.",
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("off"),
-        Key::new("negative", time_or_off(MS, DURATION_MAX), "Others.").or("off"),
+        Key::new(
+            "negative",
+            time_or_off(MS, DURATION_MAX),
+            "Others, as they are; not those with `Set-Cookie`, nor those over 16 KiB.",
+        )
+        .or("off"),
         KEPT_ENTRIES,
     ],
 );

@@ -22,6 +22,9 @@ use crate::runtime::time::Time;
 /// Who it is, or what those are answered who are nobody.
 pub type Known = Result<Arc<Principal>, Arc<Refusal>>;
 
+/// Bytes of refusals that are kept for one policy: a page of an auth service is some kilobytes.
+const REFUSALS_BYTES_MAX: usize = 64 << 20;
+
 /// Answers of one policy.
 #[derive(Clone)]
 pub struct Kept(Rc<RefCell<Inner>>);
@@ -50,7 +53,7 @@ impl Drop for Flight {
 impl Kept {
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
-        let known = TokenCache::new(entries_max);
+        let known = TokenCache::new(entries_max).with_weight_max(REFUSALS_BYTES_MAX);
         let (flying, waiting) = (HashSet::new(), Vec::new());
         Self(Rc::new(RefCell::new(Inner { known, flying, waiting })))
     }
@@ -70,7 +73,9 @@ impl Kept {
         until: UnixTime,
         now: UnixTime,
     ) {
-        self.0.borrow_mut().known.keep(key, generation, known, until, now);
+        let weight = known.as_ref().err().map_or(0, |refusal| refusal.weight());
+        let mut inner = self.0.borrow_mut();
+        inner.known.keep_weighing(weight, key, generation, known, until, now);
     }
 
     /// The right to ask; `None`: somebody else is asking.

@@ -114,3 +114,38 @@ fn a_refusal_that_is_remembered_is_the_one_that_was_given() {
     let body = |answer: &str| answer.split("\r\n\r\n").nth(1).map(str::to_owned);
     assert_eq!(body(&asked), body(&remembered));
 }
+
+#[test]
+fn a_remembered_answer_of_a_service_is_its_answer() {
+    let auth = Backend::start(|seen| match seen.field("X-Forwarded-Uri") {
+        Some("/cookie") => Reply::raw(
+            "HTTP/1.1 401 Unauthorized\r\nSet-Cookie: login=1\r\nContent-Length: 0\r\n\r\n",
+        ),
+        Some("/large") => Reply::raw(format!(
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 20000\r\n\r\n{}",
+            "x".repeat(20_000)
+        )),
+        _ => Reply::raw(
+            "HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nContent-Length: 4\r\n\r\ngo!\n",
+        ),
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         cache = {{ negative = \"1m\" }}\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    for (path, expected, asked) in [("/a", 302, 1), ("/cookie", 401, 3), ("/large", 403, 3)] {
+        auth.forget();
+        for _ in 0..3 {
+            let answer = get(&gate, path, "");
+            assert_eq!(status(&answer), expected, "{answer}");
+            if path == "/a" {
+                assert_eq!(field(&answer, "Location"), Some("https://login.test/"));
+                assert!(answer.ends_with("\r\n\r\ngo!\n"), "{answer}");
+            }
+        }
+        assert_eq!(auth.seen().len(), asked, "{path}");
+    }
+}

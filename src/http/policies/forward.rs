@@ -16,6 +16,9 @@ use super::gate::Refusal;
 use super::run::Step;
 use crate::runtime::driver::Driver;
 
+/// Bytes of an answer that is kept: it says why not, or where to log in.
+const KEPT_BYTES_MAX: usize = 16 << 10;
+
 pub(super) async fn run<D: Driver>(
     step: &Step<'_, '_, D>,
     at: usize,
@@ -29,7 +32,7 @@ pub(super) async fn run<D: Driver>(
     if asked.cache.ttl.is_some() || asked.cache.negative.is_some() {
         match answers.find(&key, 0, step.office.unix_time()) {
             Some(Ok(principal)) => return Outcome::Known(Some(principal)),
-            Some(Err(_)) => return Outcome::Refused(Refusal::Denied(Denial::forbidden())),
+            Some(Err(refusal)) => return Outcome::Refused(Refusal::clone(&refusal)),
             None => {}
         }
     }
@@ -43,11 +46,16 @@ pub(super) async fn run<D: Driver>(
     };
     let now = step.office.unix_time();
     if !(200..300).contains(&reply.status) {
-        if let Some(negative) = asked.cache.negative {
-            let known = Err(Arc::new(Refusal::Denied(Denial::forbidden())));
+        let own = sets_cookie(&reply);
+        let refusal = relayed(reply);
+        if let Some(negative) = asked.cache.negative
+            && !own
+            && refusal.weight() <= KEPT_BYTES_MAX
+        {
+            let known = Err(Arc::new(refusal.clone()));
             answers.keep(key, 0, known, now.saturating_add(negative), now);
         }
-        return Outcome::Refused(relayed(reply));
+        return Outcome::Refused(refusal);
     }
     let principal = Arc::new(principal_of(asked, &reply));
     if let Some(ttl) = asked.cache.ttl {
@@ -106,6 +114,11 @@ fn principal_of(asked: &ForwardAuthSpec, reply: &Reply) -> Principal {
         claims: None,
         lines: copied,
     }
+}
+
+/// Whether an answer is for one client: others get no cookie of its session.
+fn sets_cookie(reply: &Reply) -> bool {
+    reply.fields.end_to_end().any(|field| field.known == Some(Known::SetCookie))
 }
 
 /// The answer of the service as the client gets it.

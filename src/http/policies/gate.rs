@@ -55,6 +55,18 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Bytes that it holds.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        match self {
+            Self::Denied(denial) => denial.lines.len(),
+            Self::Preflight(lines) => lines.len(),
+            Self::Relayed { lines, body, .. } => lines.len() + body.len(),
+        }
+    }
+}
+
 impl Gate {
     /// Appends what servers are told of who asks.
     pub fn write_consumer(&self, site: &Site, out: &mut Vec<u8>) {
