@@ -312,7 +312,12 @@ pub(super) static FORWARD_AUTH: Section = kind_of(
             Kind::Text(Text::FromHeader),
             "The header field of its answer that names the consumer: `\"header:X-User\"`.",
         ),
-        FAILURES,
+        Key::new(
+            "max_failures",
+            Kind::RateOrOff,
+            "Answers of 401 to one client address, for example `\"30/min\"`; over it 429.",
+        )
+        .or("off"),
     ],
 );
 

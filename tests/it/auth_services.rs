@@ -149,3 +149,26 @@ fn a_remembered_answer_of_a_service_is_its_answer() {
         assert_eq!(auth.seen().len(), asked, "{path}");
     }
 }
+
+#[test]
+fn a_client_whom_the_service_refuses_too_often_has_to_wait() {
+    let auth = Backend::start(|seen| match seen.field("X-Forwarded-Uri") {
+        Some("/in") => Reply::ok(""),
+        Some("/no") => Reply::raw("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+        _ => Reply::raw("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         max_failures = \"2/h\"\ncache = {{ negative = \"1m\" }}\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    let tries: Vec<u16> = ["/no", "/no", "/no", "/in", "/out", "/out", "/out", "/in"]
+        .map(|path| status(&get(&gate, path, "")))
+        .to_vec();
+    assert_eq!(tries, [403, 403, 403, 200, 401, 401, 429, 429]);
+    let waits = get(&gate, "/in", "");
+    assert!(field(&waits, "Retry-After").is_some(), "{waits}");
+    assert!(waits.contains("\"error\":\"rate-limited\""), "{waits}");
+}

@@ -33,6 +33,14 @@ pub(super) enum Outcome {
     Refused(Refusal),
 }
 
+impl Outcome {
+    /// Whether it counts for `max_failures`. Of an answer of forward auth it is not known whether
+    /// there was a credential at all; 401 says that none was good.
+    const fn is_failure(&self) -> bool {
+        matches!(self, Self::Bad(_) | Self::Refused(Refusal::Relayed { status: 401, .. }))
+    }
+}
+
 impl From<Result<Arc<Principal>, Denial>> for Outcome {
     fn from(result: Result<Arc<Principal>, Denial>) -> Self {
         match result {
@@ -100,7 +108,7 @@ async fn one<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -> O
         return Outcome::Refused(Refusal::Denied(denial));
     }
     let outcome = judged(step, at, spec).await;
-    if matches!(outcome, Outcome::Bad(_)) {
+    if outcome.is_failure() {
         // It is one more; whether it was one too many the next will hear.
         blocked(step, at, spec, true);
     }
