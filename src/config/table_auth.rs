@@ -249,12 +249,13 @@ pub(super) static INTROSPECTION: Section = kind_of(
 );
 
 const KEPT_ENTRIES: Key =
-    Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many.").or_integer(100_000);
+    Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many in all.")
+        .or_integer(100_000);
 
 static TOKEN_CACHE: Section = section(
     "`cache`",
     "[policy.NAME.cache] (introspection)",
-    "Answers that are kept by each worker.",
+    "Answers that are kept, for all workers. Of several requests with one token only one asks, and the others wait for its answer.",
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("30s"),
         Key::new("negative", time_or_off(MS, DURATION_MAX), "Bad ones.").or("5s"),
@@ -265,7 +266,7 @@ static TOKEN_CACHE: Section = section(
 static FORWARD_CACHE: Section = section(
     "`cache`",
     "[policy.NAME.cache] (forward-auth)",
-    "Answers that are kept by each worker, by method, host, path, query and all of `send`.",
+    "Answers that are kept, for all workers, by all that the service is asked: method, scheme, host, path, query, client address and all of `send`. Of several requests with one question only one asks, and the others wait for its answer.",
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("off"),
         Key::new(

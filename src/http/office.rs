@@ -19,10 +19,10 @@ use sluicegate_l7::policy::jwks::KeySet;
 use super::flow::Asker;
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
-use super::policies::{Passwords, Rules, Verified};
+use super::policies::{Passwords, Rules};
 use super::site::Site;
 use super::upstream::{Kept as Connections, Place, Stay};
-use super::waiting::{Tickets, Wait};
+use super::waiting::{Tickets, Told, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
@@ -65,7 +65,7 @@ pub struct Office<D: Driver> {
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
     tickets: RefCell<Tickets>,
-    /// By policy: who somebody was found to be.
+    /// By policy: whose tokens were verified.
     answers: RefCell<Vec<Option<Kept>>>,
     passwords_known: RefCell<Option<Kept>>,
     /// By policy: the keys of its tokens.
@@ -356,11 +356,11 @@ impl<D: Driver> Office<D> {
     }
 
     /// A thread has an answer for somebody who waits.
-    pub fn on_verified(&self, verified: Verified) {
-        self.tickets.borrow_mut().tell(verified.ticket, verified.generation, verified.good);
+    pub fn on_told(&self, told: Told) {
+        self.tickets.borrow_mut().tell(told.ticket, told.generation, told.good);
     }
 
-    /// What is remembered of one policy's questions.
+    /// What is remembered of one policy's tokens.
     pub(super) fn answers(&self, policy: usize, entries: usize) -> Kept {
         let mut answers = self.answers.borrow_mut();
         if policy >= answers.len() {

@@ -1,11 +1,11 @@
 //! Tokens that were already verified, so that the next request with one costs a hash.
 //!
-//! A worker has one cache for each policy and shares it with nobody, so there is no lock, and a
-//! verdict of one policy never serves another. An entry holds until the token expires and at most
-//! as long as the policy says, and only while the key set has the generation it was verified
-//! with: a key that is taken out takes its tokens with it. The table is bounded in entries, and in
-//! what they weigh where verdicts are of different size; when it is full, a hand goes round and
-//! takes the first entry that is over or was not used since it last came by (CLOCK).
+//! There is one cache for each policy, so a verdict of one never serves another; who shares it
+//! with others locks it. An entry holds until the token expires and at most as long as the policy
+//! says, and only while the key set has the generation it was verified with: a key that is taken
+//! out takes its tokens with it. The table is bounded in entries, and in what they weigh where
+//! verdicts are of different size; when it is full, a hand goes round and takes the first entry
+//! that is over or was not used since it last came by (CLOCK).
 //!
 //! Tokens are kept as SHA-256, so a dump of memory gives none away.
 
@@ -26,6 +26,12 @@ impl TokenKey {
     pub fn of(token: &[u8]) -> Self {
         let hash = digest::digest(&digest::SHA256, token);
         Self(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
+    /// Some bits of it, to choose one of several tables by.
+    #[must_use]
+    pub const fn bits(&self) -> u32 {
+        u32::from_le_bytes([self.0[0], self.0[1], self.0[2], self.0[3]])
     }
 }
 

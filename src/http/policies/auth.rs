@@ -250,7 +250,7 @@ async fn jwt<D: Driver>(
         let now = step.office.unix_time();
         let answers = step.office.answers(at, TOKENS_MAX);
         let key = TokenKey::of(token);
-        if let Some(Ok(principal)) = answers.find(&key, generation, now) {
+        if let Some(principal) = answers.find(&key, generation, now) {
             return Ok(principal);
         }
         let claims = match jwt::verify(&policy.check, &keys, token, now) {
@@ -262,7 +262,7 @@ async fn jwt<D: Driver>(
         };
         let until = token_cache::until(claims.expires_at(), Some(REMEMBERED), now);
         let principal = principal_of(step, spec, &policy.identity, claims)?;
-        answers.keep(key, generation, Ok(Arc::clone(&principal)), until, now);
+        answers.keep(key, generation, Arc::clone(&principal), until, now);
         return Ok(principal);
     }
 }
