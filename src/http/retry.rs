@@ -35,14 +35,13 @@ pub(super) struct Tries<'s> {
 }
 
 impl Tries<'_> {
-    /// The route names this failure among those after which to try again.
+    /// The route names this failure among those after which to try again. Statuses are looked at
+    /// where there still is an answer to pass on.
     pub fn wants(&self, reason: Reason) -> bool {
         match reason {
             reason if is_connect(reason) => self.spec.on_connect,
             Reason::ServerReset => self.spec.on_reset,
             Reason::RequestTimeout => self.spec.on_timeout,
-            // A status that the route names.
-            Reason::BadUpstream => true,
             _ => false,
         }
     }
