@@ -3,8 +3,9 @@
 //! A plan says what should be; this is what is: sessions per server, health, who waits. It
 //! lives as long as the process, so a session may hold an id across any change of the
 //! membership. What workers write is one padded atomic per server (`load`), one per listener
-//! (`active`), and the wait queue, which only matters when a pool is out of servers. All else
-//! is written by the control thread and read by workers.
+//! (`active`), one count of requests per HTTP pool (`retries`), and the wait queue, which only
+//! matters when a pool is out of servers. All else is written by the control thread and read by
+//! workers.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,7 +20,7 @@ use sluicegate_l7::policy::breaker::BreakerPlan;
 use crate::balance::Nobody;
 use crate::config::plan;
 use crate::fronts::Fronts;
-use crate::limits::PoolBreaker;
+use crate::limits::{PoolBreaker, RetryBudget};
 use crate::net::Endpoint;
 use crate::runtime::time::Time;
 
@@ -230,6 +231,8 @@ pub struct PoolState {
     pub released: AtomicU32,
     /// For HTTP: whether requests go to the pool at all. Counts while the plan has one.
     breaker: OnceLock<Arc<PoolBreaker>>,
+    /// For HTTP: how much may be tried again.
+    pub retries: RetryBudget,
     queue: Mutex<WaitQueue>,
 }
 
@@ -248,6 +251,7 @@ impl PoolState {
     pub fn new(name: &str, breaker: Option<BreakerPlan>) -> Self {
         let pool = Self {
             breaker: OnceLock::new(),
+            retries: RetryBudget::default(),
             name: name.into(),
             waiting: AtomicU32::new(0),
             released: AtomicU32::new(0),

@@ -196,7 +196,7 @@ static LISTENER: Section = Section {
              X-HTTP-Method-Override, True-Client-IP, CF-Connecting-IP.",
         ).only(HTTP_ONLY),
         Key::new("policies", POLICY_REFS, "Policies that hold for every route.").only(HTTP_ONLY),
-        Key::new("server_timing", Kind::Bool, "Answers say in `Server-Timing` how long policies and servers took.")
+        Key::new("server_timing", Kind::Bool, "Answers say in `Server-Timing` what each policy took, and as `upstream` the server that answered.")
             .or_bool(false)
             .only(HTTP_ONLY),
         Key::new("http", Kind::Table(&HTTP), "What a request may have.").only(HTTP_ONLY),

@@ -28,7 +28,12 @@ const FAILURES: Key = Key::new(
     "Bad credentials of one client address, for example `\"30/min\"`; over it 429.",
 )
 .or("off");
-const HIDE: Key = Key::new("hide", Kind::Bool, "Servers do not see the credential.").or_bool(false);
+const HIDE: Key = Key::new(
+    "hide",
+    Kind::Bool,
+    "Servers do not see the credential: its field, or of the Cookie fields that one cookie.",
+)
+.or_bool(false);
 const HIDE_USUAL: Key =
     Key::new("hide", Kind::Bool, "Servers do not see the credential.").or_bool(true);
 const FROM: Key = Key::new(
@@ -206,7 +211,7 @@ pub(super) static CLIENT_CERT: Section = kind_of(
         Key::new(
             "consumer",
             word(&["cert:cn", "cert:san", "cert:fingerprint"]),
-            "What of it names the consumer.",
+            "What of it names the consumer; `\"cert:san\"` is the first alternative name, without its type.",
         )
         .or("cert:cn"),
         DECLARED,
@@ -244,12 +249,13 @@ pub(super) static INTROSPECTION: Section = kind_of(
 );
 
 const KEPT_ENTRIES: Key =
-    Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many.").or_integer(100_000);
+    Key::new("entries", Kind::Integer { min: 1, max: 10_000_000 }, "How many in all.")
+        .or_integer(100_000);
 
 static TOKEN_CACHE: Section = section(
     "`cache`",
     "[policy.NAME.cache] (introspection)",
-    "Answers that are kept by each worker.",
+    "Answers that are kept, for all workers. Of several requests with one token only one asks, and the others wait for its answer.",
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("30s"),
         Key::new("negative", time_or_off(MS, DURATION_MAX), "Bad ones.").or("5s"),
@@ -260,10 +266,15 @@ static TOKEN_CACHE: Section = section(
 static FORWARD_CACHE: Section = section(
     "`cache`",
     "[policy.NAME.cache] (forward-auth)",
-    "Answers that are kept by each worker, by method, host, path, query and all of `send`.",
+    "Answers that are kept, for all workers, by all that the service is asked: method, scheme, host, path, query, client address and all of `send`. Of several requests with one question only one asks, and the others wait for its answer.",
     &[
         Key::new("ttl", time_or_off(MS, DURATION_MAX), "Good ones.").or("off"),
-        Key::new("negative", time_or_off(MS, DURATION_MAX), "Others.").or("off"),
+        Key::new(
+            "negative",
+            time_or_off(MS, DURATION_MAX),
+            "Others, as they are; not those with `Set-Cookie`, nor those over 16 KiB.",
+        )
+        .or("off"),
         KEPT_ENTRIES,
     ],
 );
@@ -302,7 +313,12 @@ pub(super) static FORWARD_AUTH: Section = kind_of(
             Kind::Text(Text::FromHeader),
             "The header field of its answer that names the consumer: `\"header:X-User\"`.",
         ),
-        FAILURES,
+        Key::new(
+            "max_failures",
+            Kind::RateOrOff,
+            "Answers of 401 to one client address, for example `\"30/min\"`; over it 429.",
+        )
+        .or("off"),
     ],
 );
 

@@ -52,7 +52,7 @@ pub(super) const fn kind_of(
 
 pub(super) const TYPE: &str = "What kind of policy it is.";
 const DRY_RUN: Key =
-    Key::new("dry_run", Kind::Bool, "Counts what it would refuse, and lets it pass.")
+    Key::new("dry_run", Kind::Bool, "Counts what it would refuse, logs it, and lets it pass.")
         .or_bool(false);
 const DRY_CHANGES: Key =
     Key::new("dry_run", Kind::Bool, "Nothing is changed, and nothing refused.").or_bool(false);

@@ -165,7 +165,7 @@ pub static LOG: Section = Section {
             "sample",
             Kind::Share,
             "How many of the lines with reason `ok` and a status below 500 are written, evenly spread; all others are \
-             written always.",
+             written always, as are those with something in `dry_run`.",
         )
         .or("100%"),
         Key::new("query", Kind::Bool, "Requests are written with their query (JSON: in the field `query`).")

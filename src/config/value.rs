@@ -382,6 +382,9 @@ fn checked(text: &str, fits: bool, wanted: &str, hint: &str) -> Taken {
     Err(refuse(code::BAD_TEXT, format!("{wanted}, found \"{}\"", clip(text)), hint))
 }
 
+/// What signs with SHA-256 has no fewer bytes than it: only secrets of tokens are so long.
+const HASH_BYTES_MIN: usize = 32;
+
 fn secret(text: &str, min: usize, dir: &std::path::Path) -> Taken {
     let from = SecretFrom::parse(text, dir);
     let plain = matches!(from, SecretFrom::Plain(_));
@@ -390,8 +393,17 @@ fn secret(text: &str, min: usize, dir: &std::path::Path) -> Taken {
         .fetch()
         .map_err(|problem| refuse(code::BAD_SECRET, problem, if plain { hint } else { "" }))?;
     if value.len() < min {
-        let problem = format!("must have at least {min} bytes, this one has {}", value.len());
-        return Err(refuse(code::BAD_SECRET, problem, "make one with `openssl rand -hex 16`"));
+        let (rule, hint) = if min >= HASH_BYTES_MIN {
+            (
+                " (RFC 7518 section 3.2: no fewer than the hash)",
+                "make one with `openssl rand -hex 32`, and give it to whoever signs the tokens",
+            )
+        } else {
+            ("", "make one with `openssl rand -hex 16`")
+        };
+        let found = value.len();
+        let problem = format!("must have at least {min} bytes{rule}, this one has {found}");
+        return Err(refuse(code::BAD_SECRET, problem, hint));
     }
     // It is sent in a header field or a protocol line, where a break would end it.
     if value.bytes().any(|b| b.is_ascii_control()) {

@@ -69,6 +69,7 @@ impl<D: Driver> Session<D> {
         account.status = head.status;
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
+        terms.upstream = account.upstream;
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
@@ -147,6 +148,7 @@ impl<D: Driver> Session<D> {
         account.status = head.status;
         let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
+        terms.upstream = account.upstream;
         (terms.compress, terms.passage) = (None, Passage::Raw);
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, &bytes, &head, fields, terms, &mut out);

@@ -156,6 +156,7 @@ impl Errand {
     /// Appends the lines of an answer that the gateway makes itself.
     pub fn write_own_lines(&self, out: &mut Vec<u8>) {
         self.id.write_line(out);
+        self.gate.write_timing(None, out);
         out.extend_from_slice(&self.answer_lines);
     }
 }

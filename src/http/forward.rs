@@ -101,7 +101,7 @@ impl<D: Driver> Session<D> {
         let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
-        self.office.budget(pool).request(self.office.now());
+        self.office.retry_budget(pool).request(self.office.now());
         loop {
             let mut watch = match self.office.watch(pool) {
                 Ok(watch) => watch,
@@ -133,9 +133,10 @@ impl<D: Driver> Session<D> {
                 Attempt::Again(reason) => reason,
                 done => return done,
             };
-            let now = self.office.now();
-            let allowed = more && terms.wants(reason) && now + spec.backoff < until;
-            if !allowed || !self.office.budget(pool).retry(now, spec.budget_percent) {
+            // Of an answer it was asked before that was given up.
+            let granted = reason == Reason::BadUpstream
+                || more && terms.wants(reason) && self.may_try_again(pool, spec, until);
+            if !granted {
                 return Attempt::Failed(reason);
             }
             if tried.len() < TRIED_MAX {
@@ -143,9 +144,16 @@ impl<D: Driver> Session<D> {
             }
             self.office.count_retry(account.server, reason);
             if !spec.backoff.is_zero() && !is_connect(reason) {
-                self.office.shell().sleep_until(now + spec.backoff).await;
+                self.office.shell().sleep_until(self.office.now() + spec.backoff).await;
             }
         }
+    }
+
+    /// Takes a retry from the pool's budget, if there is one left and time for it.
+    fn may_try_again(&self, pool: PoolId, spec: &RetrySpec, until: Time) -> bool {
+        let now = self.office.now();
+        let budget = self.office.retry_budget(pool);
+        now + spec.backoff < until && budget.retry(now, spec.budget_percent)
     }
 
     /// A body that turned out malformed after its head was good.
@@ -274,14 +282,14 @@ impl<D: Driver> Session<D> {
         let reused = upstream.reused;
         self.ask_by_name(errand, flow, &upstream);
         let sent_at = self.office.now();
-        let until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
+        let try_until = tries.spec.timeout_try.map_or(until, |limit| until.min(sent_at + limit));
         // A stream of gRPC may be silent for long, also before its server says anything.
         let gap = if self.is_grpc { timeouts.idle } else { errand.timeouts.body };
         let mut inbox = Inbox::default();
         let mut fields = std::mem::take(&mut self.answer_fields);
         let mut interim = 0;
         let head = loop {
-            let wait = Wait { until, gap };
+            let wait = Wait { until: try_until, gap };
             let got =
                 self.await_head(&mut upstream, &mut inbox, &mut fields, errand, flow, wait).await;
             match got {
@@ -310,7 +318,9 @@ impl<D: Driver> Session<D> {
         watch.answered(&self.office, head.status, sent_at);
         self.office.count_answer(&upstream.place.state, head.status);
         let again = tries.more && interim == 0 && tries.spec.on_status.contains(&head.status);
-        if again && flow.is_repeatable() && errand.method.is_idempotent() {
+        let again = again && flow.is_repeatable() && errand.method.is_idempotent();
+        // Without the right to another attempt the client gets this answer.
+        if again && self.may_try_again(pool, tries.spec, until) {
             flow.rewind();
             return (Attempt::Again(Reason::BadUpstream), false);
         }

@@ -1,111 +1,39 @@
-//! What one worker remembers of who somebody is: by a hash of what was asked, for a while.
-//!
-//! The table is [`TokenCache`]; what stands here is that of several requests with one question
-//! only one asks, and the others wait for its answer.
+//! What one worker remembers of who somebody is, so that a signature or a password is worked out
+//! once: by a hash of it, for a while, without a lock.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use sluicegate_l7::policy::claims::UnixTime;
 use sluicegate_l7::policy::consumer::Principal;
 use sluicegate_l7::policy::token_cache::{TokenCache, TokenKey};
 
-use crate::runtime::driver::Driver;
-use crate::runtime::tasks::Shell;
-use crate::runtime::time::Time;
-
-/// Who it is; `None`: the credential was a bad one.
-pub type Known = Option<Arc<Principal>>;
-
-/// Answers of one policy.
+/// Those of one policy.
 #[derive(Clone)]
-pub struct Kept(Rc<RefCell<Inner>>);
-
-struct Inner {
-    known: TokenCache<Known>,
-    /// What somebody is asking about now.
-    flying: HashSet<TokenKey>,
-    waiting: Vec<Waker>,
-}
-
-/// A question that is being asked. Dropping it lets the others look.
-pub struct Flight {
-    kept: Kept,
-    key: TokenKey,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let mut inner = self.kept.0.borrow_mut();
-        inner.flying.remove(&self.key);
-        inner.waiting.drain(..).for_each(Waker::wake);
-    }
-}
+pub struct Kept(Rc<RefCell<TokenCache<Arc<Principal>>>>);
 
 impl Kept {
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
-        let known = TokenCache::new(entries_max);
-        let (flying, waiting) = (HashSet::new(), Vec::new());
-        Self(Rc::new(RefCell::new(Inner { known, flying, waiting })))
+        Self(Rc::new(RefCell::new(TokenCache::new(entries_max))))
     }
 
-    /// What is known of it.
+    /// Who it is, if that is known.
     #[must_use]
-    pub fn find(&self, key: &TokenKey, generation: u64, now: UnixTime) -> Option<Known> {
-        self.0.borrow_mut().known.get(key, generation, now)
+    pub fn find(&self, key: &TokenKey, generation: u64, now: UnixTime) -> Option<Arc<Principal>> {
+        self.0.borrow_mut().get(key, generation, now)
     }
 
-    /// Keeps an answer until then.
+    /// Remembers it until then.
     pub fn keep(
         &self,
         key: TokenKey,
         generation: u64,
-        known: Known,
+        principal: Arc<Principal>,
         until: UnixTime,
         now: UnixTime,
     ) {
-        self.0.borrow_mut().known.keep(key, generation, known, until, now);
-    }
-
-    /// The right to ask; `None`: somebody else is asking.
-    #[must_use]
-    pub fn fly(&self, key: &TokenKey) -> Option<Flight> {
-        let new = self.0.borrow_mut().flying.insert(*key);
-        new.then(|| Flight { kept: self.clone(), key: *key })
-    }
-
-    /// Waits until whoever asks has an answer, or `until`.
-    pub async fn landing<D: Driver>(&self, key: &TokenKey, shell: &Rc<Shell<D>>, until: Time) {
-        let landed = poll_fn(|cx| {
-            let mut inner = self.0.borrow_mut();
-            if !inner.flying.contains(key) {
-                return Poll::Ready(());
-            }
-            inner.waiting.push(cx.waker().clone());
-            Poll::Pending
-        });
-        // Either way the caller looks again.
-        let _ = shell.timeout(until, landed).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_one_asks_at_a_time() {
-        let kept = Kept::new(2);
-        let key = TokenKey::of(b"token");
-        let flight = kept.fly(&key).unwrap();
-        assert!(kept.fly(&key).is_none());
-        assert!(kept.fly(&TokenKey::of(b"other")).is_some());
-        drop(flight);
-        assert!(kept.fly(&key).is_some());
+        self.0.borrow_mut().keep(key, generation, principal, until, now);
     }
 }

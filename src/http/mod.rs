@@ -16,7 +16,8 @@
 //! - `session` one HTTP/1 connection: requests in order
 //! - `errand` one request: what it is, its route, and what becomes of it
 //! - `policies` what runs between a route and its server: who, how often, with what changes
-//! - `kept_answers` who somebody was found to be, for a while
+//! - `kept_answers` who somebody was found to be on this worker, for a while
+//! - `shared_answers` the same by what auth services say, for all workers: one asks for all
 //! - `flow` what a hashing pool goes by
 //! - `bodies` those that policies change
 //! - `server_head` the head that the server gets
@@ -51,6 +52,7 @@ mod reply;
 mod retry;
 mod server_head;
 mod session;
+mod shared_answers;
 pub mod shared_limits;
 mod site;
 mod upstream;
@@ -58,7 +60,7 @@ mod waiting;
 mod watch;
 
 pub use office::Office;
-pub use policies::{Passwords, Rules, Verified};
+pub use policies::{Passwords, Rules};
 pub use session::{Peers, serve};
 pub use site::Site;
-pub use waiting::TICKET;
+pub use waiting::{TICKET, Told};

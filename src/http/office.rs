@@ -19,17 +19,16 @@ use sluicegate_l7::policy::jwks::KeySet;
 use super::flow::Asker;
 use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
-use super::policies::{Passwords, Rules, Verified};
-use super::retry::Budget;
+use super::policies::{Passwords, Rules};
 use super::site::Site;
 use super::upstream::{Kept as Connections, Place, Stay};
-use super::waiting::{Tickets, Wait};
+use super::waiting::{Tickets, Told, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
-use crate::limits::LimitTable;
+use crate::limits::{LimitTable, RetryBudget};
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
 use crate::observe::requests::RequestCounts;
@@ -66,9 +65,7 @@ pub struct Office<D: Driver> {
     /// Pools in which a place came free while somebody waits for one.
     room: RefCell<Vec<PoolId>>,
     tickets: RefCell<Tickets>,
-    /// By pool: how much may be tried again.
-    budgets: RefCell<Vec<Budget>>,
-    /// By policy: who somebody was found to be.
+    /// By policy: whose tokens were verified.
     answers: RefCell<Vec<Option<Kept>>>,
     passwords_known: RefCell<Option<Kept>>,
     /// By policy: the keys of its tokens.
@@ -119,7 +116,6 @@ impl<D: Driver> Office<D> {
             paths_skipped: Cell::default(),
             room: RefCell::default(),
             tickets: RefCell::default(),
-            budgets: RefCell::default(),
             answers: RefCell::default(),
             passwords_known: RefCell::default(),
             held_keys: RefCell::default(),
@@ -321,14 +317,10 @@ impl<D: Driver> Office<D> {
         self.room.borrow_mut().push(pool);
     }
 
-    pub(super) fn budget(&self, pool: PoolId) -> RefMut<'_, Budget> {
+    /// How much of the pool's requests may be tried again.
+    pub(super) fn retry_budget(&self, pool: PoolId) -> Ref<'_, RetryBudget> {
         let at = usize::from(pool.0);
-        RefMut::map(self.budgets.borrow_mut(), |budgets| {
-            if at >= budgets.len() {
-                budgets.resize(at + 1, Budget::default());
-            }
-            &mut budgets[at]
-        })
+        Ref::map(self.snapshot.borrow(), |snapshot| &snapshot.pools[at].state.retries)
     }
 
     /// The clock, looked at now.
@@ -364,11 +356,11 @@ impl<D: Driver> Office<D> {
     }
 
     /// A thread has an answer for somebody who waits.
-    pub fn on_verified(&self, verified: Verified) {
-        self.tickets.borrow_mut().tell(verified.ticket, verified.generation, verified.good);
+    pub fn on_told(&self, told: Told) {
+        self.tickets.borrow_mut().tell(told.ticket, told.generation, told.good);
     }
 
-    /// What is remembered of one policy's questions.
+    /// What is remembered of one policy's tokens.
     pub(super) fn answers(&self, policy: usize, entries: usize) -> Kept {
         let mut answers = self.answers.borrow_mut();
         if policy >= answers.len() {

@@ -1,5 +1,7 @@
 //! The head of an answer as the client gets it, and how its body is framed.
 
+use std::time::Duration;
+
 use sluicegate_l7::compress::{self, Change, Outcome};
 use sluicegate_l7::http1::{Fields, Framing, Known, Lines, ResponseHead, Version};
 use sluicegate_l7::route::spec::Algorithm;
@@ -26,6 +28,8 @@ pub struct Terms {
     pub varies: bool,
     /// Of the cookie that keeps the client at this server.
     pub sticky: Option<u64>,
+    /// What the server took for its head.
+    pub upstream: Option<Duration>,
     /// The connection ends with this answer.
     pub closes: bool,
 }
@@ -67,7 +71,7 @@ pub fn terms(
             Passage::Raw
         }
     };
-    Terms { passage, compress, varies, sticky: None, closes }
+    Terms { passage, compress, varies, sticky: None, upstream: None, closes }
 }
 
 /// Appends the head for the client.
@@ -103,6 +107,7 @@ pub fn write_head(
     } else if errand.version == Version::Http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
     }
+    errand.gate.write_timing(terms.upstream, out);
     out.extend_from_slice(&errand.answer_lines);
     headers::drop_lines(&site.replaced(errand.route()).answer, from, out);
     out.extend_from_slice(&errand.route_lines);
@@ -134,8 +139,14 @@ pub fn write_interim(
     fields: &Fields,
     out: &mut Vec<u8>,
 ) {
-    let terms =
-        Terms { passage: Passage::Raw, compress: None, varies: false, sticky: None, closes: false };
+    let terms = Terms {
+        passage: Passage::Raw,
+        compress: None,
+        varies: false,
+        sticky: None,
+        upstream: None,
+        closes: false,
+    };
     write_status(bytes, head, out);
     let from = out.len();
     write_lines(site, errand, bytes, head, fields, terms, out);

@@ -1,9 +1,8 @@
-//! Whether a request is tried again: what its route says, what it is, and the pool's budget.
+//! Whether a request is tried again: what its route says and what it is. The pool's budget is
+//! `limits/retry_budget.rs`.
 //!
 //! A request is sent again only if no byte of an answer has come, all that was sent is still
 //! here, and doing it twice is as good as once, or it has not left the gateway.
-
-use std::time::Duration;
 
 use sluicegate_l7::http1::Reject;
 use sluicegate_l7::route::spec::RetrySpec;
@@ -12,13 +11,6 @@ use super::errand::Errand;
 use super::exchange::Flow;
 use super::session::Then;
 use crate::observe::reason::Reason;
-use crate::runtime::time::Time;
-
-/// A budget counts requests over this time.
-const WINDOW: Duration = Duration::from_secs(10);
-
-/// Retries that are always within the budget: of few requests, a share would be none.
-const RETRIES_MIN: u64 = 10;
 
 /// How an attempt ended.
 pub(super) enum Attempt {
@@ -53,14 +45,13 @@ pub(super) struct Tries<'s> {
 }
 
 impl Tries<'_> {
-    /// The route names this failure among those after which to try again.
+    /// The route names this failure among those after which to try again. Statuses are looked at
+    /// where there still is an answer to pass on.
     pub fn wants(&self, reason: Reason) -> bool {
         match reason {
             reason if is_connect(reason) => self.spec.on_connect,
             Reason::ServerReset => self.spec.on_reset,
             Reason::RequestTimeout => self.spec.on_timeout,
-            // A status that the route names.
-            Reason::BadUpstream => true,
             _ => false,
         }
     }
@@ -103,59 +94,5 @@ pub(super) fn repeatable(
         }
         Attempt::Again(reason) | Attempt::Unseen(reason) => Attempt::Failed(reason),
         other => other,
-    }
-}
-
-/// Requests and retries of one pool on one worker, over the last one to two windows.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Budget {
-    began: Time,
-    /// In this window and in the one before.
-    requests: [u64; 2],
-    retries: [u64; 2],
-}
-
-impl Budget {
-    fn turn(&mut self, now: Time) {
-        let age = now.since(self.began);
-        if age >= 2 * WINDOW {
-            *self = Self { began: now, ..Self::default() };
-        } else if age >= WINDOW {
-            self.began = now;
-            self.requests = [0, self.requests[0]];
-            self.retries = [0, self.retries[0]];
-        }
-    }
-
-    /// Counts a request.
-    pub fn request(&mut self, now: Time) {
-        self.turn(now);
-        self.requests[0] += 1;
-    }
-
-    /// Counts a retry, if it is within `percent` of the requests.
-    pub fn retry(&mut self, now: Time, percent: u8) -> bool {
-        self.turn(now);
-        let requests: u64 = self.requests.iter().sum();
-        let retries: u64 = self.retries.iter().sum();
-        let share = requests * u64::from(percent) / 100;
-        let granted = retries < share.max(RETRIES_MIN);
-        self.retries[0] += u64::from(granted);
-        granted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_is_a_share_of_the_requests_of_its_window() {
-        let (mut budget, now) = (Budget::default(), Time(1));
-        let granted = |budget: &mut Budget, now| (0..100).filter(|_| budget.retry(now, 20)).count();
-        assert_eq!(granted(&mut budget, now), 10, "of no requests");
-        (0..100).for_each(|_| budget.request(now));
-        assert_eq!(granted(&mut budget, now), 10, "twenty of a hundred, and ten are spent");
-        assert_eq!(granted(&mut budget, now + 2 * WINDOW), 10, "an old window is forgotten");
     }
 }

@@ -3,12 +3,14 @@
 
 use sluicegate_l7::http1::{Framing, Known, Reject, Version};
 use sluicegate_l7::identity::Identity;
+use sluicegate_l7::policy::chain::Chain;
 use sluicegate_l7::policy::credential;
 use sluicegate_l7::route::spec::RouteSpec;
 use sluicegate_l7::route::{headers, rewrite};
 use sluicegate_l7::text::push_decimal;
 
 use super::errand::{Bench, Case, Errand, Scene};
+use super::site::Site;
 use crate::config::plan::ClientCertField;
 
 /// Appends the head for the server.
@@ -112,10 +114,26 @@ fn write_fields(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut V
         if !passes {
             continue;
         }
+        if field.known == Some(Known::Cookie) && site.rules.hidden_cookies(chain).next().is_some() {
+            write_cookies(site, chain, field.value.of(bytes), out);
+            continue;
+        }
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
         out.extend_from_slice(field.value.of(bytes));
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The cookies of a line that have no credential of ours.
+fn write_cookies(site: &Site, chain: &Chain, line: &[u8], out: &mut Vec<u8>) {
+    let mut left = Vec::with_capacity(line.len());
+    let hidden = |name: &[u8]| site.rules.hidden_cookies(chain).any(|own| own.as_bytes() == name);
+    credential::write_cookies_without(line, hidden, &mut left);
+    if !left.is_empty() {
+        for part in [&b"Cookie: "[..], &left, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
 }
 

@@ -316,7 +316,7 @@ impl<D: Driver> Session<D> {
         let passed = policies::run(office, site, &self.peers, &case, &mut errand).await;
         errand.gate.write_limits(site, &mut errand.answer_lines);
         if site.plan.server_timing {
-            errand.gate.write_timing(site, &mut errand.answer_lines);
+            errand.gate.tell_times(site);
         }
         match passed {
             Ok(()) => Ok(errand::conclude(&bench, &case, errand, draft)),
@@ -514,11 +514,18 @@ pub(super) fn record<D: Driver>(
         secure: origin.site.secure,
         consumer: gate.principal.clone(),
         policies: (!gate.costs.is_empty()).then_some(gate.took),
+        dry_run: ran_dry(origin.site, gate),
         text,
     };
     let logged = origin.site.logs_route(account.route);
     origin.office.account_policies(&record, &gate.costs, &gate.denied);
     origin.office.account(record, logged);
+}
+
+/// Policies that would have refused a request.
+fn ran_dry(site: &Site, gate: &Gate) -> Box<[u16]> {
+    let specs = site.rules.specs();
+    gate.denied.iter().copied().filter(|&at| specs[usize::from(at)].dry_run).collect()
 }
 
 /// The word for a request that is refused.

@@ -90,17 +90,31 @@ impl Tickets {
     }
 }
 
+/// What another thread tells a task, by its ticket: that a password was right, that a question
+/// was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    pub ticket: u32,
+    pub generation: u32,
+    pub good: bool,
+}
+
 /// A ticket for one word from another thread, given back when dropped.
 pub(super) struct Word<D: Driver> {
     office: Rc<Office<D>>,
-    pub at: u32,
-    pub generation: u32,
+    at: u32,
+    generation: u32,
 }
 
 impl<D: Driver> Word<D> {
     pub fn new(office: Rc<Office<D>>) -> Self {
         let (at, generation) = office.tickets().take();
         Self { office, at, generation }
+    }
+
+    /// What is to be told, once it is known whether it is good.
+    pub const fn told(&self) -> Told {
+        Told { ticket: self.at, generation: self.generation, good: false }
     }
 
     /// What the word is, once it is here.

@@ -12,7 +12,7 @@ use super::proxy_protocol::Header;
 use super::session::{Flow, Op, Phase, Session, Side, Tried, WaitFor};
 use crate::balance::{FlowKey, Nobody, TRIED_MAX};
 use crate::config::plan::SendProxy;
-use crate::http::{TICKET, Verified};
+use crate::http::{TICKET, Told};
 use crate::net::Peer;
 use crate::observe::counters::{ConnectResult, RetryCause};
 use crate::observe::reason::Reason;
@@ -199,9 +199,9 @@ impl<D: Driver> Gate<D> {
         });
     }
 
-    /// A password was looked at, for a request that waits.
-    pub fn on_verified(&mut self, verified: Verified) {
-        self.office.on_verified(verified);
+    /// What a request waits for is here.
+    pub fn on_told(&mut self, told: Told) {
+        self.office.on_told(told);
     }
 
     /// A server has room for this client, it is said.

@@ -1,5 +1,5 @@
 //! Who may connect, and how much of it: access lists and limits per client address; and what
-//! requests may do: rates, quotas, requests in flight, circuit breakers.
+//! requests may do: rates, quotas, requests in flight, circuit breakers, retries.
 //!
 //! Addresses are judged before a server is picked, from the peer's address alone. A unix client
 //! has no address, so none of that applies to one.
@@ -8,6 +8,7 @@ mod access;
 mod breaker;
 mod in_flight;
 mod per_ip;
+mod retry_budget;
 mod shelf;
 mod table;
 
@@ -17,6 +18,7 @@ pub use access::AccessList;
 pub use breaker::{Passage, PoolBreaker};
 pub use in_flight::Permit;
 pub use per_ip::{ENTRIES_MAX, PerIp, Refusal};
+pub use retry_budget::RetryBudget;
 pub use table::{ENTRY_BYTES_MAX, LimitTable, POLICY_ENTRIES, RATE_BYTES_MAX, Usage};
 
 fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -27,6 +27,7 @@ pub struct LineFormat {
     routes: Vec<String>,
     pools: Vec<Name>,
     servers: Vec<Name>,
+    policies: Vec<String>,
     /// What `listeners` says is of this one.
     plan: Option<Arc<Plan>>,
 }
@@ -72,6 +73,9 @@ impl LineFormat {
         }
         for pool in plan.pools.iter().skip(self.pools.len()) {
             self.pools.push(Name::of(&pool.name));
+        }
+        for policy in plan.policies.iter().skip(self.policies.len()) {
+            self.policies.push(json_string(&policy.name));
         }
         for server in snapshot.servers.iter().skip(self.servers.len()) {
             self.servers.push(Name::of(&server.name));
@@ -178,11 +182,28 @@ impl LineFormat {
         text_or_null(of(|text| &text.request_id), out);
         let _ = write!(out, ",\"proto\":\"{}\",\"tls\":", record.proto.as_str());
         tls_or_null(text.and_then(|text| text.tls.as_deref()), out);
+        self.write_dry_run(record, out);
         if !self.lines.headers.is_empty() {
             out.push_str(",\"headers\":");
             fields_or_null(text.and_then(|text| text.fields.as_ref()), out);
         }
         out.push_str("}\n");
+    }
+
+    /// The policies that would have refused a request: as many as its chain has, at most.
+    fn write_dry_run(&self, record: &RequestRecord, out: &mut String) {
+        out.push_str(",\"dry_run\":");
+        if record.dry_run.is_empty() {
+            return out.push_str("null");
+        }
+        let mut before = '[';
+        for &policy in &record.dry_run {
+            let name = self.policies.get(usize::from(policy)).map_or("null", String::as_str);
+            out.push(before);
+            out.push_str(name);
+            before = ',';
+        }
+        out.push(']');
     }
 
     /// Where a request went, and what took how long.

@@ -62,6 +62,8 @@ pub struct RequestRecord {
     /// Who asked, and what policies took, if any ran.
     pub consumer: Option<Arc<Principal>>,
     pub policies: Option<Duration>,
+    /// Policies that would have refused it, did they not run dry.
+    pub dry_run: Box<[u16]>,
     /// Only for a request that is logged.
     pub text: Option<Box<RequestText>>,
 }

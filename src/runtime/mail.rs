@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use super::driver::Fd;
 use super::worker::{Listening, SocketId};
-use crate::http::Verified;
+use crate::http::Told;
 use crate::net::Peer;
 use crate::observe::requests::RequestCounts;
 use crate::registry::{ListenerId, PoolId, ServerId, Snapshot};
@@ -26,8 +26,8 @@ pub enum Mail {
     Adopt { fd: Fd, listener: ListenerId, peer: Peer },
     /// A waiting client may try again: a server has room.
     Released { pool: PoolId, slot: u32, generation: u32, arrival: u64 },
-    /// A password was looked at, for a request that waits.
-    Verified(Verified),
+    /// A password was looked at, or a question answered, for a request that waits.
+    Told(Told),
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
     /// Asks whether everything that was posted before has been read.

@@ -350,7 +350,7 @@ impl<D: Driver> Worker<D> {
             Mail::Released { pool, slot, generation, .. } => {
                 self.gate.on_released(pool, slot, generation);
             }
-            Mail::Verified(verified) => self.gate.on_verified(verified),
+            Mail::Told(told) => self.gate.on_told(told),
             Mail::Snapshot(snapshot) => {
                 let old = self.gate.use_snapshot(snapshot);
                 self.gate.post_old(old);

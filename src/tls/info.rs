@@ -92,11 +92,19 @@ impl ClientCertificate {
             room = left;
             san.push(text);
         }
-        let bare = |name: &String| name.split_once(':').map(|(_, bare)| bare.to_owned());
-        let first = || san.first().and_then(bare);
-        let name = common.filter(|name| !name.is_empty()).or_else(first);
-        let name = name.unwrap_or_else(|| fingerprint.clone());
-        Some(Self { name, subject: subject(certificate.subject()), san, fingerprint })
+        let common = common.filter(|name| !name.is_empty());
+        let subject = subject(certificate.subject());
+        let mut told = Self { name: common.unwrap_or_default(), subject, san, fingerprint };
+        if told.name.is_empty() {
+            told.name = told.first_san().unwrap_or(&told.fingerprint).to_owned();
+        }
+        Some(told)
+    }
+
+    /// The first alternative name without its type: `a.test`, and `spiffe://a/b` of a URI.
+    #[must_use]
+    pub fn first_san(&self) -> Option<&str> {
+        self.san.first()?.split_once(':').map(|(_, name)| name)
     }
 }
 
@@ -189,6 +197,24 @@ fn escaped(text: &str, special: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_it_is_by_an_alternative_name_is_the_name_without_its_type() {
+        let named = |san: &[&str]| ClientCertificate {
+            name: String::new(),
+            subject: String::new(),
+            san: san.iter().map(|&name| name.to_owned()).collect(),
+            fingerprint: String::new(),
+        };
+        for (san, id) in [
+            (&["DNS:al.example", "DNS:b.example"][..], Some("al.example")),
+            (&["URI:spiffe://a.test/b"], Some("spiffe://a.test/b")),
+            (&["IP:2001:db8::1"], Some("2001:db8::1")),
+            (&[], None),
+        ] {
+            assert_eq!(named(san).first_san(), id);
+        }
+    }
 
     #[test]
     fn text_of_a_certificate_cannot_break_out_of_a_header_or_a_list() {

@@ -1,10 +1,14 @@
 //! Services that are asked who somebody is: forward auth and introspection.
 
+use std::sync::{Arc, Condvar, Mutex};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::backend::{Backend, Reply};
-use super::gateway::{echo, field, gate, get, last, status};
+use super::deadline::{PATIENCE, until};
+use super::gate::Gate;
+use super::gateway::{config, echo, field, gate, get, last, status};
 
 #[test]
 fn a_service_decides_and_what_it_says_is_copied_both_ways() {
@@ -57,13 +61,13 @@ fn a_token_that_means_nothing_here_is_asked_about_once_for_all_who_bring_it() {
         idp.address
     );
     let gate = gate(&backend, "policies = [\"opaque\"]", &rest);
-    for _ in 0..3 {
+    // On enough connections for each worker to meet the token.
+    for _ in 0..16 {
         assert_eq!(status(&get(&gate, "/a", "Authorization: Bearer opaque-1\r\n")), 200);
     }
     assert_eq!(last(&backend).field("X-Consumer-Id"), Some("dora"));
     let asked = idp.seen();
-    // One for each worker that met the token.
-    assert!((1..=2).contains(&asked.len()), "{}", asked.len());
+    assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].line(), "POST /introspect HTTP/1.1");
     let login = format!("Basic {}", STANDARD.encode("gate:s3cret"));
     assert_eq!(asked[0].field("Authorization"), Some(login.as_str()));
@@ -86,4 +90,193 @@ fn without_its_auth_service_requests_get_503_or_pass_as_the_policy_says() {
     assert_eq!(status(&shut), 503, "{shut}");
     assert!(shut.contains("\"error\":\"auth-unavailable\""), "{shut}");
     assert_eq!(status(&get(&gate, "/open", "")), 200);
+}
+
+/// An issuer that knows every token, with `members` of its answer.
+fn issuer(members: &'static str) -> Backend {
+    Backend::start(move |_| Reply::ok(&format!("{{\"active\":true{members}}}")))
+}
+
+fn opaque(idp: &Backend, more: &str) -> String {
+    format!(
+        "[policy.opaque]\ntype = \"introspection\"\nurl = \"http://{}/introspect\"\n\
+         client_id = \"gate\"\nclient_secret = \"s3cret\"\n{more}",
+        idp.address
+    )
+}
+
+#[test]
+fn a_refusal_that_is_remembered_is_the_one_that_was_given() {
+    let idp = issuer(",\"sub\":\"erin\",\"scope\":\"read\"");
+    let backend = echo();
+    let rest = opaque(&idp, "required = { scope = \"write\" }\n");
+    let gate = gate(&backend, "policies = [\"opaque\"]", &rest);
+    let ask = || get(&gate, "/a", "Authorization: Bearer opaque\r\n");
+    let (asked, remembered) = (ask(), ask());
+    assert_eq!(status(&asked), 403, "{asked}");
+    assert_eq!(status(&remembered), 403, "{remembered}");
+    let body = |answer: &str| answer.split("\r\n\r\n").nth(1).map(str::to_owned);
+    assert_eq!(body(&asked), body(&remembered));
+}
+
+#[test]
+fn a_remembered_answer_of_a_service_is_its_answer() {
+    let auth = Backend::start(|seen| match seen.field("X-Forwarded-Uri") {
+        Some("/cookie") => Reply::raw(
+            "HTTP/1.1 401 Unauthorized\r\nSet-Cookie: login=1\r\nContent-Length: 0\r\n\r\n",
+        ),
+        Some("/large") => Reply::raw(format!(
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 20000\r\n\r\n{}",
+            "x".repeat(20_000)
+        )),
+        _ => Reply::raw(
+            "HTTP/1.1 302 Found\r\nLocation: https://login.test/\r\nContent-Length: 4\r\n\r\ngo!\n",
+        ),
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         cache = {{ negative = \"1m\" }}\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    for (path, expected, asked) in [("/a", 302, 1), ("/cookie", 401, 3), ("/large", 403, 3)] {
+        auth.forget();
+        for _ in 0..3 {
+            let answer = get(&gate, path, "");
+            assert_eq!(status(&answer), expected, "{answer}");
+            if path == "/a" {
+                assert_eq!(field(&answer, "Location"), Some("https://login.test/"));
+                assert!(answer.ends_with("\r\n\r\ngo!\n"), "{answer}");
+            }
+        }
+        assert_eq!(auth.seen().len(), asked, "{path}");
+    }
+}
+
+#[test]
+fn a_client_whom_the_service_refuses_too_often_has_to_wait() {
+    let auth = Backend::start(|seen| match seen.field("X-Forwarded-Uri") {
+        Some("/in") => Reply::ok(""),
+        Some("/no") => Reply::raw("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"),
+        _ => Reply::raw("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         max_failures = \"2/h\"\ncache = {{ negative = \"1m\" }}\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    let tries: Vec<u16> = ["/no", "/no", "/no", "/in", "/out", "/out", "/out", "/in"]
+        .map(|path| status(&get(&gate, path, "")))
+        .to_vec();
+    assert_eq!(tries, [403, 403, 403, 200, 401, 401, 429, 429]);
+    let waits = get(&gate, "/in", "");
+    assert!(field(&waits, "Retry-After").is_some(), "{waits}");
+    assert!(waits.contains("\"error\":\"rate-limited\""), "{waits}");
+}
+
+/// How many ask a service, and whether the first of them is to be answered.
+#[derive(Default)]
+struct Desk {
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+/// Those behind the first are answered when so many have asked: they do not wait for each other.
+const AT_ONCE: usize = 8;
+
+impl Desk {
+    /// A service that answers when it is to.
+    fn service(self: &Arc<Self>, answer: &'static str) -> Backend {
+        let desk = Arc::clone(self);
+        Backend::start(move |_| {
+            let mut state = desk.state.lock().expect("not poisoned");
+            state.0 += 1;
+            let first = state.0 == 1;
+            desk.changed.notify_all();
+            let holds =
+                |state: &mut (usize, bool)| if first { !state.1 } else { state.0 < AT_ONCE };
+            drop(desk.changed.wait_timeout_while(state, PATIENCE, holds).expect("not poisoned"));
+            Reply::raw(answer)
+        })
+    }
+
+    /// The statuses of [`CROWD`] requests at once, the first question of which is answered when
+    /// all have come.
+    fn crowd(&self, gate: &Gate, line: &str) -> Vec<u16> {
+        std::thread::scope(|scope| {
+            let ask = || scope.spawn(|| status(&get(gate, "/a", line)));
+            let asking: Vec<_> = (0..CROWD).map(|_| ask()).collect();
+            until("all are there", || {
+                let active = gate.metric("sluicegate_connections_active{listener=\"web\"}");
+                if active == Some(CROWD as f64) { Ok(()) } else { Err(format!("{active:?}")) }
+            });
+            self.state.lock().expect("not poisoned").1 = true;
+            self.changed.notify_all();
+            asking.into_iter().map(|asking| asking.join().expect("an answer")).collect()
+        })
+    }
+}
+
+const CROWD: usize = 16;
+
+const NO: &str = "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n";
+
+fn decider(auth: &Backend, cache: &str) -> String {
+    format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\ntimeout = \"10s\"\n\
+         cache = {{ {cache} = \"1m\" }}\n",
+        auth.address
+    )
+}
+
+#[test]
+fn of_many_at_once_one_asks_for_those_of_all_workers() {
+    let good = "HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{\"active\":true,\"sub\":\"eve\"}";
+    let backend = echo();
+    let desk = Arc::<Desk>::default();
+    let idp = desk.service(good);
+    let rest = opaque(&idp, "timeout = \"10s\"\n");
+    let token = gate(&backend, "policies = [\"opaque\"]", &rest);
+    assert_eq!(desk.crowd(&token, "Authorization: Bearer opaque\r\n"), [200; CROWD]);
+    assert_eq!(idp.seen().len(), 1);
+    let desk = Arc::<Desk>::default();
+    let auth = desk.service(NO);
+    let decided = gate(&backend, "policies = [\"decider\"]", &decider(&auth, "negative"));
+    assert_eq!(desk.crowd(&decided, ""), [403; CROWD]);
+    assert_eq!(auth.seen().len(), 1);
+}
+
+#[test]
+fn an_answer_that_is_not_kept_makes_those_who_waited_ask_at_once() {
+    let backend = echo();
+    let desk = Arc::<Desk>::default();
+    let auth = desk.service(NO);
+    let gate = gate(&backend, "policies = [\"decider\"]", &decider(&auth, "ttl"));
+    assert_eq!(desk.crowd(&gate, ""), [403; CROWD]);
+    assert_eq!(auth.seen().len(), CROWD);
+}
+
+#[test]
+fn what_was_heard_outlives_a_reload_that_does_not_change_its_policy() {
+    let idp = issuer(",\"sub\":\"erin\"");
+    let backend = echo();
+    let before = config(&backend, "policies = [\"opaque\"]", &opaque(&idp, ""));
+    let gate = Gate::start(&before);
+    let ask = || status(&get(&gate, "/a", "Authorization: Bearer opaque\r\n"));
+    for (change, asked) in [
+        ("", 1),
+        ("[policy.other]\ntype = \"size-limit\"\nbody = \"1MiB\"\n", 1),
+        ("[consumer.bob]\ngroups = [\"staff\"]\n", 2),
+    ] {
+        gate.rewrite(&format!("{before}{change}"));
+        let (code, said) = gate.admin("POST", "/v1/reload");
+        assert_eq!(code, 200, "{said}");
+        for _ in 0..8 {
+            assert_eq!(ask(), 200);
+        }
+        assert_eq!(idp.seen().len(), asked, "{change}");
+    }
 }

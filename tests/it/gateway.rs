@@ -13,7 +13,7 @@ use super::gate::Gate;
 
 /// SHA-256 of `k-0123456789abcdef`.
 const KEY: &str = "k-0123456789abcdef";
-const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
+pub const SECRET: &str = "a-secret-of-more-than-thirty-two-bytes";
 
 pub fn key_hash(key: &str) -> String {
     use std::fmt::Write as _;
@@ -25,12 +25,16 @@ pub fn key_hash(key: &str) -> String {
 }
 
 pub fn gate(backend: &Backend, listener: &str, rest: &str) -> Gate {
+    Gate::start(&config(backend, listener, rest))
+}
+
+pub fn config(backend: &Backend, listener: &str, rest: &str) -> String {
     let address = backend.address;
-    Gate::start(&format!(
+    format!(
         "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"stdout\"\n\
          [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n{listener}\n\
          {rest}\n[pool.app.servers]\na = \"{address}\"\n"
-    ))
+    )
 }
 
 pub fn echo() -> Backend {
@@ -62,13 +66,13 @@ pub fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-fn unix_now() -> u64 {
+pub fn unix_now() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("after 1970").as_secs()
 }
 
 /// A token signed with [`SECRET`].
-fn token(claims: &Value) -> String {
+pub fn token(claims: &Value) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(&json!({"alg": "HS256", "typ": "JWT"})), part(claims));
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());

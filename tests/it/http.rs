@@ -448,6 +448,19 @@ fn a_failed_answer_is_asked_for_again_where_the_route_says_so_and_only_then() {
 }
 
 #[test]
+fn all_workers_together_try_again_within_one_budget() {
+    let backend = Backend::start(|_| Reply::raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"));
+    let routes = "[[listener.web.route]]\npool = \"app\"\n\
+        retries = { attempts = 2, on = [\"503\"], budget = \"1%\", backoff = \"1ms\" }\n";
+    let gate = gate(&backend, "", routes, "");
+    for _ in 0..60 {
+        let answer = get(&gate, "/");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+    assert_eq!(backend.seen().len(), 60 + 10, "ten are always within it, of all workers");
+}
+
+#[test]
 fn a_cookie_keeps_a_client_at_its_server() {
     let backends = [Backend::start(|_| Reply::ok("a")), Backend::start(|_| Reply::ok("b"))];
     let routes = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";

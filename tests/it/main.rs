@@ -66,6 +66,7 @@ mod operating;
 mod packaging;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;
+mod policies;
 mod pressure;
 mod published_keys;
 mod real_servers;

@@ -17,7 +17,7 @@ const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
 
 const REQUEST_FIELDS: &str = "ts listener route client method host path status reason consumer \
                               pool server attempts duration_ms upstream_ms policy_us bytes_in \
-                              bytes_out request_id proto tls";
+                              bytes_out request_id proto tls dry_run";
 
 fn config(backend: &Backend) -> String {
     format!(

@@ -213,6 +213,11 @@ impl Consumers {
     }
 
     #[must_use]
+    pub fn specs(&self) -> &[ConsumerSpec] {
+        &self.specs
+    }
+
+    #[must_use]
     pub fn name(&self, at: u32) -> &str {
         &self.specs[at as usize].name
     }

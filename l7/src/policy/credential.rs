@@ -162,6 +162,23 @@ pub fn write_query_without(query: &str, name: &str, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a line of cookies without those that `hidden` names; nothing if none is left.
+pub fn write_cookies_without(line: &[u8], hidden: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) {
+    let mut first = true;
+    for pair in line.split(|&byte| byte == b';').map(<[u8]>::trim_ascii) {
+        // Servers cut spaces that we do not: what one of them could read as the name is it.
+        let name = pair.split(|&byte| byte == b'=').next().unwrap_or(pair).trim_ascii_end();
+        if pair.is_empty() || hidden(name) {
+            continue;
+        }
+        if !first {
+            out.extend_from_slice(b"; ");
+        }
+        first = false;
+        out.extend_from_slice(pair);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,5 +230,18 @@ mod tests {
         assert_eq!(found("a=b; t=x"), Found::Here(b"x".to_vec()));
         assert_eq!(found("t=x; t=y"), Found::Malformed);
         assert_eq!(found("T=x"), Found::Absent);
+    }
+
+    #[test]
+    fn one_cookie_is_cut_out_of_its_line_and_its_neighbours_stay() {
+        let left = |line: &str| {
+            let mut out = Vec::new();
+            write_cookies_without(line.as_bytes(), |name| name == b"t", &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(left("a=1; t=secret; b=2"), "a=1; b=2");
+        assert_eq!(left("t=secret"), "");
+        assert_eq!(left(" t =secret;t=again;"), "");
+        assert_eq!(left("tt=1; T=2; a=t; x=t=1"), "tt=1; T=2; a=t; x=t=1");
     }
 }

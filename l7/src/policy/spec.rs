@@ -265,6 +265,14 @@ pub struct CacheSpec {
     pub entries: usize,
 }
 
+impl CacheSpec {
+    /// Whether any are.
+    #[must_use]
+    pub const fn keeps(&self) -> bool {
+        self.ttl.is_some() || self.negative.is_some()
+    }
+}
+
 #[derive(Clone, PartialEq)]
 pub struct IntrospectionSpec {
     /// The pool that stands for its `url`.

@@ -1,11 +1,11 @@
 //! Tokens that were already verified, so that the next request with one costs a hash.
 //!
-//! A worker has one cache for each policy and shares it with nobody, so there is no lock, and a
-//! verdict of one policy never serves another. An entry holds until the token expires and at most
-//! as long as the policy says, and only while the key set has the generation it was verified
-//! with: a key that is taken out takes its tokens with it. The table is bounded; when it is full,
-//! a hand goes round and takes the first entry that is over or was not used since it last came by
-//! (CLOCK).
+//! There is one cache for each policy, so a verdict of one never serves another; who shares it
+//! with others locks it. An entry holds until the token expires and at most as long as the policy
+//! says, and only while the key set has the generation it was verified with: a key that is taken
+//! out takes its tokens with it. The table is bounded in entries, and in what they weigh where
+//! verdicts are of different size; when it is full, a hand goes round and takes the first entry
+//! that is over or was not used since it last came by (CLOCK).
 //!
 //! Tokens are kept as SHA-256, so a dump of memory gives none away.
 
@@ -27,6 +27,12 @@ impl TokenKey {
         let hash = digest::digest(&digest::SHA256, token);
         Self(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
+
+    /// Some bits of it, to choose one of several tables by.
+    #[must_use]
+    pub const fn bits(&self) -> u32 {
+        u32::from_le_bytes([self.0[0], self.0[1], self.0[2], self.0[3]])
+    }
 }
 
 impl fmt::Debug for TokenKey {
@@ -39,6 +45,9 @@ impl fmt::Debug for TokenKey {
 /// Verdicts of type `V`, such as `Rc<Claims>`; for introspection also that a token is not active.
 pub struct TokenCache<V> {
     entries_max: usize,
+    /// Of all entries, in whatever whoever keeps them weighs with.
+    weight_max: usize,
+    weight: usize,
     places: HashMap<TokenKey, usize>,
     entries: Vec<Entry<V>>,
     /// Where the search for something to replace goes on.
@@ -51,6 +60,7 @@ struct Entry<V> {
     since: UnixTime,
     until: UnixTime,
     used: bool,
+    weight: usize,
     value: V,
 }
 
@@ -72,7 +82,21 @@ impl<V: Clone> TokenCache<V> {
     /// `entries_max` of 0 is a cache that keeps nothing.
     #[must_use]
     pub fn new(entries_max: usize) -> Self {
-        Self { entries_max, places: HashMap::new(), entries: Vec::new(), hand: 0 }
+        Self {
+            entries_max,
+            weight_max: 0,
+            weight: 0,
+            places: HashMap::new(),
+            entries: Vec::new(),
+            hand: 0,
+        }
+    }
+
+    /// All entries together weigh no more than this.
+    #[must_use]
+    pub const fn with_weight_max(mut self, weight_max: usize) -> Self {
+        self.weight_max = weight_max;
+        self
     }
 
     /// The verdict on a token, if it still holds. `generation` is that of the key set in use.
@@ -94,29 +118,58 @@ impl<V: Clone> TokenCache<V> {
         until: UnixTime,
         now: UnixTime,
     ) {
-        if until <= now || self.entries_max == 0 {
+        self.keep_weighing(0, key, generation, value, until, now);
+    }
+
+    /// The same for a verdict of some weight. One that weighs more than all may is not kept.
+    pub fn keep_weighing(
+        &mut self,
+        weight: usize,
+        key: TokenKey,
+        generation: u64,
+        value: V,
+        until: UnixTime,
+        now: UnixTime,
+    ) {
+        if until <= now || self.entries_max == 0 || weight > self.weight_max {
             return;
         }
-        let entry = Entry { key, generation, since: now, until, used: false, value };
         if let Some(&place) = self.places.get(&key) {
-            self.entries[place] = entry;
-        } else if self.entries.len() < self.entries_max {
-            self.places.insert(key, self.entries.len());
-            self.entries.push(entry);
-        } else {
-            let place = self.replaceable(generation, now);
-            self.places.remove(&self.entries[place].key);
-            self.places.insert(key, place);
-            self.entries[place] = entry;
+            self.remove(place);
+        }
+        // Giving up light ones would make no room for a heavy one.
+        while self.weight + weight > self.weight_max {
+            let place = self.replaceable(generation, now, 1);
+            self.remove(place);
+        }
+        if self.entries.len() >= self.entries_max {
+            let place = self.replaceable(generation, now, 0);
+            self.remove(place);
+        }
+        self.weight += weight;
+        self.places.insert(key, self.entries.len());
+        self.entries.push(Entry { key, generation, since: now, until, used: false, weight, value });
+    }
+
+    fn remove(&mut self, place: usize) {
+        let gone = self.entries.swap_remove(place);
+        self.places.remove(&gone.key);
+        self.weight -= gone.weight;
+        if let Some(moved) = self.entries.get(place) {
+            self.places.insert(moved.key, place);
         }
     }
 
-    /// Ends after two rounds at most: the first one clears every mark.
-    fn replaceable(&mut self, generation: u64, now: UnixTime) -> usize {
+    /// One of those that weigh so much, of which there is one. Ends after two rounds at most: the
+    /// first one clears every mark.
+    fn replaceable(&mut self, generation: u64, now: UnixTime, weight_min: usize) -> usize {
         loop {
-            let place = self.hand;
-            self.hand = (place + 1) % self.entries.len();
+            let place = self.hand % self.entries.len();
+            self.hand = place + 1;
             let entry = &mut self.entries[place];
+            if entry.weight < weight_min {
+                continue;
+            }
             if !std::mem::take(&mut entry.used) || !entry.holds(generation, now) {
                 return place;
             }
@@ -205,6 +258,25 @@ mod tests {
         cache.keep(key(3), 0, 3, at(20), at(13));
         assert_eq!(cache.get(&key(2), 0, at(13)), Some(2));
         assert_eq!(cache.get(&key(3), 0, at(13)), Some(3));
+    }
+
+    #[test]
+    fn what_all_verdicts_weigh_is_bounded_and_light_ones_do_not_count() {
+        let mut cache = TokenCache::new(100).with_weight_max(10);
+        for number in 0..50 {
+            cache.keep(key(number), 0, number, at(20), at(10));
+        }
+        for number in 50..1_000 {
+            cache.keep_weighing(3, key(number), 0, number, at(20), at(10));
+            assert!(cache.weight <= 10 && cache.entries.len() <= 100);
+            assert_eq!(cache.get(&key(number), 0, at(10)), Some(number));
+        }
+        assert_eq!((cache.weight, cache.places.len()), (9, cache.len()));
+        assert_eq!((cache.len(), cache.get(&key(0), 0, at(10))), (53, Some(0)));
+        cache.keep_weighing(1, key(999), 0, 0, at(20), at(10));
+        assert_eq!((cache.weight, cache.get(&key(999), 0, at(10))), (7, Some(0)));
+        cache.keep_weighing(11, key(1_000), 0, 0, at(20), at(10));
+        assert_eq!(cache.get(&key(1_000), 0, at(10)), None);
     }
 
     #[test]

@@ -285,3 +285,12 @@ fn a_mirror_is_a_pool_alone_or_a_table_and_its_pool_is_not_unused() {
     let shown = load_text("a.toml", format!("{}{SHADOW}", http(lines)).as_bytes()).unwrap_err();
     assert!(shown.render(false).contains("does not go with `respond`"), "{}", shown.render(false));
 }
+
+#[test]
+fn a_secret_that_is_too_short_for_tokens_is_told_the_rule_and_where_to_get_another() {
+    let policy = "policies = [\"x\"]\n[policy.x]\ntype = \"jwt\"\nsecret = \"0123456789abcdef\"\n";
+    let told = rendered("a.toml", &http(&format!("pool = \"p\"\n{policy}")));
+    for words in ["RFC 7518 section 3.2", "at least 32 bytes", "has 16", "`openssl rand -hex 32`"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}

@@ -83,7 +83,9 @@ impl<D: Driver> Office<D> {
         self.requests.borrow_mut().count(&record);
         let sample = self.snapshot.borrow().plan.log.lines.sample;
         let takes = |sampler: &mut Sampler| sampler.takes(sample, record.reason, record.status);
-        let logged = logged && takes(&mut self.sampler.borrow_mut());
+        // What a policy would have refused is written as it would be if the policy did.
+        let told = !record.dry_run.is_empty();
+        let logged = logged && (told || takes(&mut self.sampler.borrow_mut()));
         if logged && self.shared.requests[usize::from(self.worker)].push(record).is_err() {
             self.counts.log_dropped.add(1);
         }

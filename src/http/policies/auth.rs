@@ -33,12 +33,28 @@ pub(super) enum Outcome {
     Refused(Refusal),
 }
 
+impl Outcome {
+    /// Whether it counts for `max_failures`. Of an answer of forward auth it is not known whether
+    /// there was a credential at all; 401 says that none was good.
+    const fn is_failure(&self) -> bool {
+        matches!(self, Self::Bad(_) | Self::Refused(Refusal::Relayed { status: 401, .. }))
+    }
+}
+
 impl From<Result<Arc<Principal>, Denial>> for Outcome {
     fn from(result: Result<Arc<Principal>, Denial>) -> Self {
         match result {
             Ok(principal) => Self::Known(Some(principal)),
-            Err(denial) if denial.status == 401 => Self::Bad(denial),
-            Err(denial) => Self::Refused(Refusal::Denied(denial)),
+            Err(denial) => Refusal::Denied(denial).into(),
+        }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(denial) if denial.status == 401 => Self::Bad(denial),
+            refusal => Self::Refused(refusal),
         }
     }
 }
@@ -92,7 +108,7 @@ async fn one<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -> O
         return Outcome::Refused(Refusal::Denied(denial));
     }
     let outcome = judged(step, at, spec).await;
-    if matches!(outcome, Outcome::Bad(_)) {
+    if outcome.is_failure() {
         // It is one more; whether it was one too many the next will hear.
         blocked(step, at, spec, true);
     }
@@ -174,7 +190,7 @@ fn client_cert<D: Driver>(
     let Some(client) = client else { return Outcome::Absent };
     let id = match from {
         CertName::CommonName => Some(client.name.as_str()),
-        CertName::San => client.san.first().map(String::as_str),
+        CertName::San => client.first_san(),
         CertName::Fingerprint => Some(client.fingerprint.as_str()),
     };
     match id.filter(|id| is_id(id)) {
@@ -234,7 +250,7 @@ async fn jwt<D: Driver>(
         let now = step.office.unix_time();
         let answers = step.office.answers(at, TOKENS_MAX);
         let key = TokenKey::of(token);
-        if let Some(Some(principal)) = answers.find(&key, generation, now) {
+        if let Some(principal) = answers.find(&key, generation, now) {
             return Ok(principal);
         }
         let claims = match jwt::verify(&policy.check, &keys, token, now) {
@@ -246,7 +262,7 @@ async fn jwt<D: Driver>(
         };
         let until = token_cache::until(claims.expires_at(), Some(REMEMBERED), now);
         let principal = principal_of(step, spec, &policy.identity, claims)?;
-        answers.keep(key, generation, Some(Arc::clone(&principal)), until, now);
+        answers.keep(key, generation, Arc::clone(&principal), until, now);
         return Ok(principal);
     }
 }

@@ -2,19 +2,24 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use sluicegate_l7::http1::{Known, Lines};
+use sluicegate_l7::http1::{Known as Name, Lines};
 use sluicegate_l7::policy::Denial;
 use sluicegate_l7::policy::consumer::{Principal, is_id};
 use sluicegate_l7::policy::spec::ForwardAuthSpec;
 use sluicegate_l7::policy::token_cache::TokenKey;
 use sluicegate_l7::route::Fields as _;
 
+use super::super::shared_answers::{Found, Known};
 use super::ask::{Reply, ask};
 use super::auth::Outcome;
 use super::gate::Refusal;
 use super::run::Step;
 use crate::runtime::driver::Driver;
+
+/// Bytes of an answer that is kept: it says why not, or where to log in.
+const KEPT_BYTES_MAX: usize = 16 << 10;
 
 pub(super) async fn run<D: Driver>(
     step: &Step<'_, '_, D>,
@@ -23,36 +28,56 @@ pub(super) async fn run<D: Driver>(
 ) -> Outcome {
     let mut request = Vec::with_capacity(1_024);
     write_question(step, asked, &mut request);
-    let answers = step.office.answers(at, asked.cache.entries);
+    let until = step.office.now() + asked.timeout;
+    let answers = step.site.rules.answers(at).filter(|_| asked.cache.keeps());
+    let Some(answers) = answers else {
+        let reply = ask(step.office, asked.pool, &request, until).await;
+        return reply.map_or_else(|_| nobody(asked), |reply| judged(asked, reply).0);
+    };
     // The question is all that the answer can depend on.
     let key = TokenKey::of(&request);
-    if asked.cache.ttl.is_some() || asked.cache.negative.is_some() {
-        match answers.find(&key, 0, step.office.unix_time()) {
-            Some(Some(principal)) => return Outcome::Known(Some(principal)),
-            Some(None) => return Outcome::Refused(Refusal::Denied(Denial::forbidden())),
-            None => {}
-        }
-    }
-    let until = step.office.now() + asked.timeout;
-    let Ok(reply) = ask(step.office, asked.pool, &request, until).await else {
-        return if asked.allow_on_error {
-            Outcome::Known(None)
-        } else {
-            Outcome::Refused(Refusal::Denied(Denial::unavailable()))
-        };
+    let flight = match answers.find(step.office, &key, until).await {
+        Found::Known(Ok(principal)) => return Outcome::Known(Some(principal)),
+        Found::Known(Err(refusal)) => return Outcome::Refused(Refusal::clone(&refusal)),
+        Found::Nobody => return nobody(asked),
+        Found::Ask(flight) => flight,
     };
-    let now = step.office.unix_time();
-    if !(200..300).contains(&reply.status) {
-        if let Some(negative) = asked.cache.negative {
-            answers.keep(key, 0, None, now.saturating_add(negative), now);
-        }
-        return Outcome::Refused(relayed(reply));
+    let Ok(reply) = ask(step.office, asked.pool, &request, until).await else {
+        return nobody(asked);
+    };
+    let (outcome, kept) = judged(asked, reply);
+    if let Some((known, ttl)) = kept {
+        let now = step.office.unix_time();
+        answers.keep(key, known, now.saturating_add(ttl), now);
     }
-    let principal = Arc::new(principal_of(asked, &reply));
-    if let Some(ttl) = asked.cache.ttl {
-        answers.keep(key, 0, Some(Arc::clone(&principal)), now.saturating_add(ttl), now);
+    if let Some(flight) = flight {
+        flight.land();
     }
-    Outcome::Known(Some(principal))
+    outcome
+}
+
+/// What an answer comes to, and what of it others may have for how long.
+fn judged(asked: &ForwardAuthSpec, reply: Reply) -> (Outcome, Option<(Known, Duration)>) {
+    if (200..300).contains(&reply.status) {
+        let principal = Arc::new(principal_of(asked, &reply));
+        let kept = asked.cache.ttl.map(|ttl| (Ok(Arc::clone(&principal)), ttl));
+        return (Outcome::Known(Some(principal)), kept);
+    }
+    let own = sets_cookie(&reply);
+    let refusal = relayed(reply);
+    let small = refusal.weight() <= KEPT_BYTES_MAX;
+    let negative = asked.cache.negative.filter(|_| small && !own);
+    let kept = negative.map(|ttl| (Err(Arc::new(refusal.clone())), ttl));
+    (Outcome::Refused(refusal), kept)
+}
+
+/// No answer in time.
+fn nobody(asked: &ForwardAuthSpec) -> Outcome {
+    if asked.allow_on_error {
+        Outcome::Known(None)
+    } else {
+        Outcome::Refused(Refusal::Denied(Denial::unavailable()))
+    }
 }
 
 fn write_question<D: Driver>(step: &Step<'_, '_, D>, asked: &ForwardAuthSpec, out: &mut Vec<u8>) {
@@ -107,13 +132,18 @@ fn principal_of(asked: &ForwardAuthSpec, reply: &Reply) -> Principal {
     }
 }
 
+/// Whether an answer is for one client: others get no cookie of its session.
+fn sets_cookie(reply: &Reply) -> bool {
+    reply.fields.end_to_end().any(|field| field.known == Some(Name::SetCookie))
+}
+
 /// The answer of the service as the client gets it.
 fn relayed(reply: Reply) -> Refusal {
     let mut lines = Vec::new();
     for field in reply.fields.end_to_end() {
         if matches!(
             field.known,
-            Some(Known::ContentLength | Known::Server | Known::XPoweredBy | Known::Via)
+            Some(Name::ContentLength | Name::Server | Name::XPoweredBy | Name::Via)
         ) {
             continue;
         }

@@ -28,6 +28,8 @@ pub struct Gate {
     pub denied: Vec<u16>,
     /// The body may be no larger.
     pub body_max: Option<u64>,
+    /// What the answer says of what policies took; `None`: it says nothing of times.
+    pub timing: Option<Vec<u8>>,
 }
 
 /// How a limit stands after a request, for its answer.
@@ -40,7 +42,7 @@ pub struct Standing {
 }
 
 /// An answer in place of a server's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Refusal {
     Denied(Denial),
     /// 204, with these lines.
@@ -60,6 +62,16 @@ impl Refusal {
             Self::Denied(denial) => &denial.lines,
             Self::Preflight(lines) | Self::Relayed { lines, .. } => lines,
         });
+    }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        match self {
+            Self::Denied(denial) => denial.lines.len(),
+            Self::Preflight(lines) => lines.len(),
+            Self::Relayed { lines, body, .. } => lines.len() + body.len(),
+        }
     }
 }
 
@@ -107,18 +119,34 @@ impl Gate {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Appends what each policy took (Server Timing, W3C), in milliseconds.
-    pub fn write_timing(&self, site: &Site, out: &mut Vec<u8>) {
-        use std::io::Write as _;
-        if self.costs.is_empty() {
-            return;
+    /// Notes what each policy took, for the answer to say.
+    pub fn tell_times(&mut self, site: &Site) {
+        let mut told = Vec::new();
+        for (policy, took) in &self.costs {
+            push_metric(&site.rules.specs()[usize::from(*policy)].name, *took, &mut told);
         }
-        out.extend_from_slice(b"Server-Timing: ");
-        for (at, (policy, took)) in self.costs.iter().enumerate() {
-            let name = &site.rules.specs()[usize::from(*policy)].name;
-            let comma = if at == 0 { "" } else { ", " };
-            let _ = write!(out, "{comma}{name};dur={:.3}", took.as_secs_f64() * 1e3);
-        }
-        out.extend_from_slice(b"\r\n");
+        self.timing = Some(told);
     }
+
+    /// Appends what policies took, and the server where one answered (Server Timing, W3C).
+    pub fn write_timing(&self, upstream: Option<Duration>, out: &mut Vec<u8>) {
+        let Some(policies) = &self.timing else { return };
+        let mut told = policies.clone();
+        if let Some(took) = upstream {
+            push_metric("upstream", took, &mut told);
+        }
+        if !told.is_empty() {
+            for part in [&b"Server-Timing: "[..], &told, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+    }
+}
+
+/// Appends one item of the list, in milliseconds.
+fn push_metric(name: &str, took: Duration, list: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let comma = if list.is_empty() { "" } else { ", " };
+    // A Vec takes every write.
+    let _ = write!(list, "{comma}{name};dur={:.3}", took.as_secs_f64() * 1e3);
 }

@@ -1,16 +1,21 @@
 //! Tokens that their issuer is asked about (RFC 7662).
 
+use std::sync::Arc;
+
 use sluicegate_l7::policy::Denial;
+use sluicegate_l7::policy::claims::UnixTime;
+use sluicegate_l7::policy::consumer::Principal;
 use sluicegate_l7::policy::introspection::{self, Answer};
 use sluicegate_l7::policy::spec::{AuthSpec, IntrospectionSpec};
 use sluicegate_l7::policy::token_cache::{self, TokenKey};
 
-use super::super::kept_answers::Kept;
+use super::super::shared_answers::Found;
 use super::Refusal;
 use super::ask::ask;
-use super::auth::{Outcome, challenge, principal_of, refused};
+use super::auth::{Outcome, principal_of, refused};
 use super::run::Step;
 use crate::runtime::driver::Driver;
+use crate::runtime::time::Time;
 
 pub(super) async fn run<D: Driver>(
     step: &Step<'_, '_, D>,
@@ -19,63 +24,65 @@ pub(super) async fn run<D: Driver>(
     asked: &IntrospectionSpec,
     token: &[u8],
 ) -> Outcome {
-    let answers = step.office.answers(at, asked.cache.entries);
-    let key = TokenKey::of(token);
     let until = step.office.now() + asked.timeout;
-    loop {
-        match answers.find(&key, 0, step.office.unix_time()) {
-            Some(Some(principal)) => return Outcome::Known(Some(principal)),
-            Some(None) => return Outcome::Bad(challenge(spec, Some("the token is not active"))),
-            None => {}
-        }
-        // Only one asks; the others hear what it heard.
-        if let Some(_flight) = answers.fly(&key) {
-            return fresh(step, spec, asked, token, &answers, key).await;
-        }
-        answers.landing(&key, step.office.shell(), until).await;
-        if step.office.now() >= until {
-            return nobody(asked);
-        }
+    let answers = step.site.rules.answers(at).filter(|_| asked.cache.keeps());
+    let Some(answers) = answers else {
+        let judged = fresh(step, spec, asked, token, until).await;
+        return judged.map_or_else(|| nobody(asked), |judged| judged.result.into());
+    };
+    let key = TokenKey::of(token);
+    let flight = match answers.find(step.office, &key, until).await {
+        Found::Known(Ok(principal)) => return Outcome::Known(Some(principal)),
+        Found::Known(Err(refusal)) => return Refusal::clone(&refusal).into(),
+        Found::Nobody => return nobody(asked),
+        Found::Ask(flight) => flight,
+    };
+    let Some(Judged { result, ends }) = fresh(step, spec, asked, token, until).await else {
+        return nobody(asked);
+    };
+    let (known, ttl) = match &result {
+        Ok(principal) => (Ok(Arc::clone(principal)), asked.cache.ttl),
+        Err(denial) => (Err(Arc::new(Refusal::Denied(denial.clone()))), asked.cache.negative),
+    };
+    if ttl.is_some() {
+        let now = step.office.unix_time();
+        answers.keep(key, known, token_cache::until(ends, ttl, now), now);
     }
+    if let Some(flight) = flight {
+        flight.land();
+    }
+    result.into()
 }
 
+/// What an answer says of a token.
+struct Judged {
+    result: Result<Arc<Principal>, Denial>,
+    /// When the token does.
+    ends: Option<UnixTime>,
+}
+
+/// Asks. `None`: there was no answer, or none that says anything.
 async fn fresh<D: Driver>(
     step: &Step<'_, '_, D>,
     spec: &AuthSpec,
     asked: &IntrospectionSpec,
     token: &[u8],
-    answers: &Kept,
-    key: TokenKey,
-) -> Outcome {
+    until: Time,
+) -> Option<Judged> {
     let request = question(asked, token);
-    let until = step.office.now() + asked.timeout;
-    let Ok(reply) = ask(step.office, asked.pool, &request, until).await else {
-        return nobody(asked);
-    };
+    let reply = ask(step.office, asked.pool, &request, until).await.ok()?;
     if reply.status != 200 {
-        return nobody(asked);
+        return None;
     }
-    let now = step.office.unix_time();
-    match introspection::read(&reply.body, &asked.rules, now) {
+    match introspection::read(&reply.body, &asked.rules, step.office.unix_time()) {
         Answer::Active(claims) => {
-            let until = token_cache::until(claims.expires_at(), asked.cache.ttl, now);
-            match principal_of(step, spec, &asked.identity, claims) {
-                Ok(principal) => {
-                    if asked.cache.ttl.is_some() {
-                        answers.keep(key, 0, Some(principal.clone()), until, now);
-                    }
-                    Outcome::Known(Some(principal))
-                }
-                Err(denial) => Err(denial).into(),
-            }
+            let ends = claims.expires_at();
+            Some(Judged { result: principal_of(step, spec, &asked.identity, claims), ends })
         }
         Answer::Refused(refusal) => {
-            if let Some(negative) = asked.cache.negative {
-                answers.keep(key, 0, None, now.saturating_add(negative), now);
-            }
-            Err(refused(spec, refusal)).into()
+            Some(Judged { result: Err(refused(spec, refusal)), ends: None })
         }
-        Answer::Unusable(_) => nobody(asked),
+        Answer::Unusable(_) => None,
     }
 }
 

@@ -20,6 +20,6 @@ mod rules;
 mod run;
 
 pub use gate::{Gate, Refusal};
-pub use passwords::{Passwords, Verified};
+pub use passwords::Passwords;
 pub use rules::Rules;
 pub(super) use run::run;

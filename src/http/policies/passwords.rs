@@ -10,7 +10,7 @@ use sluicegate_l7::policy::consumer::{PasswordHash, Principal};
 use sluicegate_l7::policy::token_cache::TokenKey;
 
 use super::super::office::Office;
-use super::super::waiting::Word;
+use super::super::waiting::{Told, Word};
 use super::rules::Rules;
 use crate::runtime::driver::Driver;
 use crate::runtime::mail::{Mail, Mailbox};
@@ -31,15 +31,7 @@ struct Question {
     hash: PasswordHash,
     password: Vec<u8>,
     mailbox: Mailbox,
-    verified: Verified,
-}
-
-/// What a thread tells a task: by its ticket, whether the password was right.
-#[derive(Clone, Copy, Debug)]
-pub struct Verified {
-    pub ticket: u32,
-    pub generation: u32,
-    pub good: bool,
+    told: Told,
 }
 
 /// The thread that works hashes out. Until a consumer has a password there is none.
@@ -70,10 +62,10 @@ impl Passwords {
 
 fn work(questions: &Receiver<Question>) {
     while let Ok(question) = questions.recv() {
-        let Question { hash, password, mailbox, mut verified } = question;
-        verified.good = hash.verify(&password);
+        let Question { hash, password, mailbox, mut told } = question;
+        told.good = hash.verify(&password);
         // A worker whose box is full has given up waiting long ago.
-        let _ = mailbox.post(Mail::Verified(verified));
+        let _ = mailbox.post(Mail::Told(told));
     }
 }
 
@@ -93,13 +85,13 @@ pub(super) async fn verify<D: Driver>(
     let answers = office.passwords_known(REMEMBERED_MAX);
     let question = [hash.as_str().as_bytes(), &[0], name.as_bytes(), &[0], password].concat();
     let (key, now) = (TokenKey::of(&question), office.unix_time());
-    if let Some(Some(principal)) = answers.find(&key, 0, now) {
+    if let Some(principal) = answers.find(&key, 0, now) {
         return Ok(Some(principal));
     }
     let good = ask(office, hash, password).await?;
     let principal = known.and_then(|_| rules.consumers.by_name(name)).filter(|_| good);
-    if principal.is_some() {
-        answers.keep(key, 0, principal.clone(), now.saturating_add(REMEMBERED), now);
+    if let Some(principal) = &principal {
+        answers.keep(key, 0, Arc::clone(principal), now.saturating_add(REMEMBERED), now);
     }
     Ok(principal)
 }
@@ -116,7 +108,7 @@ async fn ask<D: Driver>(
         hash: hash.clone(),
         password: password.to_vec(),
         mailbox: office.mailbox(),
-        verified: Verified { ticket: word.at, generation: word.generation, good: false },
+        told: word.told(),
     };
     queue.try_send(question).map_err(|_| full())?;
     let shell = Rc::clone(office.shell());

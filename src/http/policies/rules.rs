@@ -6,9 +6,13 @@ use sluicegate_l7::policy::chain::Chain;
 use sluicegate_l7::policy::consumer::Consumers;
 use sluicegate_l7::policy::credential::{KeyFrom, TokenFrom};
 use sluicegate_l7::policy::jwks::KeySet;
-use sluicegate_l7::policy::spec::{AuthSpec, Credential, JwtKeys, Kind, PolicySpec, TransformSpec};
+use sluicegate_l7::policy::spec::{
+    AuthSpec, CacheSpec, Credential, IntrospectionSpec, JwtKeys, JwtPolicy, Kind, PolicySpec,
+    TransformSpec,
+};
 use sluicegate_l7::policy::transform::{BodyChanges, QueryChanges};
 
+use super::super::shared_answers::SharedAnswers;
 use crate::config::plan::Plan;
 use crate::control::jwks::SharedKeys;
 use crate::limits::AccessList;
@@ -28,6 +32,7 @@ enum Made {
     Nothing,
     Access(Arc<AccessList>),
     Keys(Arc<SharedKeys>),
+    Answers(Arc<SharedAnswers>),
 }
 
 impl Rules {
@@ -37,12 +42,18 @@ impl Rules {
     }
 
     /// For a plan that has the seats of the one before it: keys that are fetched from where they
-    /// were are kept.
+    /// were are kept, and what services said of who is who while nothing about that is changed.
     #[must_use]
     pub fn after(before: &Self, plan: &Plan, labels: &mut Labels) -> Self {
-        let made = |(at, spec): (usize, &PolicySpec)| match before.same_keys(at, spec) {
-            Some(kept) => Made::Keys(Arc::clone(kept)),
-            None => made(spec),
+        // Who somebody is depends on the consumers there are.
+        let same = before.consumers.specs() == plan.consumers;
+        let made = |(at, spec): (usize, &PolicySpec)| {
+            let old = before.specs.get(at);
+            match (before.same_keys(at, spec), before.answers(at)) {
+                (Some(kept), _) => Made::Keys(Arc::clone(kept)),
+                (_, Some(kept)) if same && old == Some(spec) => Made::Answers(Arc::clone(kept)),
+                _ => made(spec),
+            }
         };
         Self {
             specs: plan.policies.clone(),
@@ -76,6 +87,15 @@ impl Rules {
     pub fn keys(&self, policy: usize) -> Option<&Arc<SharedKeys>> {
         match &self.made[policy] {
             Made::Keys(keys) => Some(keys),
+            _ => None,
+        }
+    }
+
+    /// What the service of a policy has said.
+    #[must_use]
+    pub fn answers(&self, policy: usize) -> Option<&Arc<SharedAnswers>> {
+        match self.made.get(policy)? {
+            Made::Answers(answers) => Some(answers),
             _ => None,
         }
     }
@@ -119,6 +139,17 @@ impl Rules {
             Credential::Jwt(jwt) => hides_token(&jwt.from, is, scheme),
             Credential::Introspection(asked) => hides_token(&asked.from, is, scheme),
             _ => false,
+        })
+    }
+
+    /// The cookies that have credentials which servers do not see.
+    pub fn hidden_cookies<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r str> {
+        self.hiding(chain).filter_map(|credential| match credential {
+            Credential::Jwt(JwtPolicy { from: TokenFrom::Cookie(name), .. })
+            | Credential::Introspection(IntrospectionSpec {
+                from: TokenFrom::Cookie(name), ..
+            }) => Some(name.as_str()),
+            _ => None,
         })
     }
 
@@ -166,11 +197,11 @@ impl Rules {
     }
 }
 
-/// A cookie among others stays: it could only be cut out of its line.
 fn hides_token(from: &TokenFrom, is: impl Fn(&str) -> bool, scheme: impl Fn(&str) -> bool) -> bool {
     match from {
         TokenFrom::Bearer => scheme("bearer "),
         TokenFrom::Header(name) => is(name),
+        // Cut out of its line; see `hidden_cookies`.
         TokenFrom::Cookie(_) => false,
     }
 }
@@ -180,10 +211,16 @@ fn made(spec: &PolicySpec) -> Made {
         Kind::Ip { allow, deny } => Made::Access(Arc::new(AccessList::new(allow, deny))),
         Kind::Auth(auth) => match &auth.by {
             Credential::Jwt(jwt) => keys_of(&jwt.keys),
+            Credential::Introspection(asked) => answers_of(&asked.cache),
+            Credential::ForwardAuth(asked) => answers_of(&asked.cache),
             _ => Made::Nothing,
         },
         _ => Made::Nothing,
     }
+}
+
+fn answers_of(cache: &CacheSpec) -> Made {
+    Made::Answers(Arc::new(SharedAnswers::new(cache.entries)))
 }
 
 fn keys_of(keys: &JwtKeys) -> Made {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use sluicegate_l7::policy::spec::{Kind, PolicySpec};
 use sluicegate_l7::route::spec::RouteSpec;
 
 use super::*;
@@ -54,6 +55,7 @@ pub fn request() -> RequestRecord {
         proto: Proto::Http11,
         consumer: None,
         policies: None,
+        dry_run: Box::default(),
         secure: true,
         text: Some(Box::new(RequestText {
             method: "GET".into(),
@@ -140,7 +142,7 @@ const SESSION_FIELDS: &str = "ts listener client sni pool server reason connect_
                               bytes_in bytes_out tls retries";
 const REQUEST_FIELDS: &str = "ts listener route client method host path status reason consumer \
                               pool server attempts duration_ms upstream_ms policy_us bytes_in \
-                              bytes_out request_id proto tls";
+                              bytes_out request_id proto tls dry_run";
 
 #[test]
 fn a_line_of_a_session_has_every_field_of_the_interface_in_order() {
@@ -213,10 +215,33 @@ fn what_is_unknown_of_a_request_is_null_and_no_route_is_empty() {
     for field in ["client", "method", "host", "path", "status", "consumer", "pool", "server"] {
         assert!(line[field].is_null(), "{field}: {line:?}");
     }
-    for field in ["upstream_ms", "policy_us", "request_id", "tls"] {
+    for field in ["upstream_ms", "policy_us", "request_id", "tls", "dry_run"] {
         assert!(line[field].is_null(), "{field}: {line:?}");
     }
     assert_eq!(line["route"], "");
+}
+
+#[test]
+fn policies_that_would_have_refused_are_named() {
+    let mut plan = fixture::plan(&[SocketAddr::from(([127, 0, 0, 1], 80))]);
+    plan.policies = ["few", "tokens"].map(policy).to_vec();
+    let mut format = LineFormat::default();
+    let fronts = Arc::new(Fronts::new(&plan).unwrap());
+    format.update(&Membership::new(&Arc::new(plan), fronts).snapshot());
+    let told = |dry_run: &[u16]| {
+        let mut out = String::new();
+        let record = RequestRecord { dry_run: dry_run.into(), ..request() };
+        format.write_request(&record, WallClock::read(), &mut out);
+        parsed(&out)["dry_run"].clone()
+    };
+    assert_eq!(told(&[1]), serde_json::json!(["tokens"]));
+    assert_eq!(told(&[0, 1]), serde_json::json!(["few", "tokens"]));
+    assert!(told(&[]).is_null());
+}
+
+fn policy(name: &str) -> PolicySpec {
+    let kind = Kind::Size { body: 1, header: None };
+    PolicySpec { name: name.into(), dry_run: true, retired: false, kind }
 }
 
 #[test]

@@ -1,0 +1,118 @@
+//! What policies do to a request besides letting it pass or not: who it is said to come from,
+//! what of it its server does not see, and what is told of it.
+
+use serde_json::json;
+
+use super::authority::Authority;
+use super::gate::Gate;
+use super::gateway::{SECRET, config, echo, field, gate, get, last, status, token, unix_now};
+use super::peers::{command, need, run};
+use super::talk::Talk;
+use super::tls_client::{shake, trusting};
+
+#[test]
+fn a_certificate_is_the_declared_consumer_of_its_alternative_name() {
+    let authority = Authority::new();
+    authority.write("client", "al.test");
+    let backend = echo();
+    let dir = authority.dir.path().display();
+    let listener = format!(
+        "policies = [\"cert\"]\n[listener.web.tls]\ncert = \"file:{dir}/inner.pem\"\n\
+         key = \"file:{dir}/inner.key\"\nclient_ca = \"file:{dir}/ca.pem\"\n\
+         client_cert_headers = [\"san\"]\n"
+    );
+    let rest = "[policy.cert]\ntype = \"client-cert\"\nconsumer = \"cert:san\"\n\
+                declared = \"require\"\n[consumer.\"al.test\"]\ngroups = [\"staff\"]\n";
+    let gate = gate(&backend, &listener, rest);
+    let stream = shake(&gate, "web", &trusting(&authority, Some("client")), "inner.test");
+    let mut talk = Talk::over(stream.expect("a handshake"));
+    "inner.test".clone_into(&mut talk.host);
+    assert_eq!(talk.get("/").status, 200);
+    let seen = last(&backend);
+    assert_eq!(seen.field("X-Consumer-Id"), Some("al.test"));
+    assert_eq!(seen.field("X-Consumer-Groups"), Some("staff"));
+    assert_eq!(seen.field("X-Client-Cert-San"), Some("DNS:al.test"));
+}
+
+#[test]
+fn a_hidden_token_is_cut_out_of_the_cookies_that_the_server_gets() {
+    let backend = echo();
+    let rest = format!(
+        "[policy.session]\ntype = \"jwt\"\nsecret = \"{SECRET}\"\nfrom = \"cookie:session\"\n\
+         hide = true\nconsumer = \"claim:sub\"\n"
+    );
+    let gate = gate(&backend, "policies = [\"session\"]", &rest);
+    let token = token(&json!({"sub": "alice", "exp": unix_now() + 60}));
+    for (sent, goes_on) in [
+        (format!("a=1; session={token}; b=2"), Some("a=1; b=2")),
+        (format!("session={token}"), None),
+    ] {
+        assert_eq!(status(&get(&gate, "/a", &format!("Cookie: {sent}\r\n"))), 200);
+        assert_eq!(last(&backend).field("Cookie"), goes_on, "HTTP/1");
+        assert_eq!(last(&backend).field("X-Consumer-Id"), Some("alice"));
+        if need(&["curl"]) {
+            let (url, cookies) = (format!("http://{}/b", gate.address("web")), ["--cookie", &sent]);
+            run(command("curl").args(["--silent", "--http2-prior-knowledge", &url]).args(cookies));
+            assert_eq!(last(&backend).field("Cookie"), goes_on, "HTTP/2");
+            assert_eq!(last(&backend).path(), "/b");
+        }
+    }
+}
+
+#[test]
+fn an_answer_says_what_policies_and_the_server_took() {
+    let backend = echo();
+    let rest = "[[listener.web.route]]\nmatch = { path = \"/limited\" }\npolicies = [\"few\"]\n\
+                pool = \"app\"\n[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\n";
+    let gate = gate(&backend, "server_timing = true", rest);
+    let told = |path: &str| {
+        let answer = get(&gate, path, "");
+        let told = field(&answer, "Server-Timing").unwrap_or_default().to_owned();
+        let of = |metric: &str| {
+            metric.split_once(";dur=").map(|(name, took)| {
+                assert!(took.parse::<f64>().is_ok_and(|took| took >= 0.0), "{told}");
+                name.to_owned()
+            })
+        };
+        (status(&answer), told.split(", ").filter_map(of).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(told("/"), (200, "upstream".to_owned()), "no policy");
+    assert_eq!(told("/limited"), (200, "few upstream".to_owned()));
+    assert_eq!(told("/limited"), (429, "few".to_owned()), "no server");
+}
+
+#[test]
+fn the_log_names_policies_that_would_have_refused() {
+    let backend = echo();
+    let rest = "[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\ndry_run = true\n\
+                [policy.small]\ntype = \"size-limit\"\nbody = \"1KiB\"\nheader = \"200B\"\n\
+                dry_run = true\n";
+    let listener = "policies = [\"few\", \"small\"]\n";
+    let gate = gate(&backend, listener, rest);
+    let large = format!("X-Long: {}\r\n", "x".repeat(200));
+    for (path, lines) in [("/first", ""), ("/second", ""), ("/third", &*large)] {
+        assert_eq!(status(&get(&gate, path, lines)), 200);
+    }
+    let logged = gate.log(3);
+    let told = |path: &str| {
+        let line = logged.iter().find(|line| line["path"] == path).expect("a line");
+        assert_eq!((line["status"].as_u64(), line["reason"].as_str()), (Some(200), Some("ok")));
+        line["dry_run"].clone()
+    };
+    assert!(told("/first").is_null());
+    assert_eq!(told("/second"), json!(["few"]));
+    assert_eq!(told("/third"), json!(["small", "few"]));
+}
+
+#[test]
+fn a_sample_of_the_log_has_all_that_would_have_been_refused() {
+    let backend = echo();
+    let rest =
+        "[policy.few]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"1/h\"\ndry_run = true\n";
+    let config = config(&backend, "policies = [\"few\"]", rest);
+    let gate = Gate::start(&config.replace("access =", "sample = \"1%\"\naccess ="));
+    for _ in 0..4 {
+        assert_eq!(status(&get(&gate, "/", "")), 200);
+    }
+    assert!(gate.log(3).iter().all(|line| line["dry_run"] == json!(["few"])));
+}
