@@ -74,7 +74,9 @@ fn as_run_does(plan: Option<&ListenerTls>, tls: &Fields, found: &mut Findings) {
     let Some(plan) = plan.filter(|plan| !plan.certs.is_empty()) else { return };
     let Err(error) = ServerTls::new(plan, Arc::default()) else { return };
     let why: String = error.why.chars().filter(|c| !c.is_control()).collect();
-    for fields in std::iter::once(tls).chain(tls.tables("certs")) {
+    // The admin API has one certificate.
+    let more = tls.knows("certs").then(|| tls.tables("certs"));
+    for fields in std::iter::once(tls).chain(more.into_iter().flatten()) {
         for key in ["cert", "key", "client_ca", "client_crl"] {
             if fields.knows(key)
                 && let Some(pem) = pem(fields, key).filter(|pem| error.is_about(pem))

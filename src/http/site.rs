@@ -61,6 +61,18 @@ pub struct Replaced {
     pub cors: bool,
 }
 
+impl Replaced {
+    fn of(rules: &Rules, chain: &Chain, spec: &RouteSpec) -> Self {
+        let changes = || changes(rules, chain, spec);
+        let is_cors = |&at: &usize| matches!(rules.specs()[at].kind, Kind::Cors(_));
+        Self {
+            request: headers::replaced(changes().map(|both| both.0)),
+            answer: headers::replaced(changes().map(|both| both.1)),
+            cors: chain.steps().iter().any(is_cors),
+        }
+    }
+}
+
 static NOTHING: Replaced = Replaced { request: Vec::new(), answer: Vec::new(), cors: false };
 
 impl Site {
@@ -109,11 +121,7 @@ impl Site {
             replaced: routes
                 .iter()
                 .zip(&chains)
-                .map(|(spec, chain)| Replaced {
-                    request: headers::replaced(changes(rules, chain, spec).map(|both| both.0)),
-                    answer: headers::replaced(changes(rules, chain, spec).map(|both| both.1)),
-                    cors: chain.steps().iter().any(|&at| matches!(specs[at].kind, Kind::Cors(_))),
-                })
+                .map(|(spec, chain)| Replaced::of(rules, chain, spec))
                 .collect(),
             chains,
             labels: routes.iter().map(|route| labels.number(&route.name)).collect(),

@@ -129,7 +129,7 @@ fn an_address_that_cannot_be_bound_is_told_with_what_to_do_whoever_wants_it() {
     };
     let (free, taken) = ("127.0.0.1:0", taken.to_string());
     // Of documentation (RFC 5737): no interface has it.
-    let foreign = "192.0.2.1:8080";
+    let foreign = "203.0.113.1:8080";
     for (address, remedy) in [(taken.as_str(), "choose another port"), (foreign, "0.0.0.0:8080")] {
         for said in [run(address, free), run(free, address)] {
             assert!(said.contains(address) && said.contains(remedy), "{said}");

@@ -144,3 +144,10 @@ proptest! {
         holds("/none/x.json", edited(include_str!("../../../config/minimal.json"), &edits).as_bytes());
     }
 }
+
+#[test]
+fn a_mistake_at_the_tls_of_the_admin_api_is_told_as_one_of_listeners() {
+    // Behind its head a table's keys are read as far as they can be.
+    let full = include_str!("../../../config/full.toml");
+    holds("/none/x.toml", full.replacen("[admin]", "[admin][", 1).as_bytes());
+}
