@@ -77,6 +77,7 @@ mod renewal;
 mod server_host;
 mod shared_limits;
 mod slow_clients;
+mod stolen_connections;
 mod stream;
 mod stuck;
 mod talk;
