@@ -3,9 +3,9 @@
 //! A plan says what should be; this is what is: sessions per server, health, who waits. It
 //! lives as long as the process, so a session may hold an id across any change of the
 //! membership. What workers write is one padded atomic per server (`load`), one per listener
-//! (`active`), one count of requests per HTTP pool (`retries`), and the wait queue, which only
-//! matters when a pool is out of servers. All else is written by the control thread and read by
-//! workers.
+//! (`active`), one count of requests per HTTP pool (`retries`), a hint about unused connections
+//! (`kept_by`), which changes rarely, and the wait queue, which only matters when a pool is out
+//! of servers. All else is written by the control thread and read by workers.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -65,6 +65,8 @@ pub struct ServerState {
     pub warm_from: AtomicU64,
     /// Failures in a row as workers see them; reset by a success.
     pub errors_in_row: AtomicU32,
+    /// A bit for each of the first 64 workers: it may have unused connections.
+    pub kept_by: AtomicU64,
     /// The last check in words, for status. Locked by control only.
     pub last_check: Mutex<Option<CheckResult>>,
 }
@@ -147,6 +149,7 @@ impl ServerState {
             ejected_until: AtomicU64::new(0),
             warm_from: AtomicU64::new(0),
             errors_in_row: AtomicU32::new(0),
+            kept_by: AtomicU64::new(0),
             last_check: Mutex::new(None),
         }
     }

@@ -473,7 +473,7 @@ pub(super) static KEEPALIVE: Section = section(
         Key::new(
             "idle",
             Kind::Integer { min: 0, max: 100_000 },
-            "How many stay unused at a server, for each worker. More are kept while the load takes them up again within a second. 0: none, and no request goes over the connection of another.",
+            "How many stay unused at a server, for each worker. More are kept while the load takes them up again within a second. A worker that has none takes over, in plain text, what another has not used for 100 ms. 0: none, and no request goes over the connection of another.",
         )
         .or_integer(32),
         Key::new("timeout", time(MS, DURATION_MAX), "How long one waits.").or("30s"),

@@ -28,6 +28,7 @@
 //! - `exchange` one request and its answer on two connections, both bodies streaming
 //! - `mirror` copies of requests for another pool
 //! - `upstream` connections to servers, kept alive and watched
+//! - `stealing` those that another worker has kept and does not use
 //! - `watch` the circuit breaker of a pool
 //! - `reply` the head that the client gets
 //! - `explain` what would become of a request, without one
@@ -55,6 +56,7 @@ mod session;
 mod shared_answers;
 pub mod shared_limits;
 mod site;
+mod stealing;
 mod upstream;
 mod waiting;
 mod watch;

@@ -36,7 +36,7 @@ use crate::observe::sampling::Sampler;
 use crate::pools::{self, Asking, PoolRun};
 use crate::registry::{ListenerId, PoolId, PoolState, ServerId, ServerState, Snapshot};
 use crate::runtime::driver::{Driver, TcpOptions};
-use crate::runtime::mail::Mailbox;
+use crate::runtime::mail::{Mail, Mailbox};
 use crate::runtime::tasks::Shell;
 use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
@@ -104,7 +104,7 @@ impl<D: Driver> Office<D> {
             snapshot: RefCell::new(snapshot),
             pools: RefCell::new(pools),
             rng: RefCell::new(Rng::new(seed)),
-            kept: RefCell::default(),
+            kept: RefCell::new(Connections::new(worker)),
             lines: RefCell::default(),
             bells: Bells::default(),
             counts,
@@ -353,6 +353,16 @@ impl<D: Driver> Office<D> {
 
     pub(super) fn mailbox(&self) -> Mailbox {
         self.shared.workers[usize::from(self.worker)].mailbox.clone()
+    }
+
+    /// Tells another worker; the mail comes back when that one's box is full.
+    pub(super) fn post(&self, worker: u16, mail: Mail) -> Result<(), Mail> {
+        self.shared.workers[usize::from(worker)].mailbox.post(mail)
+    }
+
+    /// A server that is known here: another worker may know of one more.
+    pub(super) fn server(&self, id: ServerId) -> Option<Arc<ServerState>> {
+        self.snapshot.borrow().servers.get(id.0 as usize).cloned()
     }
 
     /// A thread has an answer for somebody who waits.

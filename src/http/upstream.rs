@@ -85,29 +85,71 @@ impl Stay {
     pub const ALL: Self = Self { oldest: Time::ZERO, idle_max: u32::MAX, settled: Time::ZERO };
 
     pub fn new(keepalive: KeepAlive, now: Time) -> Self {
-        let before = |time: Duration| Time(now.0.saturating_sub(time.as_nanos() as u64));
-        let (oldest, settled) = (before(keepalive.timeout), before(PRUNE_EVERY));
+        let (oldest, settled) = (before(now, keepalive.timeout), before(now, PRUNE_EVERY));
         Self { oldest, idle_max: keepalive.idle_max, settled }
     }
 }
 
+/// So long ago.
+pub(super) const fn before(now: Time, time: Duration) -> Time {
+    Time(now.0.saturating_sub(time.as_nanos() as u64))
+}
+
 /// Unused connections of one worker, by server; the last one in is the first out.
 pub struct Kept<D: Driver> {
-    by_server: Vec<Vec<Idle<D>>>,
+    worker: u16,
+    by_server: Vec<Rack<D>>,
     count: usize,
     prune_at: Time,
 }
 
-impl<D: Driver> Default for Kept<D> {
-    fn default() -> Self {
-        Self { by_server: Vec::new(), count: 0, prune_at: Time::NEVER }
+/// Those to one server.
+struct Rack<D: Driver> {
+    /// The first has been unused the longest.
+    list: Vec<Idle<D>>,
+    /// Whose hint says that there may be some here. It does while there are, and for a while
+    /// longer: what is taken mostly comes back, and the hint is every worker's.
+    hinted: Option<Arc<ServerState>>,
+    /// Other workers are asked for theirs from then on.
+    ask_at: Time,
+}
+
+impl<D: Driver> Rack<D> {
+    const fn new() -> Self {
+        Self { list: Vec::new(), hinted: None, ask_at: Time::ZERO }
+    }
+
+    /// Takes the hint back if there is nothing here.
+    fn settle_hint(&mut self, bit: u64) {
+        if self.list.is_empty()
+            && let Some(state) = self.hinted.take()
+        {
+            state.kept_by.fetch_and(!bit, Ordering::Relaxed);
+        }
     }
 }
 
 impl<D: Driver> Kept<D> {
+    pub const fn new(worker: u16) -> Self {
+        Self { worker, by_server: Vec::new(), count: 0, prune_at: Time::NEVER }
+    }
+
+    /// In the hints of servers; a worker that has none gives nothing away.
+    fn bit(&self) -> u64 {
+        1_u64.checked_shl(u32::from(self.worker)).unwrap_or(0)
+    }
+
+    fn rack(&mut self, server: ServerId) -> &mut Rack<D> {
+        let at = server.0 as usize;
+        if at >= self.by_server.len() {
+            self.by_server.resize_with(at + 1, Rack::new);
+        }
+        &mut self.by_server[at]
+    }
+
     /// A connection on which nothing has happened since it was put here.
     pub fn take(&mut self, server: ServerId, oldest: Time) -> Option<Stream<D>> {
-        let list = self.by_server.get_mut(server.0 as usize)?;
+        let list = &mut self.by_server.get_mut(server.0 as usize)?.list;
         while let Some(idle) = list.pop() {
             self.count -= 1;
             if idle.since >= oldest && idle.stream.socket().is_quiet() {
@@ -118,38 +160,79 @@ impl<D: Driver> Kept<D> {
     }
 
     /// Keeps a connection for the next request.
-    pub fn put(&mut self, server: ServerId, stream: Stream<D>, now: Time) {
+    pub fn put(&mut self, server: &Arc<ServerState>, stream: Stream<D>, since: Time) {
         if self.count >= KEPT_MAX {
             return;
         }
-        let at = server.0 as usize;
-        if at >= self.by_server.len() {
-            self.by_server.resize_with(at + 1, Vec::new);
-        }
         if self.count == 0 {
-            self.prune_at = now + PRUNE_EVERY;
+            self.prune_at = since + PRUNE_EVERY;
         }
-        stream.socket().arm_recv();
-        self.by_server[at].push(Idle { stream, since: now });
         self.count += 1;
+        stream.socket().arm_recv();
+        let bit = self.bit();
+        let rack = self.rack(server.id);
+        if rack.hinted.is_none() {
+            server.kept_by.fetch_or(bit, Ordering::Relaxed);
+            rack.hinted = Some(Arc::clone(server));
+        }
+        // At the end, unless it was another worker's.
+        let at = rack.list.partition_point(|idle| idle.since <= since);
+        rack.list.insert(at, Idle { stream, since });
+    }
+
+    /// The connection that has been unused the longest, and since when, if that is neither before
+    /// `oldest` nor after `latest`.
+    pub fn give(
+        &mut self,
+        server: ServerId,
+        oldest: Time,
+        latest: Time,
+    ) -> Option<(Stream<D>, Time)> {
+        let bit = self.bit();
+        let rack = self.by_server.get_mut(server.0 as usize)?;
+        let fits = |idle: &Idle<D>| idle.since >= oldest && idle.stream.socket().is_quiet();
+        let first = rack.list.iter().position(fits);
+        let given = first.filter(|&at| rack.list[at].since <= latest);
+        let given = given.map(|at| rack.list.remove(at));
+        self.count -= usize::from(given.is_some());
+        rack.settle_hint(bit);
+        given.map(|Idle { stream, since }| (stream, since))
+    }
+
+    /// Another worker that may have an unused connection to the server, chosen by `random`; none
+    /// while it is too soon to ask again.
+    pub fn whom_to_ask(&self, server: &ServerState, now: Time, random: u64) -> Option<u16> {
+        let others = server.kept_by.load(Ordering::Relaxed) & !self.bit();
+        let rack = self.by_server.get(server.id.0 as usize);
+        if others == 0 || rack.is_some_and(|rack| now < rack.ask_at) {
+            return None;
+        }
+        let turns = (random % 64) as u32;
+        Some(((others.rotate_right(turns).trailing_zeros() + turns) % 64) as u16)
+    }
+
+    /// Nobody is asked again before `then`.
+    pub fn ask_later(&mut self, server: ServerId, then: Time) {
+        self.rack(server).ask_at = then;
     }
 
     /// Closes those that have ended, and those that `stay` says are too many or too old.
     pub fn prune(&mut self, now: Time, mut stay: impl FnMut(ServerId) -> Stay) {
-        for (at, list) in self.by_server.iter_mut().enumerate() {
-            if list.is_empty() {
-                continue;
+        let bit = self.bit();
+        for (at, rack) in self.by_server.iter_mut().enumerate() {
+            if rack.hinted.is_none() {
+                continue; // nor is anything here
             }
-            let stay = stay(ServerId(at as u32));
-            // The first has been unused the longest.
+            let (stay, list) = (stay(ServerId(at as u32)), &mut rack.list);
             let mut surplus = list.len().saturating_sub(stay.idle_max as usize);
             list.retain(|idle| {
                 let is_surplus = surplus > 0 && idle.since < stay.settled;
                 surplus -= usize::from(is_surplus);
                 !is_surplus && idle.since >= stay.oldest && idle.stream.socket().is_quiet()
             });
+            rack.settle_hint(bit);
         }
-        self.count = self.by_server.iter().map(Vec::len).sum();
+        self.count = self.by_server.iter().map(|rack| rack.list.len()).sum();
         self.prune_at = if self.count == 0 { Time::NEVER } else { now + PRUNE_EVERY };
     }
 
@@ -182,17 +265,26 @@ impl<D: Driver> Office<D> {
         if self.pool_plan(pool).protocol != Protocol::Http1 {
             return Box::pin(self.share(pool, place, fresh, until)).await;
         }
-        let server = place.state.id;
-        let keepalive = self.pool_plan(pool).keepalive;
-        let oldest = Time(self.now().0.saturating_sub(keepalive.timeout.as_nanos() as u64));
+        let (server, oldest) = (place.state.id, self.oldest(pool, self.now()));
         // A connection that speaks for one client carries no requests of others.
         let proxy = Header::for_session(self.pool_plan(pool).send_proxy, peers.source, peers.local);
         let own = fresh || !proxy.as_bytes().is_empty();
-        let kept = if own { None } else { self.kept().take(server, oldest) };
+        let mut kept = if own { None } else { self.kept().take(server, oldest) };
+        if kept.is_none()
+            && !own
+            && let Some(owner) = self.whom_to_ask(&place.state)
+        {
+            kept = Box::pin(self.steal(owner, &place.state, until)).await;
+        }
         if let Some(stream) = kept {
             return Ok(Upstream { stream, place, reused: true });
         }
         Box::pin(self.open_new(pool, place, &proxy, until)).await
+    }
+
+    /// Connections to servers of the pool that were unused since before this are not used again.
+    pub(super) fn oldest(&self, pool: PoolId, now: Time) -> Time {
+        before(now, self.pool_plan(pool).keepalive.timeout)
     }
 
     async fn open_new(
@@ -249,7 +341,10 @@ impl<D: Driver> Office<D> {
         }
         let keeps = self.pool_plan(pool).keepalive.idle_max > 0 && !self.is_draining();
         if keeps && !upstream.place.state.is_taken_out() {
-            self.kept().put(server, upstream.stream, self.now());
+            self.kept().put(&upstream.place.state, upstream.stream, self.now());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

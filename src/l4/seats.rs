@@ -27,6 +27,7 @@ use crate::observe::record::SessionNames;
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::buffers::Queue;
 use crate::runtime::driver::{Driver, Fd};
+use crate::runtime::mail::{Steal, Stolen};
 use crate::runtime::tasks::{Inbox, Released, Socket, TaskId};
 use crate::runtime::time::Time;
 use crate::stream::{Stream, Tls};
@@ -260,12 +261,32 @@ impl<D: Driver> Gate<D> {
         while let Some(pool) = self.office.next_room() {
             self.release_next(pool);
         }
-        while let Some(Released { to }) = self.tasks.next_released() {
-            let (slot, generation) = (to as u32, (to >> 32) as u32);
-            if self.sessions.current(slot, generation).is_some() {
-                self.on_returned(slot);
+        while let Some(released) = self.tasks.next_released() {
+            match released {
+                Released::Returned { to } => {
+                    let (slot, generation) = (to as u32, (to >> 32) as u32);
+                    if self.sessions.current(slot, generation).is_some() {
+                        self.on_returned(slot);
+                    }
+                }
+                Released::Parted(stolen) => {
+                    if let (Err(_), Some(fd)) = (self.office.answer(stolen), stolen.fd) {
+                        self.driver.close_now(fd);
+                    }
+                }
             }
         }
+    }
+
+    /// Another worker wants one of our unused connections.
+    pub fn on_steal(&mut self, steal: Steal) {
+        self.office.on_steal(steal, self.driver.now());
+    }
+
+    /// Another worker has answered. A task takes it, because only those reach the driver.
+    pub fn on_stolen(&mut self, stolen: Stolen) {
+        let office = Rc::clone(&self.office);
+        self.tasks.spawn(async move { office.on_stolen(stolen) });
     }
 
     fn on_returned(&mut self, slot: u32) {

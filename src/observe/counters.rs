@@ -198,6 +198,8 @@ pub struct ServerCounts {
     pub rttvar_us: Count,
     /// Attempts made because this server failed another; by `RetryCause as usize`.
     pub retries: [Count; 4],
+    /// Connections taken from other workers, which did not use them.
+    pub stolen: Count,
 }
 
 /// All counters of one worker.

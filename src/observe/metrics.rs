@@ -176,6 +176,11 @@ fn servers(view: &View<'_>, text: &mut Text) {
     for row in &rows {
         text.sample("upstream_resets_total", &row.labels, row.sums.resets);
     }
+    let help = "Unused connections that a worker took from another.";
+    text.family("upstream_stolen_total", Kind::Counter, help);
+    for row in &rows {
+        text.sample("upstream_stolen_total", &row.labels, row.sums.stolen);
+    }
     text.family("upstream_connect_seconds", Kind::Histogram, "How long successful connects took.");
     for row in &rows {
         let none = Series::default();

@@ -113,6 +113,7 @@ pub struct ServerSums {
     pub rttvar_us: u64,
     /// By `RetryCause as usize`.
     pub retries: [u64; 4],
+    pub stolen: u64,
 }
 
 impl ServerSums {
@@ -227,6 +228,7 @@ impl View<'_> {
                 sums.bytes_in += counts.bytes_in.value();
                 sums.bytes_out += counts.bytes_out.value();
                 sums.retransmits += counts.retransmits.value();
+                sums.stolen += counts.stolen.value();
                 sums.rttvar_us = sums.rttvar_us.max(counts.rttvar_us.value());
                 for (sum, count) in sums.retries.iter_mut().zip(&counts.retries) {
                     *sum += count.value();

@@ -164,6 +164,9 @@ pub trait Driver: 'static {
     /// socket, `shutdown(SHUT_RDWR)`.
     fn reset_now(&mut self, fd: Fd);
     fn close_now(&mut self, fd: Fd);
+    /// Another worker gets the descriptor: nothing of it stays here, and it stays open. D4 holds as
+    /// for a close.
+    fn forget_now(&mut self, fd: Fd);
     /// Bytes the peer has not acknowledged (`SIOCOUTQ`).
     fn unsent_now(&mut self, fd: Fd) -> u32;
     /// What the kernel has measured on the way to the peer, at about the cost of a small send;

@@ -10,6 +10,7 @@ use crossbeam::queue::ArrayQueue;
 use hdrhistogram::Histogram;
 
 use super::driver::Fd;
+use super::time::Time;
 use super::worker::{Listening, SocketId};
 use crate::http::Told;
 use crate::net::Peer;
@@ -28,6 +29,10 @@ pub enum Mail {
     Released { pool: PoolId, slot: u32, generation: u32, arrival: u64 },
     /// A password was looked at, or a question answered, for a request that waits.
     Told(Told),
+    /// Another worker asks for an unused connection to a server.
+    Steal(Steal),
+    /// What came of that. A descriptor in it is the reader's, whether anybody still waits or not.
+    Stolen(Stolen),
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
     /// Asks whether everything that was posted before has been read.
@@ -47,6 +52,23 @@ pub enum Mail {
     Leave,
     /// Reset what is left, as `drain-timeout` or `shutdown`, and end.
     Stop { timed_out: bool },
+}
+
+/// Who has no unused connection to a server and waits for another worker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steal {
+    pub server: ServerId,
+    pub thief: u16,
+    pub ticket: u32,
+    pub generation: u32,
+}
+
+/// The answer: a connection, and since when it has not been used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stolen {
+    pub steal: Steal,
+    pub fd: Option<Fd>,
+    pub since: Time,
 }
 
 /// What a reload does to the listening sockets of one worker.

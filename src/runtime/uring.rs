@@ -312,6 +312,10 @@ impl Driver for Uring {
         sys::close(fd.0);
     }
 
+    fn forget_now(&mut self, _fd: Fd) {
+        // What is not in flight is nowhere in a ring.
+    }
+
     shared_calls!();
 
     fn splice_in_now(&mut self, fd: Fd, pipe: PipeId, max: u32) -> Result<u32, Errno> {

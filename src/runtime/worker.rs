@@ -351,6 +351,8 @@ impl<D: Driver> Worker<D> {
                 self.gate.on_released(pool, slot, generation);
             }
             Mail::Told(told) => self.gate.on_told(told),
+            Mail::Steal(steal) => self.gate.on_steal(steal),
+            Mail::Stolen(stolen) => self.gate.on_stolen(stolen),
             Mail::Snapshot(snapshot) => {
                 let old = self.gate.use_snapshot(snapshot);
                 self.gate.post_old(old);

@@ -79,6 +79,7 @@ mod server_host;
 mod shared_limits;
 mod slow_clients;
 mod stale_socket;
+mod stolen_connections;
 mod stream;
 mod stuck;
 mod talk;

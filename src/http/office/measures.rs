@@ -72,6 +72,10 @@ impl<D: Driver> Office<D> {
         }
     }
 
+    pub(in crate::http) fn count_stolen(&self, server: ServerId) {
+        self.counts.server(server).stolen.add(1);
+    }
+
     pub(in crate::http) fn count_retry(&self, server: Option<ServerId>, reason: Reason) {
         if let Some(server) = server {
             self.counts.server(server).retries[RetryCause::of(reason) as usize].add(1);

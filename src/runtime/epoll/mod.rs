@@ -314,6 +314,14 @@ impl Driver for Epoll {
         sys::close(fd.0);
     }
 
+    fn forget_now(&mut self, fd: Fd) {
+        let socket = std::mem::take(self.socket(fd));
+        debug_assert!(socket.first == NONE, "D4: {fd:?} is forgotten under an operation");
+        if socket.added {
+            sys::epoll_remove(&self.set, fd.0);
+        }
+    }
+
     shared_calls!();
 
     fn splice_in_now(&mut self, fd: Fd, pipe: PipeId, max: u32) -> Result<u32, Errno> {

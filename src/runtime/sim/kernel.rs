@@ -171,6 +171,13 @@ impl Driver for Sim {
         }
     }
 
+    fn forget_now(&mut self, fd: Fd) {
+        let state = &mut *lock(&self.state);
+        state.world.open(fd);
+        let armed = state.ops.on(fd).next();
+        assert!(armed.is_none(), "D4: {fd:?} is forgotten under {armed:?}");
+    }
+
     fn unsent_now(&mut self, fd: Fd) -> u32 {
         let world = &lock(&self.state).world;
         world.conn_of(fd).map_or(0, |id| world.links[id].conn.unsent(OURS))

@@ -7,8 +7,8 @@
 //! Invariants:
 //! - K1: the driver is in the shell exactly while tasks are polled. Outside of that, dropping a
 //!   task only leaves word of what is to be done, and [`Tasks::sweep`] does it.
-//! - K2: a socket's descriptor is closed, or handed back to its session, only when none of its
-//!   operations is in flight; dropping the socket cancels them.
+//! - K2: a socket's descriptor is closed, or handed back to its session or on to another worker,
+//!   only when none of its operations is in flight; dropping the socket cancels them.
 //! - K3: an idle connection holds no buffer: an inbox gives its memory back when it is empty.
 //! - K4: a panic ends the task it happened in.
 

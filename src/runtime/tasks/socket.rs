@@ -13,6 +13,7 @@ use super::shell::{Desk, Shell};
 use super::sockets::{End, Got};
 use crate::runtime::buffers::ChunkId;
 use crate::runtime::driver::{Driver, Fd, PathInfo, TcpOptions};
+use crate::runtime::mail::Stolen;
 
 /// Room that a receive wants in an inbox: a ring buffer's worth.
 const ROOM_MIN: usize = 4096;
@@ -63,6 +64,11 @@ impl<D: Driver> Socket<D> {
     /// When dropped, the descriptor stays open and `to` is told.
     pub const fn return_to(&mut self, to: u64) {
         self.end = End::Return { to };
+    }
+
+    /// Gives the connection to another worker, if nothing comes on it until its watch has ended.
+    pub fn part(mut self, stolen: Stolen) {
+        self.end = End::Part(stolen);
     }
 
     /// When dropped, the peer gets an RST.

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use crate::net::Endpoint;
 use crate::runtime::buffers::ChunkId;
 use crate::runtime::driver::{Completion, Driver, Fd, Interest};
+use crate::runtime::mail::Stolen;
 use crate::runtime::token::{Tag, Token};
 
 /// One direction's operation. A socket has two: receive, and connect or wait for room.
@@ -19,9 +20,11 @@ const WRITE: u8 = 1;
 
 /// A socket whose owner gave it back, with nothing in flight any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Released {
-    /// Whom the owner named.
-    pub to: u64,
+pub enum Released {
+    /// To the session it was borrowed from, which the owner named.
+    Returned { to: u64 },
+    /// To another worker: without a descriptor, if something had happened on it.
+    Parted(Stolen),
 }
 
 /// What becomes of a descriptor once nothing is in flight on it.
@@ -34,6 +37,8 @@ pub(super) enum End {
     Return {
         to: u64,
     },
+    /// It stays open and goes to another worker, if nothing has come on it.
+    Part(Stolen),
 }
 
 /// What a receive brought.
@@ -290,7 +295,11 @@ impl Sockets {
                 continue;
             }
             match end {
-                End::Return { to } => released.push(Released { to }),
+                End::Return { to } => released.push(Released::Returned { to }),
+                End::Part(stolen) => {
+                    let fd = entry.part(driver);
+                    released.push(Released::Parted(Stolen { fd, ..stolen }));
+                }
                 End::Close => driver.close_now(entry.fd),
                 End::Reset => {
                     driver.reset_now(entry.fd);
@@ -304,6 +313,18 @@ impl Sockets {
 }
 
 impl Entry {
+    /// Leaves the descriptor to another driver; or closes it. A cancel may win against what came
+    /// just before, so that only a look can tell whether something did.
+    fn part(&self, driver: &mut impl Driver) -> Option<Fd> {
+        let ended = matches!(self.recv.state, State::Done(Got::Failed(Errno::ECANCELED)));
+        if ended && driver.recv_bytes_now(self.fd, &mut [0]) == Err(Errno::EAGAIN) {
+            driver.forget_now(self.fd);
+            return Some(self.fd);
+        }
+        driver.close_now(self.fd);
+        None
+    }
+
     fn received(&mut self, completion: Completion) -> Got {
         match completion.result {
             Ok(_) if self.recv_polls => Got::Readable,

@@ -13,6 +13,7 @@ on_every_driver! {
     a_poll_of_a_counter_rings_each_time,
     a_reset_from_here_ends_what_is_armed_and_reaches_the_peer,
     a_descriptor_that_was_used_before_starts_anew,
+    a_descriptor_that_is_forgotten_works_with_another_driver_and_back,
     a_turn_ends_at_its_deadline,
 }
 
@@ -200,6 +201,44 @@ fn a_descriptor_that_was_used_before_starts_anew(bench: &mut Bench<impl Driver>)
         bench.close(fd);
     }
     assert!(numbers.len() < 50, "no number came twice: {numbers:?}");
+}
+
+fn a_descriptor_that_is_forgotten_works_with_another_driver_and_back(
+    bench: &mut Bench<impl Driver>,
+) {
+    there_and_back(bench, on_epoll());
+    if let Some(other) = on_uring() {
+        there_and_back(bench, other);
+    }
+}
+
+fn there_and_back(bench: &mut Bench<impl Driver>, mut other: Bench<impl Driver>) {
+    let (fd, mut far) = bench.accepted();
+    for round in 0..3 {
+        unused_here(bench, fd);
+        far.write_all(&[round]).unwrap();
+        other.driver.submit_recv(fd, false, token(RECV));
+        let chunk = other.last(RECV).chunk.expect("bytes");
+        assert_eq!(other.take(chunk), [round]);
+        unused_here(&mut other, fd);
+        far.write_all(b"back").unwrap();
+        bench.driver.submit_recv(fd, false, token(RECV));
+        let chunk = bench.last(RECV).chunk.expect("bytes");
+        assert_eq!(bench.take(chunk), b"back");
+    }
+    drop(far);
+    assert_eq!(bench.drain(fd), (Vec::new(), Ok(0)));
+    bench.close(fd);
+}
+
+/// Watches the connection, ends that, and lets go of it.
+fn unused_here(bench: &mut Bench<impl Driver>, fd: Fd) {
+    bench.driver.submit_recv(fd, false, token(RECV));
+    bench.turn(Duration::ZERO);
+    bench.driver.submit_cancel(token(RECV));
+    assert_eq!(bench.last(RECV).result, Err(Errno::ECANCELED));
+    assert_eq!(bench.driver.recv_bytes_now(fd, &mut [0]), Err(Errno::EAGAIN));
+    bench.driver.forget_now(fd);
 }
 
 fn a_turn_ends_at_its_deadline(bench: &mut Bench<impl Driver>) {

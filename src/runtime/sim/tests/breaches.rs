@@ -12,6 +12,15 @@ fn closing_under_an_operation() {
 }
 
 #[test]
+#[should_panic(expected = "D4")]
+fn forgetting_under_an_operation() {
+    let mut bench = Bench::new(1, Faults::NONE);
+    let (fd, _far) = bench.accepted();
+    bench.sim.submit_recv(fd, true, token(0));
+    bench.sim.forget_now(fd);
+}
+
+#[test]
 #[should_panic(expected = "use of a closed descriptor")]
 fn using_a_closed_descriptor() {
     let mut bench = Bench::new(1, Faults::NONE);
