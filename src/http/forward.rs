@@ -119,17 +119,13 @@ impl<D: Driver> Session<D> {
             let (attempt, reused) = self
                 .attempt(pool, errand, place, fresh, flow, until, terms, &mut watch, account)
                 .await;
-            if !(reused && matches!(attempt, Attempt::Again(_))) {
-                watch.failed(&self.office, &attempt);
+            if attempt.is_stale(reused) {
+                stale += 1;
+                account.attempts -= 1;
+                continue;
             }
+            watch.failed(&self.office, &attempt);
             let reason = match attempt {
-                Attempt::Again(_) if reused => {
-                    // The server had closed the connection: not the server's failure, nor an
-                    // attempt.
-                    stale += 1;
-                    account.attempts -= 1;
-                    continue;
-                }
                 Attempt::Again(reason) => reason,
                 done => return done,
             };
@@ -331,7 +327,7 @@ impl<D: Driver> Session<D> {
 
     /// Counts an attempt without an answer, unless the connection had only been kept too long.
     fn count_failed(&self, attempt: &Attempt, upstream: &Upstream<D>) {
-        if !(upstream.reused && matches!(attempt, Attempt::Again(_))) {
+        if !attempt.is_stale(upstream.reused) {
             self.office.count_attempt(&upstream.place.state, attempt.is_servers());
         }
     }

@@ -34,6 +34,12 @@ impl Attempt {
         };
         matches!(reason, Reason::ServerReset | Reason::BadUpstream | Reason::RequestTimeout)
     }
+
+    /// On a connection that was used before, this may only mean that the server had closed it: not
+    /// its failure, nor an attempt. A server that says nothing has not.
+    pub fn is_stale(&self, reused: bool) -> bool {
+        reused && matches!(self, Self::Again(reason) if *reason != Reason::RequestTimeout)
+    }
 }
 
 /// What a route says about trying again, at one attempt.

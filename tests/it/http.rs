@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::backend::{Backend, Reply};
 use super::gate::Gate;
 
-fn gate(backend: &Backend, listener: &str, routes: &str, pool: &str) -> Gate {
+pub fn gate(backend: &Backend, listener: &str, routes: &str, pool: &str) -> Gate {
     let address = backend.address;
     Gate::start(&format!(
         "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"stdout\"\n\
@@ -20,7 +20,7 @@ fn gate(backend: &Backend, listener: &str, routes: &str, pool: &str) -> Gate {
 }
 
 /// Sends `request` on a connection of its own and reads to the end.
-fn ask(gate: &Gate, request: &str) -> String {
+pub fn ask(gate: &Gate, request: &str) -> String {
     let mut stream = gate.connect("web");
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut answer = Vec::new();
@@ -28,12 +28,12 @@ fn ask(gate: &Gate, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn get(gate: &Gate, path: &str) -> String {
+pub fn get(gate: &Gate, path: &str) -> String {
     ask(gate, &format!("GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n"))
 }
 
 /// Reads one head, and leaves what follows.
-fn read_head(stream: &mut TcpStream) -> String {
+pub fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -44,7 +44,7 @@ fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// Reads one answer with a Content-Length, and leaves what follows.
-fn read_answer(stream: &mut TcpStream) -> (String, Vec<u8>) {
+pub fn read_answer(stream: &mut TcpStream) -> (String, Vec<u8>) {
     let head = read_head(stream);
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
     let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
@@ -425,39 +425,6 @@ fn a_client_that_closes_in_a_drain_has_its_answer_first() {
     busy.read_to_end(&mut rest).expect("an end in order");
     assert!(rest.is_empty());
     assert!(gate.wait_exit().success());
-}
-
-#[test]
-fn a_failed_answer_is_asked_for_again_where_the_route_says_so_and_only_then() {
-    let asked = AtomicUsize::new(0);
-    let backend = Backend::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
-        0 => Reply {
-            bytes: b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            closes: false,
-        },
-        _ => Reply::ok("fine"),
-    });
-    let routes = "[[listener.web.route]]\nmatch = { path = \"/again\" }\npool = \"app\"\n\
-        retries = { attempts = 2, on = [\"503\"], backoff = \"1ms\" }\n";
-    let gate = gate(&backend, "", routes, "");
-    assert!(get(&gate, "/again").ends_with("fine"));
-    let post = "POST /again HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\
-                Connection: close\r\n\r\n";
-    assert!(ask(&gate, post).starts_with("HTTP/1.1 503 "), "a POST is not repeated");
-    assert_eq!(backend.seen().len(), 3);
-}
-
-#[test]
-fn all_workers_together_try_again_within_one_budget() {
-    let backend = Backend::start(|_| Reply::raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"));
-    let routes = "[[listener.web.route]]\npool = \"app\"\n\
-        retries = { attempts = 2, on = [\"503\"], budget = \"1%\", backoff = \"1ms\" }\n";
-    let gate = gate(&backend, "", routes, "");
-    for _ in 0..60 {
-        let answer = get(&gate, "/");
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    }
-    assert_eq!(backend.seen().len(), 60 + 10, "ten are always within it, of all workers");
 }
 
 #[test]

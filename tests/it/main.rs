@@ -75,6 +75,7 @@ mod redis_script;
 mod relay;
 mod reload;
 mod renewal;
+mod retries;
 mod server_host;
 mod shared_limits;
 mod slow_clients;
