@@ -239,6 +239,18 @@ fn unused_here(bench: &mut Bench<impl Driver>, fd: Fd) {
     assert_eq!(bench.last(RECV).result, Err(Errno::ECANCELED));
     assert_eq!(bench.driver.recv_bytes_now(fd, &mut [0]), Err(Errno::EAGAIN));
     bench.driver.forget_now(fd);
+    assert!(!is_told_of(fd), "what happens on it still wakes this driver");
+}
+
+/// Some epoll set of the process has the descriptor.
+fn is_told_of(fd: Fd) -> bool {
+    let number = fd.0.to_string();
+    let names = |line: &str| {
+        line.strip_prefix("tfd:").and_then(|rest| rest.split_whitespace().next()) == Some(&number)
+    };
+    let infos = std::fs::read_dir("/proc/self/fdinfo").expect("procfs");
+    let texts = infos.flatten().filter_map(|info| std::fs::read_to_string(info.path()).ok());
+    texts.into_iter().any(|text| text.lines().any(names))
 }
 
 fn a_turn_ends_at_its_deadline(bench: &mut Bench<impl Driver>) {
