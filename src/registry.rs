@@ -3,9 +3,9 @@
 //! A plan says what should be; this is what is: sessions per server, health, who waits. It
 //! lives as long as the process, so a session may hold an id across any change of the
 //! membership. What workers write is one padded atomic per server (`load`), one per listener
-//! (`active`), one count of requests per HTTP pool (`retries`), a hint about unused connections
-//! (`kept_by`), which changes rarely, and the wait queue, which only matters when a pool is out
-//! of servers. All else is written by the control thread and read by workers.
+//! (`active`), a hint about unused connections (`kept_by`), which changes rarely, and the wait
+//! queue, which only matters when a pool is out of servers; what they count of retries has a part
+//! for each of them. All else is written by the control thread and read by workers.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

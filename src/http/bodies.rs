@@ -57,7 +57,7 @@ impl<D: Driver> Session<D> {
         draft: &mut Vec<u8>,
         account: &mut Account,
     ) -> Result<(), Result<Reject, Reason>> {
-        let site = std::sync::Arc::clone(&self.site);
+        let site = std::rc::Rc::clone(&self.site);
         let chain = site.chain(Some(errand.route));
         let max = site.rules.body_max(chain);
         if errand.expects {
@@ -98,7 +98,7 @@ impl<D: Driver> Session<D> {
         inbox: &mut Inbox,
         head: &ResponseHead,
     ) -> Result<Vec<u8>, Reason> {
-        let site = std::sync::Arc::clone(&self.site);
+        let site = std::rc::Rc::clone(&self.site);
         let chain = site.chain(Some(errand.route));
         let max = site.rules.body_max(chain);
         let body = Body::new(head.framing, &site.limits.of_answers());

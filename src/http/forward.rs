@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -52,7 +51,7 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         let pool = PoolId(errand.pool as u16);
         account.pool = Some(pool);
-        let site = Arc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let spec = &site.table.spec(errand.route).retries;
         let copy = self.begin_copy(errand, draft);
         let mut flow =
@@ -101,7 +100,7 @@ impl<D: Driver> Session<D> {
         let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
-        self.office.retry_budget(pool).request(self.office.now());
+        self.office.retry_budget(pool).request(self.office.worker(), self.office.now());
         loop {
             let mut watch = match self.office.watch(pool) {
                 Ok(watch) => watch,
@@ -160,7 +159,7 @@ impl<D: Driver> Session<D> {
         account: &mut Account,
     ) -> Then {
         account.reason = reason_of(reject);
-        let site = Arc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
         self.answer(&answer_to(reject), errand.manner(&site, true, &lines), account).await;
@@ -182,7 +181,7 @@ impl<D: Driver> Session<D> {
             return Then::Abort(reason);
         }
         let closes = !has_all || !errand.keep_alive || self.office.is_draining();
-        let site = Arc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
         let manner = errand.manner(&site, closes, &lines);

@@ -1,7 +1,6 @@
 //! Answers that are made here and not by a server.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
 use sluicegate_l7::http1::{Framing, Reject, Version};
@@ -26,7 +25,7 @@ impl<D: Driver> Session<D> {
             return self.answer_grpc(answer, manner, account).await;
         }
         let mut out = self.office.draft();
-        let site = Arc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let page = site.plan.errors.iter().find(|page| page.status == answer.status);
         let own_body = page
             .map(|page| Content { content_type: &page.content_type, body: page.body.as_bytes() });
@@ -73,7 +72,7 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         let Verdict { errand, act } = verdict;
         account.of(&errand);
-        let site = Arc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
         let keeps = errand.keep_alive

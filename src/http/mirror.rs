@@ -29,7 +29,7 @@ use super::office::Office;
 use super::reply::Passage;
 use super::retry::Attempt;
 use super::session::{Peers, Session};
-use super::site::Site;
+use super::site::SiteRef;
 use super::upstream::{Failed, Upstream};
 use super::watch::Watch;
 use crate::limits::Permit;
@@ -92,7 +92,7 @@ impl Copying {
 /// A copy on its way, without its bytes.
 struct Copy<D: Driver> {
     office: Rc<Office<D>>,
-    site: Arc<Site>,
+    site: SiteRef,
     peers: Rc<Peers>,
     route: usize,
     pool: PoolId,
@@ -131,7 +131,7 @@ impl<D: Driver> Session<D> {
         };
         let copy = Copy {
             office: Rc::clone(office),
-            site: Arc::clone(&self.site),
+            site: Rc::clone(&self.site),
             peers: Rc::clone(&self.peers),
             route: errand.route,
             pool: PoolId(spec.pool as u16),

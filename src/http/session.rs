@@ -27,7 +27,7 @@ use super::log_text;
 use super::made_here::answer_to;
 use super::office::Office;
 use super::policies::{self, Gate};
-use super::site::Site;
+use super::site::{Site, SiteRef};
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
 use crate::observe::requests::{Proto, RequestRecord, RequestText};
@@ -76,7 +76,7 @@ impl Peers {
 /// A connection between requests, or in one.
 pub(super) struct Session<D: Driver> {
     pub office: Rc<Office<D>>,
-    pub site: Arc<Site>,
+    pub site: SiteRef,
     pub stream: Stream<D>,
     pub inbox: Inbox,
     pub fields: Fields,
@@ -165,7 +165,7 @@ pub async fn serve<D: Driver>(
     peers: Peers,
     idle: Rc<std::cell::Cell<bool>>,
 ) -> Outcome {
-    let peers = Rc::new(peers);
+    let (peers, site) = (Rc::new(peers), Rc::new(site));
     if peers.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
         return h2::serve(office, site, stream, inbox, peers).await;
     }

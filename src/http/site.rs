@@ -1,5 +1,6 @@
 //! One HTTP listener, made ready from the plan: its routes, limits and rules for fields.
 
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use sluicegate_l7::http1::{Known, Limits};
@@ -50,6 +51,9 @@ pub struct Site {
     /// Fields that policies write for servers, and that no client may send. Lower case.
     owned: Vec<String>,
 }
+
+/// A worker's hold on one: its requests count who holds it, and no other worker writes there.
+pub type SiteRef = Rc<Arc<Site>>;
 
 /// What is not as the other side says it.
 #[derive(Debug, Default)]

@@ -1,8 +1,9 @@
 //! How much of a pool's requests may be tried again: a share of those of the last ten seconds,
 //! over all workers.
 //!
-//! Requests are counted on every worker, one relaxed addition each; retries are rare, so whoever
-//! wants one takes a lock, and of two that see the last of the budget one gets it.
+//! Requests are counted on every worker, in a part of its own, so that no request touches a cache
+//! line that another worker writes. Retries are rare: whoever wants one adds all parts up under a
+//! lock, and of two that see the last of the budget one gets it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,19 +27,22 @@ const SLOTS: usize = 16;
 const COUNT_BITS: u32 = 32;
 const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
 
+/// Counts by worker; two share one only where there are more workers.
+const PARTS: usize = 16;
+
 /// Of one pool.
 #[derive(Debug, Default)]
 pub struct RetryBudget {
-    requests: CachePadded<[AtomicU64; SLOTS]>,
+    requests: [CachePadded<[AtomicU64; SLOTS]>; PARTS],
     /// Slots likewise.
     retries: Mutex<[u64; SLOTS]>,
 }
 
 impl RetryBudget {
-    /// Counts a request.
-    pub fn request(&self, now: Time) {
+    /// Counts a request of a worker.
+    pub fn request(&self, worker: u16, now: Time) {
         let second = second(now);
-        let slot = &self.requests[place(second)];
+        let slot = &self.requests[usize::from(worker) % PARTS][place(second)];
         let known = slot.load(Ordering::Relaxed);
         if known >> COUNT_BITS == second {
             slot.fetch_add(1, Ordering::Relaxed);
@@ -58,14 +62,19 @@ impl RetryBudget {
     pub fn retry(&self, now: Time, percent: u8) -> bool {
         let second = second(now);
         let mut retries = lock(&self.retries);
-        let requests = self.requests.iter().map(|slot| slot.load(Ordering::Relaxed));
-        let share = counted(requests, second) * u64::from(percent) / 100;
+        let share = self.requests(second) * u64::from(percent) / 100;
         if counted(retries.iter().copied(), second) >= share.max(RETRIES_MIN) {
             return false;
         }
         let slot = &mut retries[place(second)];
         *slot = if *slot >> COUNT_BITS == second { *slot + 1 } else { second << COUNT_BITS | 1 };
         true
+    }
+
+    /// Of all workers, in the window that ends with `second`.
+    fn requests(&self, second: u64) -> u64 {
+        let slots = self.requests.iter().flat_map(|part| part.iter());
+        counted(slots.map(|slot| slot.load(Ordering::Relaxed)), second)
     }
 }
 
@@ -101,11 +110,11 @@ mod tests {
     fn a_budget_is_a_share_of_the_requests_of_ten_seconds() {
         let (budget, now) = (RetryBudget::default(), Time(1) + 1_000 * SECOND);
         assert_eq!(granted(&budget, now), 10, "of no requests");
-        (0..100).for_each(|_| budget.request(now));
+        (0..100).for_each(|_| budget.request(0, now));
         assert_eq!(granted(&budget, now), 10, "twenty of a hundred, and ten are spent");
-        (0..50).for_each(|_| budget.request(now + 9 * SECOND));
+        (0..50).for_each(|_| budget.request(1, now + 9 * SECOND));
         assert_eq!(granted(&budget, now + 9 * SECOND), 10, "thirty of a hundred and fifty");
-        (0..50).for_each(|_| budget.request(now + 10 * SECOND));
+        (0..50).for_each(|_| budget.request(1, now + 10 * SECOND));
         assert_eq!(granted(&budget, now + 10 * SECOND), 10, "twenty of a hundred, ten are spent");
         assert_eq!(granted(&budget, now + 60 * SECOND), 10, "an old window is forgotten");
     }
@@ -118,7 +127,7 @@ mod tests {
             for nth in 0..10_000 {
                 // Clocks of workers differ by a little, also across the end of a second.
                 let now = start + Duration::from_micros(nth * 200 + worker * 50);
-                budget.request(now);
+                budget.request(worker as u16 * 8, now);
                 granted += usize::from(nth >= 9_000 && budget.retry(now, 1));
             }
             granted
@@ -127,8 +136,7 @@ mod tests {
             let workers: Vec<_> = (0..4).map(|id| scope.spawn(move || work(id))).collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
-        let counted = counted(budget.requests.iter().map(|slot| slot.load(Ordering::Relaxed)), 9);
-        assert_eq!(counted, 40_000);
+        assert_eq!(budget.requests(9), 40_000);
         assert_eq!(granted, 400);
     }
 }

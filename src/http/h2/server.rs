@@ -11,7 +11,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use super::watch::Bell;
 use super::{HEADER_TABLE, SEND_BUFFER_MAX, WINDOW_CONNECTION, WINDOW_STREAM};
 use crate::http::office::Office;
 use crate::http::session::{Peers, Session, Then};
-use crate::http::site::Site;
+use crate::http::site::{Site, SiteRef};
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
@@ -66,7 +65,7 @@ struct Ledger {
 /// What a stream's task needs to know.
 struct House<D: Driver> {
     office: Rc<Office<D>>,
-    site: Arc<Site>,
+    site: SiteRef,
     peers: Rc<Peers>,
     ledger: Ledger,
 }
@@ -101,7 +100,7 @@ enum Event {
 /// Serves a connection to its end.
 pub async fn serve<D: Driver>(
     office: Rc<Office<D>>,
-    site: Arc<Site>,
+    site: SiteRef,
     stream: Stream<D>,
     inbox: Inbox,
     peers: Rc<Peers>,
@@ -320,7 +319,7 @@ async fn serve_stream<D: Driver>(
         ServerMessage::new(Rc::clone(&shell), request.into_body(), form, is_head, respond);
     let mut session = Session {
         office: Rc::clone(office),
-        site: Arc::clone(site),
+        site: Rc::clone(site),
         stream: Stream::of_message(Box::new(message)),
         inbox,
         fields: Fields::new(),

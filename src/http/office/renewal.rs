@@ -1,12 +1,13 @@
 //! A new snapshot in the office: what is kept, and what another plan makes out of date.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Office;
 use crate::config::plan;
 use crate::control::jwks::HeldKeys;
-use crate::http::site::Site;
+use crate::http::site::SiteRef;
 use crate::http::upstream::Stay;
 use crate::pools;
 use crate::registry::{ServerId, Snapshot};
@@ -16,14 +17,14 @@ impl<D: Driver> Office<D> {
     /// The rules of a connection's listener as they are now, for its next request: a key that was
     /// taken away opens nothing on connections that are there. A listener that is gone, or no
     /// longer under TLS or not, leaves its connections what they came under.
-    pub(in crate::http) fn renew(&self, site: &mut Arc<Site>) {
+    pub(in crate::http) fn renew(&self, site: &mut SiteRef) {
         let snapshot = self.snapshot.borrow();
         let front = snapshot.fronts.listeners.get(usize::from(site.listener.0));
         if let Some(fresh) = front.and_then(|front| front.site.as_ref())
             && !Arc::ptr_eq(fresh, site)
             && fresh.secure == site.secure
         {
-            *site = Arc::clone(fresh);
+            *site = Rc::new(Arc::clone(fresh));
         }
     }
 

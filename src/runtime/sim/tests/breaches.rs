@@ -2,22 +2,23 @@
 
 use super::*;
 
-#[test]
-#[should_panic(expected = "D4")]
-fn closing_under_an_operation() {
+fn under_a_receive(deed: impl FnOnce(&mut Sim, Fd)) {
     let mut bench = Bench::new(1, Faults::NONE);
     let (fd, _far) = bench.accepted();
     bench.sim.submit_recv(fd, true, token(0));
-    bench.sim.close_now(fd);
+    deed(&mut bench.sim, fd);
+}
+
+#[test]
+#[should_panic(expected = "D4")]
+fn closing_under_an_operation() {
+    under_a_receive(Sim::close_now);
 }
 
 #[test]
 #[should_panic(expected = "D4")]
 fn forgetting_under_an_operation() {
-    let mut bench = Bench::new(1, Faults::NONE);
-    let (fd, _far) = bench.accepted();
-    bench.sim.submit_recv(fd, true, token(0));
-    bench.sim.forget_now(fd);
+    under_a_receive(Sim::forget_now);
 }
 
 #[test]
@@ -32,10 +33,7 @@ fn using_a_closed_descriptor() {
 #[test]
 #[should_panic(expected = "second receive")]
 fn two_receives_on_one_socket() {
-    let mut bench = Bench::new(1, Faults::NONE);
-    let (fd, _far) = bench.accepted();
-    bench.sim.submit_recv(fd, true, token(0));
-    bench.sim.submit_recv(fd, false, token(1));
+    under_a_receive(|sim, fd| sim.submit_recv(fd, false, token(1)));
 }
 
 #[test]
