@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 PROXY_CORE = 0
@@ -48,14 +49,18 @@ def run_load(command, timeout_s):
 
 
 class Process:
-    """A server that listens on `port`; a context manager that ends it and its children."""
+    """A server that listens on `port`; a context manager that ends it and its children.
 
-    def __init__(self, command, port, core, directory, environment=None):
+    `ready` is a URL that answers 200 once it serves, for those that accept before they do.
+    """
+
+    def __init__(self, command, port, core, directory, environment=None, ready=None):
         self.command = [str(word) for word in command]
         self.port = port
         self.core = core
         self.log = Path(directory) / f"{Path(self.command[0]).name}-{port}.log"
         self.environment = {**os.environ, **(environment or {})}
+        self.ready = ready
         self.child = None
 
     def __enter__(self):
@@ -93,8 +98,10 @@ class Process:
                 break
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                if self.ready:
+                    urllib.request.urlopen(self.ready, timeout=1).close()
                 return
-            except OSError:
+            except OSError:  # an answer that is none too: urllib.error.URLError is one
                 time.sleep(0.02)
         raise Failed(f"{self.command[0]} does not accept on port {self.port}\n{self.log.read_text()}")
 

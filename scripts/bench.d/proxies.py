@@ -20,7 +20,7 @@ import sys
 import venv
 from pathlib import Path
 
-from processes import PROXY_CORE, Failed, Process, need
+from processes import PROXY_CORE, Failed, Process, free_port, need
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -355,10 +355,12 @@ class Traefik(FromPypi):
     def start(self, to_port, port, directory, duty="tcp"):
         config = Path(directory) / f"traefik-{port}.yaml"
         routes = Path(directory) / f"traefik-routes-{port}.yaml"
+        admin = free_port()
         config.write_text(
             f"""global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
 log: {{ level: ERROR }}
-entryPoints: {{ bench: {{ address: "127.0.0.1:{port}" }} }}
+entryPoints: {{ bench: {{ address: "127.0.0.1:{port}" }}, traefik: {{ address: "127.0.0.1:{admin}" }} }}
+api: {{ insecure: true }}
 providers: {{ file: {{ filename: "{routes}" }} }}
 """
         )
@@ -369,4 +371,6 @@ providers: {{ file: {{ filename: "{routes}" }} }}
 """
         )
         command = [self.binary(), f"--configFile={config}"]
-        return Process(command, port, PROXY_CORE, directory, {"GOMAXPROCS": "1"})
+        # It accepts before it knows its routes, and answers with HTTP until then.
+        routed = f"http://127.0.0.1:{admin}/api/tcp/routers/bench@file"
+        return Process(command, port, PROXY_CORE, directory, {"GOMAXPROCS": "1"}, routed)
