@@ -313,6 +313,12 @@ impl<D: Driver> Gate<D> {
         let Phase::Connecting { started, timed_out } = session.phase else { return };
         let Some(server) = session.server else { return };
         if let Err(errno) = completion.result {
+            if errno == Errno::EADDRNOTAVAIL
+                && !timed_out
+                && self.connect_from_any_port(slot, server)
+            {
+                return;
+            }
             let result = match errno {
                 Errno::ECANCELED if timed_out => ConnectResult::Timeout,
                 errno => ConnectResult::of(errno),
@@ -335,6 +341,18 @@ impl<D: Driver> Gate<D> {
         } else {
             self.begin_relay(slot);
         }
+    }
+
+    /// The few local ports that were offered are taken. False if all are.
+    fn connect_from_any_port(&mut self, slot: u32, server: ServerId) -> bool {
+        let Some(fd) = self.fd(slot, Side::Upstream) else { return false };
+        let lifted = self.driver.lift_ports_now(fd);
+        if lifted {
+            let address = self.snapshot.servers[server.0 as usize].address.clone();
+            let token = self.start(slot, Op::Connect);
+            self.driver.submit_connect(fd, &address, token);
+        }
+        lifted
     }
 
     /// The PROXY header goes first. False if the new connection did not take it.

@@ -281,6 +281,13 @@ impl Connection {
         io: &mut D,
     ) -> Event {
         let Phase::Connecting { then } = self.phase else { return Event::Nothing };
+        if let (Err(Errno::EADDRNOTAVAIL), Some(fd)) = (result, self.fd)
+            && io.lift_ports_now(fd)
+        {
+            self.in_flight += 1;
+            io.submit_connect(fd, &orders.to, self.token(CONNECT));
+            return Event::Nothing;
+        }
         if let Err(errno) = result {
             let fault = Fault { kind: Failure::Connect, why: Why::Errno(errno) };
             self.phase =

@@ -10,6 +10,10 @@ macro_rules! shared_calls {
             let _ = sys::set_keep_alive(fd.0, options);
         }
 
+        fn lift_ports_now(&mut self, fd: Fd) -> bool {
+            Ports::lift(fd.0)
+        }
+
         fn finish_now(&mut self, fd: Fd) {
             sys::shutdown_write(fd.0);
         }

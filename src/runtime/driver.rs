@@ -156,6 +156,9 @@ pub trait Driver: 'static {
     /// # Errors
     /// socket(2)'s and bind(2)'s: no descriptor left, not a local address.
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno>;
+    /// After a connect that ended with `EADDRNOTAVAIL`: lets the socket take any local port, where
+    /// it was offered a few. False if it had all: there is none left.
+    fn lift_ports_now(&mut self, fd: Fd) -> bool;
     /// Sets keep-alive and user timeout of a TCP socket.
     fn keep_alive_now(&mut self, fd: Fd, options: &TcpOptions);
     /// Puts the FIN on the wire after what is queued: `shutdown(SHUT_WR)`.

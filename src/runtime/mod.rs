@@ -10,6 +10,7 @@ pub mod epoll;
 pub mod listen;
 pub mod mail;
 mod pipes;
+mod ports;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 #[allow(unsafe_code)]

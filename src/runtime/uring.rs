@@ -34,6 +34,7 @@ use super::driver::{
     Completion, Driver, Fd, Interest, PathInfo, PipeId, StreamOptions, TcpOptions,
 };
 use super::pipes::Pipes;
+use super::ports::Ports;
 use super::sys;
 use super::time::Time;
 use super::token::{Tag, Token};
@@ -82,6 +83,7 @@ pub struct Uring {
     addresses: Box<[Option<SockAddr>]>,
     pushed: usize,
     pipes: Pipes,
+    ports: Ports,
     now: Time,
     /// Completions reaped while making room for a submission; delivered by the next turn.
     stash: Vec<Completion>,
@@ -109,6 +111,7 @@ impl Uring {
             addresses: (0..config.sq_entries.next_power_of_two()).map(|_| None).collect(),
             pushed: 0,
             pipes: Pipes::new(config.pipes_max, config.pipe_bytes),
+            ports: Ports::of_host(),
             now: Time(sys::monotonic_ns()),
             stash: Vec::with_capacity(config.cq_entries as usize),
         })
@@ -301,7 +304,11 @@ impl Driver for Uring {
     }
 
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno> {
-        sys::open(to, options).map(Fd)
+        let fd = sys::open(to, options)?;
+        if let Endpoint::Ip(to) = to {
+            self.ports.offer(fd, *to);
+        }
+        Ok(Fd(fd))
     }
 
     fn reset_now(&mut self, fd: Fd) {

@@ -40,6 +40,7 @@ use super::driver::{
     Completion, Driver, Fd, Interest, PathInfo, PipeId, StreamOptions, TcpOptions,
 };
 use super::pipes::Pipes;
+use super::ports::Ports;
 use super::sys;
 use super::time::Time;
 use super::token::Token;
@@ -71,6 +72,7 @@ pub struct Epoll {
     /// Ring buffers that nobody has.
     free: Vec<ChunkId>,
     pipes: Pipes,
+    ports: Ports,
     now: Time,
 }
 
@@ -90,6 +92,7 @@ impl Epoll {
             buffers,
             free,
             pipes: Pipes::new(pipes_max, pipe_bytes),
+            ports: Ports::of_host(),
             now: Time(sys::monotonic_ns()),
         })
     }
@@ -286,7 +289,11 @@ impl Driver for Epoll {
     }
 
     fn open_now(&mut self, to: &Endpoint, options: &StreamOptions) -> Result<Fd, Errno> {
-        sys::open(to, options).map(|fd| self.fresh(fd))
+        let fd = sys::open(to, options)?;
+        if let Endpoint::Ip(to) = to {
+            self.ports.offer(fd, *to);
+        }
+        Ok(self.fresh(fd))
     }
 
     fn reset_now(&mut self, fd: Fd) {

@@ -137,6 +137,10 @@ impl Driver for Sim {
         lock(&self.state).world.open_socket()
     }
 
+    fn lift_ports_now(&mut self, fd: Fd) -> bool {
+        lock(&self.state).world.lift_ports(fd)
+    }
+
     fn keep_alive_now(&mut self, fd: Fd, _options: &TcpOptions) {
         lock(&self.state).world.open(fd);
     }

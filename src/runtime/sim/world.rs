@@ -240,6 +240,15 @@ impl World {
         self.allocate(Open::Stream(None))
     }
 
+    /// Half of the sockets had been offered a few local ports only, and are now as they were new.
+    pub fn lift_ports(&mut self, fd: Fd) -> bool {
+        let lifted = self.rng.chance(500);
+        if lifted {
+            self.set_open(fd, Open::Stream(None));
+        }
+        lifted
+    }
+
     // ---- connections ----
 
     fn add(&mut self, phase: Phase, endpoint: Option<Endpoint>, unix: bool) -> ConnId {

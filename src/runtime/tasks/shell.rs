@@ -173,8 +173,11 @@ impl<D: Driver> Shell<D> {
             drop(desk);
             Socket::new(Rc::clone(self), slot)
         };
-        socket.connected().await?;
-        Ok(socket)
+        let mut connected = socket.connected().await;
+        if connected == Err(Errno::EADDRNOTAVAIL) && socket.connect_from_any_port(to) {
+            connected = socket.connected().await;
+        }
+        connected.map(|()| socket)
     }
 
     /// Takes over a descriptor on which nothing is in flight.

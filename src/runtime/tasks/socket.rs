@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::inbox::Inbox;
 use super::shell::{Desk, Shell};
 use super::sockets::{End, Got};
+use crate::net::Endpoint;
 use crate::runtime::buffers::ChunkId;
 use crate::runtime::driver::{Driver, Fd, PathInfo, TcpOptions};
 use crate::runtime::mail::Stolen;
@@ -76,6 +77,17 @@ impl<D: Driver> Socket<D> {
         if self.end == End::Close {
             self.end = End::Reset;
         }
+    }
+
+    /// Connects again if the few local ports that were offered are taken. False if all are.
+    pub(super) fn connect_from_any_port(&self, to: &Endpoint) -> bool {
+        let mut desk = self.shell.desk();
+        let (driver, sockets, _) = desk.parts();
+        let lifted = driver.lift_ports_now(sockets.fd(self.slot));
+        if lifted {
+            sockets.connect(self.slot, to, driver);
+        }
+        lifted
     }
 
     /// The connect has ended.

@@ -6,6 +6,7 @@ on_every_driver! {
     one_accept_brings_many_clients_until_it_is_cancelled,
     a_single_accept_leaves_the_others_in_the_queue,
     a_connect_succeeds_or_says_why_not,
+    a_connect_that_finds_its_few_ports_taken_may_have_any,
     a_connect_in_flight_ends_with_a_cancel,
     a_peer_that_resets_at_once_was_connected_or_is_told_as_a_reset,
     a_unix_socket_with_a_full_queue_refuses_at_once,
@@ -97,6 +98,33 @@ fn a_peer_that_resets_at_once_was_connected_or_is_told_as_a_reset(bench: &mut Be
             assert_eq!(bench.drain(fd), (Vec::new(), Err(Errno::ECONNRESET)));
         }
         bench.close(fd);
+    }
+}
+
+fn a_connect_that_finds_its_few_ports_taken_may_have_any<D: Driver>(bench: &mut Bench<D>) {
+    let to = Endpoint::Ip(bench.listener.local_addr().unwrap());
+    let open = |driver: &mut D| driver.open_now(&to, &StreamOptions { source: None }).unwrap();
+    let fd = open(&mut bench.driver);
+    let range = sys::option(fd.0, libc::SOL_IP, IP_LOCAL_PORT_RANGE).expect("Linux 6.3");
+    let mut others = Vec::new();
+    loop {
+        let other = open(&mut bench.driver);
+        sys::set_option(other.0, libc::SOL_IP, IP_LOCAL_PORT_RANGE, range).unwrap();
+        others.push(other);
+        bench.driver.submit_connect(other, &to, token(CONNECT));
+        match bench.last(CONNECT).result {
+            Ok(_) => assert!(others.len() <= 8, "there are not more"),
+            Err(errno) => break assert_eq!(errno, Errno::EADDRNOTAVAIL),
+        }
+    }
+    bench.driver.submit_connect(fd, &to, token(CONNECT));
+    assert_eq!(bench.last(CONNECT).result, Err(Errno::EADDRNOTAVAIL));
+    assert!(bench.driver.lift_ports_now(fd));
+    bench.driver.submit_connect(fd, &to, token(CONNECT));
+    assert_eq!(bench.last(CONNECT).result, Ok(0));
+    assert!(!bench.driver.lift_ports_now(fd), "it may have any already");
+    for fd in others.into_iter().chain([fd]) {
+        bench.driver.close_now(fd);
     }
 }
 

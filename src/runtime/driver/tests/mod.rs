@@ -10,6 +10,7 @@ use socket2::{SockRef, Socket};
 use super::*;
 use crate::runtime::buffers::{Queue, Sizes};
 use crate::runtime::epoll::Epoll;
+use crate::runtime::ports::IP_LOCAL_PORT_RANGE;
 use crate::runtime::sys;
 use crate::runtime::token::Tag;
 use crate::runtime::uring::{self, Uring, UringConfig};
