@@ -121,7 +121,11 @@ impl Breaker {
                 self.enter(Phase::HalfOpen { in_flight: 1, good: 0 });
                 Admit::Probe(Ticket(self.generation))
             }
-            Phase::HalfOpen { in_flight, good } if *in_flight + *good < self.plan.probes => {
+            // With none in flight nothing else would ever decide: a new plan may want fewer than
+            // were good already.
+            Phase::HalfOpen { in_flight, good }
+                if *in_flight == 0 || *in_flight + *good < self.plan.probes =>
+            {
                 *in_flight += 1;
                 Admit::Probe(Ticket(self.generation))
             }

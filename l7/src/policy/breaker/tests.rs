@@ -231,3 +231,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_plan_that_wants_fewer_probes_than_were_good_lets_one_more_decide() {
+    let mut breaker = opened();
+    breaker.set_plan(BreakerPlan { probes: 10, ..PLAN });
+    let now = START + nanos(PLAN.open_for);
+    assert_eq!(run(&mut breaker, now, "GGGG"), BreakerState::HalfOpen);
+    breaker.set_plan(BreakerPlan { probes: 3, ..PLAN });
+    let Admit::Probe(ticket) = breaker.admit(now) else { panic!("somebody has to decide") };
+    assert_eq!(breaker.admit(now), Admit::Shed, "one is enough");
+    assert_eq!(breaker.record(now, ticket, GOOD), Some(BreakerState::Closed));
+}
