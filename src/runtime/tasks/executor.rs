@@ -140,10 +140,7 @@ impl<D: Driver> Tasks<D> {
             let mut desk = self.shell.desk();
             desk.now = now;
             desk.sleepers.expire(now);
-            desk.handshake_turns = 1;
-            if let Some(next) = desk.handshakes.pop_front() {
-                next.wake();
-            }
+            desk.handshakes.begin();
         }
         if !self.ready.is_empty() {
             self.shell.desk().driver = driver.take();
@@ -198,7 +195,7 @@ impl<D: Driver> Tasks<D> {
             return Time::NEVER;
         }
         let desk = self.shell.desk();
-        if !self.ready.is_empty() || !desk.handshakes.is_empty() || desk.sockets.has_orphans() {
+        if !self.ready.is_empty() || desk.handshakes.has_waiting() || desk.sockets.has_orphans() {
             return Time::ZERO;
         }
         desk.sleepers.wheel.next_deadline().unwrap_or(Time::NEVER)

@@ -19,6 +19,7 @@ mod shell;
 mod sleep;
 mod socket;
 mod sockets;
+mod turns;
 
 pub use executor::{TaskId, Tasks};
 pub use inbox::Inbox;

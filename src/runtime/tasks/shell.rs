@@ -1,12 +1,11 @@
 //! What a task reaches the kernel and the clock through.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use nix::errno::Errno;
 
@@ -15,6 +14,7 @@ use super::inbox::{Inbox, Spares};
 use super::sleep::{Elapsed, Sleep, Sleepers};
 use super::socket::Socket;
 use super::sockets::Sockets;
+use super::turns::Turns;
 use crate::net::Endpoint;
 use crate::runtime::driver::{Driver, Fd, StreamOptions};
 use crate::runtime::time::Time;
@@ -36,10 +36,8 @@ pub(super) struct Desk<D: Driver> {
     pub spares: Spares,
     /// Tasks that tasks have made.
     pub spawned: Vec<Job>,
-    /// Who waits for its turn at a full handshake.
-    pub handshakes: VecDeque<Waker>,
-    /// Turns at a full handshake that are free in this round.
-    pub handshake_turns: u32,
+    /// At a full handshake.
+    pub handshakes: Turns,
 }
 
 impl<D: Driver> std::fmt::Debug for Desk<D> {
@@ -76,8 +74,7 @@ impl<D: Driver> Shell<D> {
             sleepers: Sleepers::new(now),
             spares: Spares::default(),
             spawned: Vec::new(),
-            handshakes: VecDeque::new(),
-            handshake_turns: 1,
+            handshakes: Turns::default(),
         };
         Rc::new(Self { desk: RefCell::new(desk) })
     }
@@ -92,13 +89,13 @@ impl<D: Driver> Shell<D> {
         self.desk().now()
     }
 
-    /// Runs `job` beside the task that calls this.
     /// The clock, looked at now.
     #[must_use]
     pub fn clock(&self) -> Time {
         self.desk().driver().clock()
     }
 
+    /// Runs `job` beside the task that calls this.
     pub fn spawn(&self, job: impl Future<Output = ()> + 'static) {
         self.desk().spawned.push(Box::pin(job));
     }
@@ -130,16 +127,8 @@ impl<D: Driver> Shell<D> {
     /// Waits for a turn at work that takes a good part of a millisecond: one a loop turn, so
     /// that a storm of handshakes does not hold up everybody else's bytes.
     pub async fn handshake_turn(&self) {
-        poll_fn(|cx| {
-            let mut desk = self.desk();
-            if desk.handshake_turns > 0 {
-                desk.handshake_turns -= 1;
-                return Poll::Ready(());
-            }
-            desk.handshakes.push_back(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        let mut ticket = None;
+        poll_fn(|cx| self.desk().handshakes.poll(&mut ticket, cx.waker())).await;
     }
 
     /// Lets the other tasks and completions have a turn.
