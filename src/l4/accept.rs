@@ -221,7 +221,8 @@ impl<D: Driver> Gate<D> {
     /// Two choices: this worker and a random other.
     fn less_busy(&mut self) -> Option<usize> {
         let workers = &self.shared.workers;
-        if workers.len() < 2 {
+        // Who drains as well may be done, and read no more mail.
+        if workers.len() < 2 || self.draining {
             return None;
         }
         let step = 1 + self.rng.below(workers.len() as u64 - 1) as usize;

@@ -207,12 +207,14 @@ impl<D: Driver> Tunnel<'_, D> {
         }
     }
 
-    /// Both sides hear an end in order, if their sockets take it now.
+    /// Both sides hear an end in order, if their sockets take it now. Who has not got all that is for
+    /// it hears none: the end would look like that of the whole.
     async fn say_goodbye(&mut self) {
         let shell = std::rc::Rc::clone(self.ends[0].stream.socket().shell());
         let until = shell.now() + GOODBYE_MAX;
-        for end in &mut self.ends {
-            if !end.finished {
+        let whole = [self.ends[1].inbox.is_empty(), self.ends[0].inbox.is_empty()];
+        for (end, whole) in self.ends.iter_mut().zip(whole) {
+            if !end.finished && whole {
                 let _ = shell.timeout(until, end.stream.finish()).await;
             }
         }
