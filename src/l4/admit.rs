@@ -82,6 +82,9 @@ impl<D: Driver> Gate<D> {
 
     /// Finds a server for the client: connects, waits, or gives up.
     pub(super) fn place(&mut self, slot: u32) {
+        if self.is_torn(slot) {
+            return self.reset_both(slot, Reason::TlsFailed);
+        }
         let session = &self.sessions[slot];
         let pool = &self.snapshot.pools[usize::from(session.pool.0)];
         // Who comes while others wait goes behind them.
@@ -334,7 +337,9 @@ impl<D: Driver> Gate<D> {
             state.errors_in_row.store(0, Ordering::Relaxed);
         }
         self.done_released(slot);
-        if !self.send_proxy_header(slot) {
+        if self.is_torn(slot) {
+            self.reset_both(slot, Reason::TlsFailed);
+        } else if !self.send_proxy_header(slot) {
             self.attempt_failed(slot, ConnectResult::Reset);
         } else if self.needs_tunnel(slot) {
             self.begin_tunnel(slot);

@@ -125,6 +125,7 @@ async fn read<D: Driver>(
     welcome: &mut Welcome,
 ) -> Result<(), Refused> {
     let shell = std::rc::Rc::clone(stream.socket().shell());
+    welcome.proxied = proxied;
     if proxied {
         let until = shell.now() + timeouts.proxy;
         let header = read_proxy_header(stream, &mut welcome.inbox);

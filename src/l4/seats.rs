@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::gate::Gate;
-use super::session::{Op, Phase, Side};
+use super::session::{Flow, Op, Phase, Side};
 use crate::http::{Peers, Site};
 use crate::net::Peer;
 use crate::observe::counters::HandshakeResult;
@@ -100,7 +100,9 @@ pub enum Stage {
 /// What a prologue found out.
 #[derive(Debug, Default)]
 pub struct Welcome {
-    /// Who a PROXY header says is there.
+    /// There was to be a PROXY header: nobody was judged by limits before it.
+    pub proxied: bool,
+    /// Who it says is there.
     pub peer: Option<SocketAddr>,
     /// The pool that SNI chose.
     pub pool: Option<PoolId>,
@@ -411,12 +413,12 @@ impl<D: Driver> Gate<D> {
 
     /// The prologue is through: limits of a client that only now is known, then a server.
     fn on_ready(&mut self, slot: u32, welcome: Welcome) {
-        let Welcome { peer, pool, sni, stage: _, tls, admission, inbox } = welcome;
+        let Welcome { proxied, peer, pool, sni, stage: _, tls, admission, inbox } = welcome;
         if tls.is_some() {
             self.count_handshake(slot, HandshakeResult::Ok);
         }
         self.note_names(slot, sni, tls.as_deref());
-        if self.is_proxied(slot) {
+        if proxied {
             if let Some(peer) = peer {
                 self.sessions[slot].peer = Peer::from(peer);
             }
@@ -469,6 +471,12 @@ impl<D: Driver> Gate<D> {
     pub(super) fn needs_tunnel(&self, slot: u32) -> bool {
         let parked = self.seats.get(slot as usize).and_then(Option::as_ref);
         parked.is_some_and(|seat| seat.parked.is_some()) || self.speaks_tls(slot)
+    }
+
+    /// Bytes of the client are under way already as of a plain session, and meanwhile the plan has
+    /// come to want TLS with its server.
+    pub(super) fn is_torn(&self, slot: u32) -> bool {
+        self.sessions[slot].half(Side::Client).flow != Flow::New && self.needs_tunnel(slot)
     }
 
     /// The server is connected.
