@@ -15,6 +15,7 @@ use sluicegate_l7::route::spec::RetrySpec;
 
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
+use super::flow::Asker;
 use super::made_here::answer_to;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
@@ -220,6 +221,10 @@ impl<D: Driver> Session<D> {
             return Ok(place);
         }
         let asker = errand.asker(pool);
+        // Who comes while others wait goes behind them.
+        if tried.is_empty() && self.office.has_queue(pool) {
+            return self.wait_for_place(pool, asker, until).await;
+        }
         match self.office.reserve(pool, asker, tried) {
             Ok(place) => Ok(place),
             Err(Nobody::AllTried) => match self.office.reserve(pool, asker, &[]) {
@@ -227,13 +232,18 @@ impl<D: Driver> Session<D> {
                 Ok(place) => Ok(place),
                 Err(_) => Err(Reason::NoServer),
             },
-            Err(_) => {
-                let waiting = self.office.wait_for_place(pool, asker, until);
-                unless_gone(&mut self.stream, Box::pin(waiting))
-                    .await
-                    .unwrap_or(Err(Reason::ClientReset))
-            }
+            Err(_) => self.wait_for_place(pool, asker, until).await,
         }
+    }
+
+    async fn wait_for_place(
+        &mut self,
+        pool: PoolId,
+        asker: Asker,
+        until: Time,
+    ) -> Result<Place<D>, Reason> {
+        let waiting = Box::pin(self.office.wait_for_place(pool, asker, until));
+        unless_gone(&mut self.stream, waiting).await.unwrap_or(Err(Reason::ClientReset))
     }
 
     /// A connection to the server of `place`, unless the client gives up first.
@@ -409,7 +419,10 @@ impl<D: Driver> Session<D> {
                     deadline = shell.now() + gap.max(Duration::from_millis(1));
                 }
                 Ok(Err(attempt)) => return Err(attempt),
-                Err(_) if flow.has_all() => return Err(Attempt::Failed(Reason::RequestTimeout)),
+                // A server that does not take the body is as silent as one that has it.
+                Err(_) if flow.has_all() || flow.waits_for_target() => {
+                    return Err(Attempt::Failed(Reason::RequestTimeout));
+                }
                 Err(_) => return Err(Attempt::Failed(Reason::ClientTimeout)),
             }
         }

@@ -50,13 +50,13 @@ impl<D: Driver> Session<D> {
         if timed || !is_bare(&self.stream) || !is_bare(&upstream.stream) {
             return Err(upstream);
         }
-        let Upstream { stream, place, reused } = upstream;
+        let Upstream { stream, place, reused, manner } = upstream;
         match stream.into_socket() {
             Ok(upstream) => {
                 self.joined = Some(Box::new(Joined { pool, place, upstream, request: None }));
                 Ok(())
             }
-            Err(stream) => Err(Upstream { stream, place, reused }),
+            Err(stream) => Err(Upstream { stream, place, reused, manner }),
         }
     }
 

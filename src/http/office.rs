@@ -21,7 +21,7 @@ use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules};
 use super::site::Site;
-use super::upstream::{Kept as Connections, Place, Stay};
+use super::upstream::{Kept as Connections, Manner, Place, Stay};
 use super::waiting::{Tickets, Told, Wait};
 use crate::balance::{FlowKey, Nobody, Rng, server_key};
 use crate::config::plan::{self, HashBy};
@@ -51,6 +51,8 @@ pub struct Office<D: Driver> {
     rng: RefCell<Rng>,
     kept: RefCell<Connections<D>>,
     lines: RefCell<Lines>,
+    /// By pool: how its servers are spoken to now.
+    manners: RefCell<Vec<Manner>>,
     /// Connections that want to know when the worker drains.
     bells: Bells,
     counts: Arc<WorkerCounts>,
@@ -106,6 +108,7 @@ impl<D: Driver> Office<D> {
             rng: RefCell::new(Rng::new(seed)),
             kept: RefCell::new(Connections::new(worker)),
             lines: RefCell::default(),
+            manners: RefCell::default(),
             bells: Bells::default(),
             counts,
             shared,
@@ -155,6 +158,7 @@ impl<D: Driver> Office<D> {
         self.draining.set(true);
         self.closes_idle.set(idle || self.closes_idle.get());
         self.kept().prune(self.now(), |_| Stay::NONE);
+        self.close_stores();
         self.bells.ring();
     }
 
@@ -370,8 +374,18 @@ impl<D: Driver> Office<D> {
         self.tickets.borrow_mut().tell(told.ticket, told.generation, told.good);
     }
 
-    /// What is remembered of one policy's tokens.
-    pub(super) fn answers(&self, policy: usize, entries: usize) -> Kept {
+    /// Whether these are the rules of the plan at hand. A request that waited through a reload has
+    /// those it came under, and a listener that is gone leaves its connections theirs; what they
+    /// find must not be taken for what the new ones say.
+    pub(super) fn are_current(&self, rules: &Arc<Rules>) -> bool {
+        Arc::ptr_eq(rules, &self.snapshot.borrow().fronts.rules)
+    }
+
+    /// What is remembered of one policy's tokens; by rules that are out of date, nothing.
+    pub(super) fn answers(&self, rules: &Arc<Rules>, policy: usize, entries: usize) -> Kept {
+        if !self.are_current(rules) {
+            return Kept::new(1);
+        }
         let mut answers = self.answers.borrow_mut();
         if policy >= answers.len() {
             answers.resize(policy + 1, None);
@@ -379,13 +393,20 @@ impl<D: Driver> Office<D> {
         answers[policy].get_or_insert_with(|| Kept::new(entries)).clone()
     }
 
-    pub(super) fn passwords_known(&self, entries: usize) -> Kept {
+    pub(super) fn passwords_known(&self, rules: &Arc<Rules>, entries: usize) -> Kept {
+        if !self.are_current(rules) {
+            return Kept::new(1);
+        }
         self.passwords_known.borrow_mut().get_or_insert_with(|| Kept::new(entries)).clone()
     }
 
     /// The keys of a policy's tokens, and the generation they are of.
-    pub(super) fn jwt_keys(&self, rules: &Rules, policy: usize) -> Option<(Arc<KeySet>, u64)> {
+    pub(super) fn jwt_keys(&self, rules: &Arc<Rules>, policy: usize) -> Option<(Arc<KeySet>, u64)> {
         let shared = rules.keys(policy)?;
+        if !self.are_current(rules) {
+            let HeldKeys { generation, keys } = shared.read();
+            return keys.map(|keys| (keys, generation));
+        }
         let mut held = self.held_keys.borrow_mut();
         if policy >= held.len() {
             held.resize(policy + 1, HeldKeys::default());
@@ -400,6 +421,12 @@ impl<D: Driver> Office<D> {
 
     pub(super) fn tickets(&self) -> RefMut<'_, Tickets> {
         self.tickets.borrow_mut()
+    }
+
+    /// Somebody waits for a server of the pool, here or on another worker.
+    pub(super) fn has_queue(&self, pool: PoolId) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.pools[usize::from(pool.0)].state.waiting.load(Ordering::Acquire) > 0
     }
 
     /// Why a request has to wait for a server of the pool.
@@ -458,11 +485,7 @@ impl<D: Driver> Office<D> {
 
     /// A place in this pool came free.
     pub(super) fn note_room(&self, pool: PoolId) {
-        let waits = {
-            let snapshot = self.snapshot.borrow();
-            snapshot.pools[usize::from(pool.0)].state.waiting.load(Ordering::Acquire) > 0
-        };
-        if waits {
+        if self.has_queue(pool) {
             self.room.borrow_mut().push(pool);
         }
     }

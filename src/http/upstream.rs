@@ -57,6 +57,19 @@ pub struct Upstream<D: Driver> {
     pub place: Place<D>,
     /// It has carried a request before: an end now may only mean that the server had closed it.
     pub reused: bool,
+    /// How the pool's servers were spoken to when it was opened.
+    pub manner: Manner,
+}
+
+/// Counts how often a worker has learned to speak otherwise to the servers of a pool: with other
+/// TLS, protocol or PROXY header. Who was spoken to in another way than the last is not again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner(u32);
+
+impl Manner {
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
 }
 
 /// An unused connection.
@@ -266,6 +279,7 @@ impl<D: Driver> Office<D> {
             return Box::pin(self.share(pool, place, fresh, until)).await;
         }
         let (server, oldest) = (place.state.id, self.oldest(pool, self.now()));
+        let manner = self.manner(pool);
         // A connection that speaks for one client carries no requests of others.
         let proxy = Header::for_session(self.pool_plan(pool).send_proxy, peers.source, peers.local);
         let own = fresh || !proxy.as_bytes().is_empty();
@@ -277,9 +291,10 @@ impl<D: Driver> Office<D> {
             kept = Box::pin(self.steal(owner, &place.state, until)).await;
         }
         if let Some(stream) = kept {
-            return Ok(Upstream { stream, place, reused: true });
+            return Ok(Upstream { stream, place, reused: true, manner });
         }
-        Box::pin(self.open_new(pool, place, &proxy, until)).await
+        let opened = Box::pin(self.open_new(pool, &place.state, &proxy, until)).await?;
+        Ok(Upstream { stream: opened, place, reused: false, manner })
     }
 
     /// Connections to servers of the pool that were unused since before this are not used again.
@@ -290,13 +305,13 @@ impl<D: Driver> Office<D> {
     async fn open_new(
         self: &Rc<Self>,
         pool: PoolId,
-        place: Place<D>,
+        server: &ServerState,
         proxy: &Header,
         until: Time,
-    ) -> Result<Upstream<D>, Failed> {
+    ) -> Result<Stream<D>, Failed> {
         let started = self.now();
         let opened = {
-            let connecting = pin!(self.connect(pool, &place.state, proxy));
+            let connecting = pin!(self.connect(pool, server, proxy));
             self.shell().timeout(until, connecting).await
         };
         let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
@@ -305,8 +320,8 @@ impl<D: Driver> Office<D> {
             Err(Failed::Connect(result)) => *result,
             Err(Failed::Tls) => ConnectResult::Reset,
         };
-        self.count_connect(&place.state, word, started);
-        Ok(Upstream { stream: result?, place, reused: false })
+        self.count_connect(server, word, started);
+        result
     }
 
     pub(super) async fn connect(
@@ -340,6 +355,7 @@ impl<D: Driver> Office<D> {
             return;
         }
         let keeps = self.pool_plan(pool).keepalive.idle_max > 0 && !self.is_draining();
+        let keeps = keeps && upstream.manner == self.manner(pool);
         if keeps && !upstream.place.state.is_taken_out() {
             self.kept().put(&upstream.place.state, upstream.stream, self.now());
         }

@@ -56,6 +56,7 @@ mod key_rotation;
 mod lenient;
 mod limits;
 mod load;
+mod meanwhile;
 mod mirror;
 mod misdirected;
 #[allow(dead_code, reason = "offered to the tests of each feature")]

@@ -395,3 +395,23 @@ fn a_redis_under_tls_is_shared_when_its_certificate_is_believed() {
     let (_, shown) = misled.admin("GET", "/v1/config");
     assert!(shown.contains("rediss://") && !shown.contains("right@"), "{shown}");
 }
+
+#[test]
+fn a_connection_to_a_store_holds_nobody_up_who_is_to_stop() {
+    if !need(&["redis-server"]) {
+        return;
+    }
+    let (backend, redis) = (echo(), Peer::redis());
+    let url = format!("redis://{}", redis.address);
+    let store = format!("store = {{ redis = \"{url}\" }}");
+    let mut gate = Gate::start(&format!(
+        "version = 1\n[runtime]\nworkers = 1\ndrain_timeout = \"1h\"\n[log]\naccess = \"off\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n\
+         policies = [\"rate\"]\n[policy.rate]\ntype = \"rate-limit\"\nkey = \"ip\"\n\
+         limit = \"100/min\"\n{store}\n[pool.app.servers]\na = \"{}\"\n",
+        backend.address
+    ));
+    assert_eq!(Talk::to(&gate, "web").get("/").status, 200);
+    gate.signal(Signal::SIGTERM);
+    assert!(gate.wait_exit().success(), "{}", gate.diagnostics());
+}

@@ -182,7 +182,7 @@ impl<D: Driver> Office<D> {
                 let reused = line.served.get() > 0;
                 let message = ClientMessage::new(Rc::clone(self.shell()), line, sender);
                 let stream = Stream::of_message(Box::new(message));
-                return Ok(Upstream { stream, place, reused });
+                return Ok(Upstream { stream, place, reused, manner: self.manner(pool) });
             }
             let pending = self.lines().host(server).pending();
             if let Some(opening) = pending {
@@ -194,7 +194,7 @@ impl<D: Driver> Office<D> {
             }
             let opener = Opener(Rc::default());
             self.lines().host(server).opening = Some(Rc::clone(&opener.0));
-            let started = self.now();
+            let (started, manner) = (self.now(), self.manner(pool));
             let opening = Box::pin(self.open(pool, &place));
             let line = self.shell().timeout(until, opening).await;
             let line = line.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
@@ -206,7 +206,11 @@ impl<D: Driver> Office<D> {
             self.count_connect(&place.state, word, started);
             match line {
                 Ok(line) => {
-                    self.lines().host(server).lines.push(line);
+                    if manner == self.manner(pool) {
+                        self.lines().host(server).lines.push(line);
+                    } else {
+                        line.close(); // and another is opened as they are spoken to now
+                    }
                     opener.0.finish(None);
                 }
                 Err(failed) => {

@@ -8,9 +8,9 @@ use super::Office;
 use crate::config::plan;
 use crate::control::jwks::HeldKeys;
 use crate::http::site::SiteRef;
-use crate::http::upstream::Stay;
+use crate::http::upstream::{Manner, Stay};
 use crate::pools;
-use crate::registry::{ServerId, Snapshot};
+use crate::registry::{PoolId, ServerId, Snapshot};
 use crate::runtime::driver::Driver;
 
 impl<D: Driver> Office<D> {
@@ -59,17 +59,41 @@ impl<D: Driver> Office<D> {
                 store.limits.close();
             }
         }
-        let speaks = |pool: &plan::Pool| (pool.tls.clone(), pool.protocol, pool.send_proxy);
+        self.learn(before, after);
         let snapshot = self.snapshot.borrow();
-        // Its servers are no longer spoken to as on the connections there are.
         let is_other = |server: ServerId| {
             let state = &snapshot.servers[server.0 as usize];
             let pool = usize::from(state.pool.0);
-            state.removed.load(Ordering::Relaxed)
-                || before.pools.get(pool).map(speaks) != after.pools.get(pool).map(speaks)
+            state.removed.load(Ordering::Relaxed) || !speaks_alike(before, after, pool)
         };
         let stay = |server| if is_other(server) { Stay::NONE } else { Stay::ALL };
         self.kept().prune(self.now(), stay);
         self.lines.borrow_mut().leave(is_other);
     }
+
+    /// How the servers of a pool are spoken to now.
+    pub(in crate::http) fn manner(&self, pool: PoolId) -> Manner {
+        self.manners.borrow().get(usize::from(pool.0)).copied().unwrap_or_default()
+    }
+
+    /// Servers that are no longer spoken to as on the connections there are: also those in use now
+    /// are not used again.
+    fn learn(&self, before: &plan::Plan, after: &plan::Plan) {
+        let mut manners = self.manners.borrow_mut();
+        let count = after.pools.len().max(manners.len());
+        manners.resize(count, Manner::default());
+        for (pool, manner) in manners.iter_mut().enumerate() {
+            if !speaks_alike(before, after, pool) {
+                *manner = manner.next();
+            }
+        }
+    }
+}
+
+fn speaks_alike(before: &plan::Plan, after: &plan::Plan, pool: usize) -> bool {
+    let speaks = |plan: &plan::Plan| {
+        let pool = plan.pools.get(pool)?;
+        Some((pool.tls.clone(), pool.protocol, pool.send_proxy))
+    };
+    speaks(before) == speaks(after)
 }

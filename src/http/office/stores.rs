@@ -9,6 +9,7 @@ use sluicegate_l7::policy::spec::StoreSpec;
 
 use super::Office;
 use crate::control::notice::Notice;
+use crate::http::policies::Rules;
 use crate::http::shared_limits::{Report, Secured, SharedLimits, Target};
 use crate::net::Endpoint;
 use crate::registry::PoolId;
@@ -19,13 +20,23 @@ use crate::runtime::driver::Driver;
 pub(super) struct Store<D: Driver> {
     endpoint: Endpoint,
     tls: Option<Secured>,
+    spec: StoreSpec,
     pub limits: Rc<SharedLimits<D>>,
 }
 
 impl<D: Driver> Office<D> {
-    /// This worker's connection to the store of a policy; `None` while its name does not resolve.
+    /// Lets go of every store that nobody waits for: a worker is not done while it has one.
+    pub(super) fn close_stores(&self) {
+        for store in self.stores.borrow().iter().flatten() {
+            store.limits.close();
+        }
+    }
+
+    /// This worker's connection to the store of a policy; `None` while its name does not resolve,
+    /// and for rules that are out of date if the store is another one now.
     pub(in crate::http) fn shared_limits(
         &self,
+        rules: &Arc<Rules>,
         policy: usize,
         store: &StoreSpec,
     ) -> Option<Rc<SharedLimits<D>>> {
@@ -41,11 +52,15 @@ impl<D: Driver> Office<D> {
             stores.resize_with(policy + 1, || None);
         }
         if let Some(known) = &stores[policy]
+            && known.spec == *store
             && known.endpoint == server.address
             && known.tls.as_ref().map(|known| Arc::as_ptr(&known.tls))
                 == tls.as_ref().map(Arc::as_ptr)
         {
             return Some(Rc::clone(&known.limits));
+        }
+        if !self.are_current(rules) {
+            return None;
         }
         let endpoint = server.address.clone();
         let tls =
@@ -68,7 +83,10 @@ impl<D: Driver> Office<D> {
             }
         };
         let limits = SharedLimits::new(Rc::clone(&self.shell), target, Box::new(report));
-        let fresh = Store { endpoint, tls, limits: Rc::clone(&limits) };
+        if self.is_draining() {
+            limits.close();
+        }
+        let fresh = Store { endpoint, tls, spec: store.clone(), limits: Rc::clone(&limits) };
         if let Some(old) = stores[policy].replace(fresh) {
             old.limits.close();
         }

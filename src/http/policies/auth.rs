@@ -248,7 +248,7 @@ async fn jwt<D: Driver>(
             return Err(Denial::unavailable());
         };
         let now = step.office.unix_time();
-        let answers = step.office.answers(at, TOKENS_MAX);
+        let answers = step.office.answers(&step.site.rules, at, TOKENS_MAX);
         let key = TokenKey::of(token);
         if let Some(principal) = answers.find(&key, generation, now) {
             return Ok(principal);

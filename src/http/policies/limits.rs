@@ -133,7 +133,7 @@ async fn shared<D: Driver>(
     limits: Limits<'_>,
     here: impl Fn() -> Decision,
 ) -> Result<Decision, Denial> {
-    if let Some(shared) = step.office.shared_limits(step.at, store)
+    if let Some(shared) = step.office.shared_limits(&step.site.rules, step.at, store)
         && let Ok(decision) = shared.decide(&step.spec.name, &[scope], limits).await
     {
         return Ok(decision);

@@ -75,17 +75,19 @@ fn work(questions: &Receiver<Question>) {
 /// When it cannot be worked out now.
 pub(super) async fn verify<D: Driver>(
     office: &Rc<Office<D>>,
-    rules: &Rules,
+    rules: &Arc<Rules>,
     name: &str,
     password: &[u8],
 ) -> Result<Option<Arc<Principal>>, Denial> {
     let known = rules.consumers.password(name);
     // Somebody unknown takes as long as somebody known.
     let Some(hash) = known.or_else(|| rules.consumers.any_password()) else { return Ok(None) };
-    let answers = office.passwords_known(REMEMBERED_MAX);
+    let answers = office.passwords_known(rules, REMEMBERED_MAX);
     let question = [hash.as_str().as_bytes(), &[0], name.as_bytes(), &[0], password].concat();
     let (key, now) = (TokenKey::of(&question), office.unix_time());
-    if let Some(principal) = answers.find(&key, 0, now) {
+    if known.is_some()
+        && let Some(principal) = answers.find(&key, 0, now)
+    {
         return Ok(Some(principal));
     }
     let good = ask(office, hash, password).await?;
