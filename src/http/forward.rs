@@ -20,7 +20,7 @@ use super::made_here::answer_to;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
 use super::session::{Account, Session, Then, reason_of};
-use super::upstream::{Failed, Place, Upstream};
+use super::upstream::{Failed, Patience, Place, Upstream};
 use super::watch::Watch;
 use crate::balance::{Nobody, TRIED_MAX};
 use crate::observe::reason::Reason;
@@ -252,9 +252,9 @@ impl<D: Driver> Session<D> {
         pool: PoolId,
         place: Place<D>,
         fresh: bool,
-        until: Time,
+        patience: Patience,
     ) -> Result<Upstream<D>, Attempt> {
-        let reaching = pin!(self.office.reach(pool, place, fresh, &self.peers, until));
+        let reaching = pin!(self.office.reach(pool, place, fresh, &self.peers, patience));
         match unless_gone(&mut self.stream, reaching).await {
             Some(Ok(upstream)) => Ok(upstream),
             Some(Err(Failed::Tls)) => Err(Attempt::Again(Reason::TlsFailed)),
@@ -279,8 +279,8 @@ impl<D: Driver> Session<D> {
     ) -> (Attempt, bool) {
         let now = self.office.now();
         let timeouts = self.office.timeouts(self.site.listener, pool);
-        let connect_until = until.min(now + timeouts.connect);
-        let mut upstream = match self.reach(pool, place, fresh, connect_until).await {
+        let patience = Patience::new(&timeouts, now, until);
+        let mut upstream = match self.reach(pool, place, fresh, patience).await {
             Ok(upstream) => upstream,
             Err(attempt) => return (attempt, false),
         };

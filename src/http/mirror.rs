@@ -30,7 +30,7 @@ use super::reply::Passage;
 use super::retry::Attempt;
 use super::session::{Peers, Session};
 use super::site::SiteRef;
-use super::upstream::{Failed, Upstream};
+use super::upstream::{Failed, Patience, Upstream};
 use super::watch::Watch;
 use crate::limits::Permit;
 use crate::observe::reason::Reason;
@@ -213,8 +213,8 @@ impl<D: Driver> Copy<D> {
                 return Mirrored::NoServer;
             };
             let state = Arc::clone(&place.state);
-            let connect_until = until.min(office.now() + timeouts.connect);
-            let reached = office.reach(pool, place, fresh, &self.peers, connect_until).await;
+            let patience = Patience::new(&timeouts, office.now(), until);
+            let reached = office.reach(pool, place, fresh, &self.peers, patience).await;
             if self.site.table.spec(self.route).rewrite.host_of_server {
                 flow.set_host(&office.host_of(&state));
             }

@@ -264,7 +264,9 @@ impl<D: Driver> Office<D> {
         let max = member.max_conns.unwrap_or(u32::MAX);
         let more = |load: u32| (load < max).then(|| load + 1);
         let takes = member.state.is_eligible(now) || keeps && member.state.is_eligible_again(now);
-        if !takes {
+        // Who was sent to a backup comes home once it is not needed.
+        let primary_up = || members.iter().any(|one| !one.backup && one.state.is_eligible(now));
+        if !takes || member.backup && primary_up() {
             return None;
         }
         member.state.load.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;

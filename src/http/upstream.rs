@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::office::Office;
 use super::session::Peers;
-use crate::config::plan::{KeepAlive, Protocol, SendProxy};
+use crate::config::plan::{KeepAlive, Protocol, SendProxy, Timeouts};
 use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId, ServerState};
@@ -59,6 +59,29 @@ pub struct Upstream<D: Driver> {
     pub reused: bool,
     /// How the pool's servers were spoken to when it was opened.
     pub manner: Manner,
+}
+
+/// How long to try to reach a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// To be connected by then.
+    pub connect: Time,
+    /// For the TLS handshake that follows.
+    pub handshake: Duration,
+    /// For all of it.
+    pub whole: Time,
+}
+
+impl Patience {
+    pub fn new(timeouts: &Timeouts, now: Time, whole: Time) -> Self {
+        let connect = whole.min(now + timeouts.connect);
+        Self { connect, handshake: timeouts.handshake, whole }
+    }
+
+    /// When even the slowest has to be through.
+    pub fn end(&self) -> Time {
+        self.whole.min(self.connect + self.handshake)
+    }
 }
 
 /// Counts how often a worker has learned to speak otherwise to the servers of a pool: with other
@@ -263,7 +286,7 @@ pub enum Failed {
 }
 
 impl<D: Driver> Office<D> {
-    /// A connection to the server of `place`: a kept one, or a new one before `until`.
+    /// A connection to the server of `place`: a kept one, or a new one.
     ///
     /// # Errors
     /// Why the server could not be reached.
@@ -273,10 +296,10 @@ impl<D: Driver> Office<D> {
         place: Place<D>,
         fresh: bool,
         peers: &Peers,
-        until: Time,
+        patience: Patience,
     ) -> Result<Upstream<D>, Failed> {
         if self.pool_plan(pool).protocol != Protocol::Http1 {
-            return Box::pin(self.share(pool, place, fresh, until)).await;
+            return Box::pin(self.share(pool, place, fresh, patience)).await;
         }
         let (server, oldest) = (place.state.id, self.oldest(pool, self.now()));
         let manner = self.manner(pool);
@@ -288,12 +311,12 @@ impl<D: Driver> Office<D> {
             && !own
             && let Some(owner) = self.whom_to_ask(&place.state)
         {
-            kept = Box::pin(self.steal(owner, &place.state, until)).await;
+            kept = Box::pin(self.steal(owner, &place.state, patience.connect)).await;
         }
         if let Some(stream) = kept {
             return Ok(Upstream { stream, place, reused: true, manner });
         }
-        let opened = Box::pin(self.open_new(pool, &place.state, &proxy, until)).await?;
+        let opened = Box::pin(self.open_new(pool, &place.state, &proxy, patience)).await?;
         Ok(Upstream { stream: opened, place, reused: false, manner })
     }
 
@@ -307,12 +330,12 @@ impl<D: Driver> Office<D> {
         pool: PoolId,
         server: &ServerState,
         proxy: &Header,
-        until: Time,
+        patience: Patience,
     ) -> Result<Stream<D>, Failed> {
         let started = self.now();
         let opened = {
-            let connecting = pin!(self.connect(pool, server, proxy));
-            self.shell().timeout(until, connecting).await
+            let connecting = pin!(self.connect(pool, server, proxy, patience));
+            self.shell().timeout(patience.end(), connecting).await
         };
         let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
         let word = match &result {
@@ -329,17 +352,26 @@ impl<D: Driver> Office<D> {
         pool: PoolId,
         server: &ServerState,
         proxy: &Header,
+        patience: Patience,
     ) -> Result<Stream<D>, Failed> {
+        let shell = Rc::clone(self.shell());
         let options = StreamOptions { source: self.next_source(pool, server.address.is_unix()) };
-        let socket = self.shell().connect(&server.address, &options).await;
+        let socket = {
+            let connecting = pin!(shell.connect(&server.address, &options));
+            shell.timeout(patience.connect, connecting).await
+        };
+        let socket = socket.map_err(|_| Failed::Connect(ConnectResult::Timeout))?;
         let socket = socket.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
         socket.keep_alive(&self.tcp_options(pool));
         let sent = socket.send(proxy.as_bytes()).await;
         sent.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
         let mut stream = Stream::plain(socket);
         if let Some((tls, name)) = self.pool_tls(pool, server) {
-            let connected = crate::l4::connect_tls(&mut stream, &tls, name, false).await;
-            connected.map_err(|_| Failed::Tls)?;
+            let shaking = pin!(crate::l4::connect_tls(&mut stream, &tls, name, false));
+            let shaken = shell.timeout(shell.now() + patience.handshake, shaking).await;
+            if !matches!(shaken, Ok(Ok(_))) {
+                return Err(Failed::Tls);
+            }
         }
         Ok(stream)
     }

@@ -305,20 +305,46 @@ impl<D: Driver> Gate<D> {
         }
     }
 
-    /// Counters, histogram and log line of an ended session.
-    fn account(&mut self, slot: u32, reason: Reason) {
-        let now = self.driver.now();
-        let session = self.sessions[slot];
-        let (sent, received) =
-            (session.half(Side::Client).total, session.half(Side::Upstream).total);
+    /// Counts the bytes of a session that were not counted `before`.
+    fn count_bytes(&self, slot: u32, before: [u64; 2]) {
+        let session = &self.sessions[slot];
+        let [sent, received] = SIDES.map(|side| session.half(side).total - before[side as usize]);
         let listener = self.counts.listener(session.listener);
-        listener.ended[reason as usize].add(1);
         listener.bytes_in.add(sent);
         listener.bytes_out.add(received);
         if let Some(server) = session.server {
             let counts = self.counts.server(server);
             counts.bytes_in.add(sent);
             counts.bytes_out.add(received);
+        }
+    }
+
+    /// Brings the counters of bytes up to now: a relay may last for days.
+    pub(super) fn count_relays(&mut self) {
+        let mut counted = std::mem::take(&mut self.counted);
+        let relays = self.sessions.live().filter(|(_, one)| one.phase == Phase::Relaying);
+        for (slot, session) in relays {
+            let at = slot as usize;
+            if at >= counted.len() {
+                counted.resize(at + 1, [0; 2]);
+            }
+            self.count_bytes(slot, counted[at]);
+            counted[at] = SIDES.map(|side| session.half(side).total);
+        }
+        self.counted = counted;
+    }
+
+    /// Counters, histogram and log line of an ended session.
+    fn account(&mut self, slot: u32, reason: Reason) {
+        let now = self.driver.now();
+        let session = self.sessions[slot];
+        let (sent, received) =
+            (session.half(Side::Client).total, session.half(Side::Upstream).total);
+        let counted = self.counted.get_mut(slot as usize).map(std::mem::take);
+        self.count_bytes(slot, counted.unwrap_or_default());
+        self.counts.listener(session.listener).ended[reason as usize].add(1);
+        if let Some(server) = session.server {
+            let counts = self.counts.server(server);
             if reason == Reason::ServerReset {
                 counts.resets.add(1);
             }

@@ -72,6 +72,8 @@ pub struct Gate<D: Driver> {
     /// Who holds a pipe with bytes in it: (slot, generation, side).
     pub(super) piped: Vec<(u32, u32, Side)>,
     expired: Vec<u32>,
+    /// By slot: bytes of either side that the counters have already.
+    pub(super) counted: Vec<[u64; 2]>,
     /// Which sessions are logged.
     pub(super) sampler: Sampler,
 }
@@ -130,6 +132,7 @@ impl<D: Driver> Gate<D> {
             handed_over: false,
             piped: Vec::with_capacity(PIPED_MAX),
             expired: Vec::new(),
+            counted: Vec::new(),
             sampler: Sampler::default(),
         };
         gate.use_snapshot(snapshot);
@@ -249,6 +252,7 @@ impl<D: Driver> Gate<D> {
 
     /// What was measured since the last time.
     pub fn take_histograms(&mut self) -> Histograms {
+        self.count_relays();
         let worker = self.worker;
         let fresh = Histograms { worker, ..Histograms::default() };
         let mut measured = std::mem::replace(&mut self.histograms, fresh);

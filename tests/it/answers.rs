@@ -209,3 +209,42 @@ fn a_total_timeout_before_the_answer_is_answered_and_after_its_head_breaks_the_c
     assert!(answer.ends_with(b"half"));
     server.join().expect("the server is content");
 }
+
+#[test]
+fn a_server_that_takes_no_body_is_a_timeout_of_the_server() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\n\
+         [pool.app]\nbody_timeout = \"300ms\"\n[pool.app.servers]\na = \"{}\"\n",
+        silent.local_addr().expect("bound")
+    ));
+    let mut client = gate.connect("web");
+    let mut sender = client.try_clone().expect("a descriptor");
+    let sending = std::thread::spawn(move || {
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 536870912\r\n\r\n";
+        let _ = sender.write_all(head.as_bytes());
+        // More than all buffers on the way hold; it is not taken to its end.
+        while sender.write_all(&[0; 1 << 16]).is_ok() {}
+    });
+    let mut status = [0; 12];
+    client.read_exact(&mut status).expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 504");
+    drop(client);
+    assert_eq!(gate.log(1)[0]["reason"], "request-timeout");
+    sending.join().expect("it ends with the connection");
+}
+
+#[test]
+fn a_tls_handshake_with_a_server_has_a_time_of_its_own() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\n[pool.app]\nconnect_timeout = \"1h\"\n\
+         request_timeout = \"1h\"\nhandshake_timeout = \"100ms\"\n\
+         tls = {{ verify = \"insecure\" }}\n[pool.app.servers]\na = \"{}\"\n",
+        silent.local_addr().expect("bound")
+    ));
+    assert_eq!(Talk::to(&gate, "web").get("/").status, 502);
+    assert_eq!(gate.log(1)[0]["reason"], "tls-failed");
+}

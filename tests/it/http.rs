@@ -542,3 +542,28 @@ fn header_rules_know_the_request_in_answers_too() {
     let answer = get(&gate, "/o/7");
     assert!(answer.contains("\r\nX-Order: 7 of a.test\r\n"), "{answer}");
 }
+
+#[test]
+fn a_cookie_of_a_backup_brings_its_client_home_once_the_others_are_back() {
+    let [main, backup] = ["main", "backup"].map(|name| Backend::start(move |_| Reply::ok(name)));
+    let routes = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
+    let other = format!("[pool.app.servers.b]\naddr = \"{}\"\nbackup = true", backup.address);
+    let gate = gate(&main, "", routes, &other);
+    let patch = |state: &str| {
+        let body = format!("{{\"state\":\"{state}\"}}");
+        let mut admin = super::talk::Talk::to(&gate, "admin");
+        admin.host = "localhost".to_owned();
+        let fields = format!("Content-Length: {}\r\n", body.len());
+        let said = admin.ask("PATCH", "/v1/pools/app/servers/a", &fields, body.as_bytes());
+        assert_eq!(said.status, 200, "{said:?}");
+    };
+    patch("maint");
+    let mut talk = super::talk::Talk::to(&gate, "web");
+    let said = talk.get("/");
+    assert_eq!(said.body, b"backup");
+    let cookie = said.field("Set-Cookie").and_then(|line| line.split(';').next());
+    let cookie = format!("Cookie: {}\r\n", cookie.expect("a cookie"));
+    assert_eq!(talk.ask("GET", "/", &cookie, b"").body, b"backup");
+    patch("ready");
+    assert_eq!(talk.ask("GET", "/", &cookie, b"").body, b"main");
+}

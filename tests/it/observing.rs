@@ -415,3 +415,33 @@ fn servers_count_requests_and_those_that_they_failed_beside_sessions() {
     assert_eq!(Talk::to(&gate, "raw").get("/").status, 200);
     assert_eq!(counts(), [6, 2], "a session is one, whatever it asks for");
 }
+
+#[test]
+fn bytes_of_a_session_are_counted_while_it_lasts_and_once() {
+    let server = super::named_echo::echo("a");
+    let gate = Gate::start(&format!(
+        "version = 1\n[runtime]\nworkers = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\n\
+         access = \"off\"\n[listener.db]\nbind = \"127.0.0.1:0\"\npool = \"db\"\n\
+         [pool.db.servers]\na = \"{server}\"\n"
+    ));
+    let name =
+        |way| format!("sluicegate_session_bytes_total{{listener=\"db\",direction=\"{way}\"}}");
+    let is_counted = |bytes: [f64; 2]| {
+        until("the bytes", || {
+            let counted = ["in", "out"].map(|way| gate.metric(&name(way)));
+            (counted == bytes.map(Some)).then_some(()).ok_or(counted)
+        });
+    };
+    let (mut client, _) = super::named_echo::open(gate.address("db")).expect("a session");
+    super::named_echo::say(&mut client, b"hello").expect("an echo");
+    is_counted([5.0, 7.0]); // with the server's greeting
+    super::named_echo::say(&mut client, b"again").expect("an echo");
+    is_counted([10.0, 12.0]);
+    super::named_echo::say(&mut client, b"bye").expect("an echo");
+    drop(client);
+    until("it has ended", || {
+        let active = gate.status()["listeners"]["db"]["active"].as_u64();
+        (active == Some(0)).then_some(()).ok_or(active)
+    });
+    is_counted([13.0, 15.0]);
+}

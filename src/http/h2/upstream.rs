@@ -20,13 +20,12 @@ use super::watch::Bell;
 use super::{HEADER_TABLE, SEND_BUFFER_MAX, WINDOW_CONNECTION, WINDOW_STREAM};
 use crate::config::plan::Protocol;
 use crate::http::office::Office;
-use crate::http::upstream::{Failed, Place, Upstream};
+use crate::http::upstream::{Failed, Patience, Place, Upstream};
 use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
 use crate::registry::{PoolId, ServerId};
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
-use crate::runtime::time::Time;
 use crate::stream::Stream;
 
 /// One connection to a server.
@@ -162,14 +161,13 @@ impl Host {
 }
 
 impl<D: Driver> Office<D> {
-    /// A request's place on a line to the server of `place`, opened before `until` if there is
-    /// none with room. `fresh`: those there are have failed.
+    /// A request's place on a line to the server of `place`, opened if there is none with room. `fresh`: those there are have failed.
     pub(in crate::http) async fn share(
         self: &Rc<Self>,
         pool: PoolId,
         place: Place<D>,
         fresh: bool,
-        until: Time,
+        patience: Patience,
     ) -> Result<Upstream<D>, Failed> {
         let server = place.state.id;
         if fresh {
@@ -186,7 +184,7 @@ impl<D: Driver> Office<D> {
             }
             let pending = self.lines().host(server).pending();
             if let Some(opening) = pending {
-                match self.shell().timeout(until, opening.ended()).await {
+                match self.shell().timeout(patience.end(), opening.ended()).await {
                     Ok(Some(failed)) => return Err(failed),
                     Ok(None) => continue,
                     Err(_) => return Err(Failed::Connect(ConnectResult::Timeout)),
@@ -195,8 +193,8 @@ impl<D: Driver> Office<D> {
             let opener = Opener(Rc::default());
             self.lines().host(server).opening = Some(Rc::clone(&opener.0));
             let (started, manner) = (self.now(), self.manner(pool));
-            let opening = Box::pin(self.open(pool, &place));
-            let line = self.shell().timeout(until, opening).await;
+            let opening = Box::pin(self.open(pool, &place, patience));
+            let line = self.shell().timeout(patience.end(), opening).await;
             let line = line.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
             let word = match &line {
                 Ok(_) => ConnectResult::Ok,
@@ -221,8 +219,13 @@ impl<D: Driver> Office<D> {
         }
     }
 
-    async fn open(self: &Rc<Self>, pool: PoolId, place: &Place<D>) -> Result<Rc<Line>, Failed> {
-        let stream = self.connect(pool, &place.state, &Header::NONE).await?;
+    async fn open(
+        self: &Rc<Self>,
+        pool: PoolId,
+        place: &Place<D>,
+        patience: Patience,
+    ) -> Result<Rc<Line>, Failed> {
+        let stream = self.connect(pool, &place.state, &Header::NONE, patience).await?;
         let secure = self.pool_plan(pool).protocol == Protocol::H2;
         let agreed = stream.tls().and_then(|tls| tls.connection().alpn_protocol());
         if secure && agreed != Some(b"h2") {

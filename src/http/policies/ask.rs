@@ -14,7 +14,7 @@ use sluicegate_l7::http1::{Body, Fields, Framing, Limits};
 use super::super::flow::Asker;
 use super::super::office::Office;
 use super::super::session::Peers;
-use super::super::upstream::Upstream;
+use super::super::upstream::{Patience, Upstream};
 use crate::registry::PoolId;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
@@ -47,10 +47,15 @@ pub(super) async fn ask<D: Driver>(
 ) -> Result<Reply, NoAnswer> {
     let (shell, pool) = (Rc::clone(office.shell()), PoolId(pool as u16));
     let peers = Peers { source: None, local: None, tls: None, admission: None };
+    let timeouts = {
+        let plan = office.pool_plan(pool);
+        plan.timeouts.over(plan.defaults)
+    };
+    let patience = Patience { connect: until, handshake: timeouts.handshake, whole: until };
     let mut fresh = false;
     loop {
         let place = office.reserve(pool, Asker::default(), &[]).map_err(|_| NoAnswer)?;
-        let reached = office.reach(pool, place, fresh, &peers, until).await;
+        let reached = office.reach(pool, place, fresh, &peers, patience).await;
         let mut upstream = reached.map_err(|_| NoAnswer)?;
         let reused = upstream.reused;
         let state = Arc::clone(&upstream.place.state);
