@@ -1,7 +1,7 @@
 //! Many clients that do not come to the point, beside one that does: it gets every answer, and
 //! each of the others costs a bounded piece of memory.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use super::backend::{Backend, Reply};
 use super::deadline::{PATIENCE, until};
 use super::gate::Gate;
-use super::peers::run;
+use super::peers::{free_address, run};
 
 const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
 
@@ -286,4 +286,29 @@ fn a_server_may_pause_for_longer_than_a_client_may() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).expect("an answer and an end");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nabcd"), "{answer}");
+}
+
+#[test]
+fn a_session_through_tls_that_is_too_long_says_no_goodbye_in_the_middle_of_bytes() {
+    let endless = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let server = endless.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        let mut stream = endless.accept().expect("the gate").0;
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+    });
+    let inner = free_address();
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"stdout\"\n\
+         [listener.outer]\nbind = \"127.0.0.1:0\"\npool = \"inner\"\nsession_timeout = \"300ms\"\n\
+         [listener.inner]\nbind = \"{inner}\"\npool = \"endless\"\naccess_log = false\n\
+         tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}\n\
+         [pool.inner]\ntls = {{ verify = \"insecure\" }}\n[pool.inner.servers]\na = \"{inner}\"\n\
+         [pool.endless.servers]\na = \"{server}\"\n"
+    ));
+    let mut client = gate.connect("outer");
+    // What comes of a time that is too short or too long here is no failure.
+    std::thread::sleep(Duration::from_millis(600));
+    let end = std::io::copy(&mut client, &mut std::io::sink());
+    assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    assert_eq!(gate.log(1)[0]["reason"], "session-timeout");
 }
