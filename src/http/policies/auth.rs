@@ -89,10 +89,8 @@ pub(super) async fn run<D: Driver>(
     }
     match outcome {
         Outcome::Known(principal) => {
-            // The first that is found counts.
-            if errand.gate.principal.is_none() && principal.is_some() {
-                errand.gate.principal = principal;
-                errand.gate.auth = Some(by as u16);
+            if let Some(principal) = principal {
+                errand.gate.found(principal, by);
             }
             Ok(())
         }

@@ -17,6 +17,8 @@ pub struct Gate {
     pub principal: Option<Arc<Principal>>,
     /// The policy that found that out.
     pub auth: Option<u16>,
+    /// What servers are told beside who asks, by every policy that had a word to say.
+    lines: Vec<u8>,
     /// Places among requests in flight.
     pub permits: Vec<Permit>,
     /// How limits stand, by policy.
@@ -76,15 +78,31 @@ impl Refusal {
 }
 
 impl Gate {
+    /// Notes what a policy found. The first consumer counts; a service that let the request pass
+    /// and named nobody is no consumer, but what it says still goes to servers. So does what a
+    /// later policy says, except in fields of which an earlier one has spoken.
+    pub fn found(&mut self, principal: Arc<Principal>, policy: usize) {
+        let before = self.lines.len();
+        for line in principal.lines.split_inclusive(|&byte| byte == b'\n') {
+            let told = self.lines[..before].split_inclusive(|&byte| byte == b'\n');
+            if !told.map(name_of).any(|name| name.eq_ignore_ascii_case(name_of(line))) {
+                self.lines.extend_from_slice(line);
+            }
+        }
+        if self.principal.is_none() && !principal.id.is_empty() {
+            self.principal = Some(principal);
+            self.auth = Some(policy as u16);
+        }
+    }
+
     /// Appends what servers are told of who asks.
     pub fn write_consumer(&self, site: &Site, out: &mut Vec<u8>) {
-        let Some(principal) = &self.principal else { return };
-        let mut line = |name: &str, value: &str| {
-            for part in [name, ": ", value, "\r\n"] {
-                out.extend_from_slice(part.as_bytes());
-            }
-        };
-        if !principal.id.is_empty() {
+        if let Some(principal) = &self.principal {
+            let mut line = |name: &str, value: &str| {
+                for part in [name, ": ", value, "\r\n"] {
+                    out.extend_from_slice(part.as_bytes());
+                }
+            };
             line("X-Consumer-Id", &principal.id);
             if !principal.groups.is_empty() {
                 line("X-Consumer-Groups", &principal.groups.join(","));
@@ -93,7 +111,7 @@ impl Gate {
                 line("X-Consumer-Auth", &site.rules.specs()[usize::from(auth)].name);
             }
         }
-        out.extend_from_slice(&principal.lines);
+        out.extend_from_slice(&self.lines);
     }
 
     /// Appends how limits stand.
@@ -143,10 +161,56 @@ impl Gate {
     }
 }
 
+/// The name of a line.
+fn name_of(line: &[u8]) -> &[u8] {
+    line.split(|&byte| byte == b':').next().unwrap_or_default()
+}
+
 /// Appends one item of the list, in milliseconds.
 fn push_metric(name: &str, took: Duration, list: &mut Vec<u8>) {
     use std::io::Write as _;
     let comma = if list.is_empty() { "" } else { ", " };
     // A Vec takes every write.
     let _ = write!(list, "{comma}{name};dur={:.3}", took.as_secs_f64() * 1e3);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(id: &str, lines: &str) -> Arc<Principal> {
+        Arc::new(Principal {
+            id: id.to_owned(),
+            groups: Vec::new(),
+            declared: None,
+            claims: None,
+            lines: lines.as_bytes().to_vec(),
+        })
+    }
+
+    fn found(steps: &[(&str, &str)]) -> (Option<String>, Option<u16>, String) {
+        let mut gate = Gate::default();
+        for (at, (id, lines)) in steps.iter().enumerate() {
+            gate.found(principal(id, lines), at);
+        }
+        let lines = String::from_utf8(gate.lines).unwrap();
+        (gate.principal.map(|principal| principal.id.clone()), gate.auth, lines)
+    }
+
+    #[test]
+    fn the_first_consumer_counts_and_every_policy_is_heard() {
+        let nobody_first = found(&[("", "X-User: u\r\n"), ("alice", "X-Tenant: t\r\n")]);
+        let both = "X-User: u\r\nX-Tenant: t\r\n".to_owned();
+        assert_eq!(nobody_first, (Some("alice".to_owned()), Some(1), both));
+        let nobody_last = found(&[("alice", ""), ("", "X-User: u\r\n"), ("bob", "")]);
+        assert_eq!(nobody_last, (Some("alice".to_owned()), Some(0), "X-User: u\r\n".to_owned()));
+        assert_eq!(found(&[("", "")]), (None, None, String::new()), "nobody is no consumer");
+    }
+
+    #[test]
+    fn of_a_field_the_first_policy_has_the_word_with_all_its_lines() {
+        let lines = "X-Role: a\r\nX-Role: b\r\n";
+        let (.., told) = found(&[("alice", lines), ("bob", "x-role: root\r\nX-Own: 1\r\n")]);
+        assert_eq!(told, format!("{lines}X-Own: 1\r\n"));
+    }
 }
