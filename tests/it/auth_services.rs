@@ -358,3 +358,35 @@ fn somebody_whom_a_service_does_not_name_is_no_consumer() {
     assert!(!backend.seen().is_empty() && !other.seen().is_empty(), "parted by address");
     assert_eq!(backend.seen()[0].field("X-Consumer-Id"), None);
 }
+
+#[test]
+fn a_service_that_names_a_consumer_who_cannot_be_one_lets_nobody_in() {
+    let long = "x".repeat(257);
+    let auth = Backend::start(move |seen| {
+        let line = match seen.field("X-Forwarded-Uri") {
+            Some("/spaced") => "X-User: carol smith\r\n".to_owned(),
+            Some("/utf8") => "X-User: carl\u{f6}\r\n".to_owned(),
+            Some("/long") => format!("X-User: {long}\r\n"),
+            Some("/empty") => "X-User:\r\n".to_owned(),
+            Some("/good") => "X-User: carol\r\n".to_owned(),
+            _ => String::new(),
+        };
+        Reply::raw(format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 0\r\n\r\n"))
+    });
+    let backend = echo();
+    let rest = format!("{}consumer = \"header:X-User\"\n", decider(&auth, "negative"));
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    for path in ["/spaced", "/utf8", "/long", "/empty"] {
+        for _ in 0..2 {
+            let refused = get(&gate, path, "");
+            assert_eq!(status(&refused), 401, "{path}: {refused}");
+            assert!(field(&refused, "WWW-Authenticate").is_some(), "{refused}");
+            assert!(refused.contains("\"error\":\"unauthorized\""), "{refused}");
+        }
+    }
+    assert_eq!((auth.seen().len(), backend.seen().len()), (4, 0), "a refusal is remembered");
+    for (path, consumer) in [("/good", Some("carol")), ("/nobody", None)] {
+        assert_eq!(status(&get(&gate, path, "")), 200, "{path}");
+        assert_eq!(last(&backend).field("X-Consumer-Id"), consumer, "{path}");
+    }
+}

@@ -173,7 +173,7 @@ async fn judged<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -
             Found::Malformed => bad("the token cannot be read"),
             Found::Here(token) => Box::pin(introspect::run(step, at, spec, asked, token)).await,
         },
-        Credential::ForwardAuth(asked) => Box::pin(forward::run(step, at, asked)).await,
+        Credential::ForwardAuth(asked) => Box::pin(forward::run(step, at, spec, asked)).await,
         Credential::Any(_) => Outcome::Absent,
     }
 }
