@@ -12,6 +12,7 @@ use sluicegate_l7::http1::{Body, Reject};
 
 use super::mirror::Copying;
 use super::reply::Passage;
+use super::trailers::Trailers;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
 use crate::stream::{Stream, StreamError};
@@ -54,6 +55,8 @@ pub struct Flow {
     pub source_ended: bool,
     /// A copy of the message for somebody else, until it is whole.
     copy: Option<Box<Copying>>,
+    /// What of the trailers passes; `None`: all of them.
+    sifter: Option<Box<Trailers>>,
 }
 
 impl Flow {
@@ -78,6 +81,7 @@ impl Flow {
             total_max: u64::MAX,
             source_ended: false,
             copy: None,
+            sifter: None,
         }
     }
 
@@ -88,6 +92,11 @@ impl Flow {
         } else {
             self.copy = Some(copy);
         }
+    }
+
+    /// Lets only those trailers pass of which `by` says so, also into a copy.
+    pub fn sift_trailers(&mut self, by: Option<Box<Trailers>>) {
+        self.sifter = by;
     }
 
     /// Puts `host` in place of what the head at the beginning has; nothing of it is sent yet.
@@ -179,8 +188,13 @@ impl Flow {
     /// The body is complete.
     fn end(&mut self) {
         self.framed = true;
+        let trailers = self.body.trailers();
+        let trailers = match &self.sifter {
+            Some(sifter) => &sifter.passing(trailers),
+            None => trailers,
+        };
         if let Some(copy) = self.copy.take() {
-            copy.finish(self.body.trailers());
+            copy.finish(trailers);
         }
         if let Some(encoder) = self.encoder.take() {
             let mut rest = Vec::new();
@@ -188,7 +202,7 @@ impl Flow {
             push_payload(&rest, self.passage, None, &mut self.pending);
         }
         if self.passage == Passage::Chunked {
-            chunked::push_last_chunk(&mut self.pending, self.body.trailers());
+            chunked::push_last_chunk(&mut self.pending, trailers);
         }
     }
 

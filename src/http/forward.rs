@@ -58,6 +58,7 @@ impl<D: Driver> Session<D> {
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
         flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
+        flow.sift_trailers(self.trailers_of(errand));
         if let Some(copy) = copy {
             flow.copy_to(copy);
         }

@@ -109,7 +109,7 @@ fn write_fields(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut V
             && site.rules.answer_changes(chain).next().is_some();
         let passes = !for_us
             && site.sieve.passes(field.known, name)
-            && !site.owns(name)
+            && !site.takes(errand.route(), name)
             && !site.rules.hides(chain, name, field.value.of(bytes));
         if !passes {
             continue;

@@ -87,6 +87,7 @@ mod talk;
 mod tls;
 mod tls_client;
 mod top;
+mod trailers;
 mod upgrade;
 mod upgrades;
 mod websocket;
