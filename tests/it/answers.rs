@@ -209,3 +209,21 @@ fn a_total_timeout_before_the_answer_is_answered_and_after_its_head_breaks_the_c
     assert!(answer.ends_with(b"half"));
     server.join().expect("the server is content");
 }
+
+#[test]
+fn a_length_without_a_body_is_told_only_where_another_request_would_get_one() {
+    let backend = Backend::start(|seen| {
+        let status = seen.path().trim_start_matches('/');
+        Reply::raw(format!("HTTP/1.1 {status} Said\r\nContent-Length: 7\r\n\r\n"))
+    });
+    let gate = gate(&backend.address.to_string(), "pool = \"app\"", "");
+    for (method, path, length) in [
+        ("GET", "/204", None),
+        ("HEAD", "/204", None),
+        ("GET", "/304", Some("7")),
+        ("HEAD", "/200", Some("7")),
+    ] {
+        let said = Talk::to(&gate, "web").ask(method, path, "", b"");
+        assert_eq!(said.field("Content-Length"), length, "{method} {path}: {}", said.head);
+    }
+}
