@@ -5,7 +5,9 @@ use serde_json::json;
 
 use super::authority::Authority;
 use super::gate::Gate;
-use super::gateway::{SECRET, config, echo, field, gate, get, last, status, token, unix_now};
+use super::gateway::{
+    SECRET, config, echo, field, gate, get, key_hash, last, status, token, unix_now,
+};
 use super::peers::{command, need, run};
 use super::talk::Talk;
 use super::tls_client::{shake, trusting};
@@ -115,4 +117,28 @@ fn a_sample_of_the_log_has_all_that_would_have_been_refused() {
         assert_eq!(status(&get(&gate, "/", "")), 200);
     }
     assert!(gate.log(3).iter().all(|line| line["dry_run"] == json!(["few"])));
+}
+
+#[test]
+fn whatever_parameter_a_key_may_stand_in_no_server_sees_it() {
+    let (backend, shadow) = (echo(), echo());
+    let rest = format!(
+        "[[listener.web.route]]\npool = \"app\"\nmirror = \"shadow\"\n\
+         [policy.either]\ntype = \"any\"\nof = [\"one\", \"two\"]\n\
+         [policy.one]\ntype = \"api-key\"\nquery = \"key\"\n\
+         [policy.two]\ntype = \"api-key\"\nquery = \"token\"\n\
+         [consumer.alice]\nkeys = [\"{}\"]\n[pool.shadow]\nservers = {{ s = \"{}\" }}\n",
+        key_hash("k-1"),
+        shadow.address
+    );
+    let gate = gate(&backend, "policies = [\"either\"]", &rest);
+    for query in ["key=k-1", "token=k-1", "key=k-1&token=k-1", "token=k-1&to%6ben=x&key=k-1"] {
+        assert_eq!(status(&get(&gate, &format!("/a?b=c&{query}"), "")), 200, "{query}");
+        assert_eq!(last(&backend).path(), "/a?b=c", "{query}");
+    }
+    super::deadline::until("the copies are there", || {
+        let seen = shadow.seen();
+        if seen.len() == 4 { Ok(()) } else { Err(format!("{}", seen.len())) }
+    });
+    assert!(shadow.seen().iter().all(|copy| copy.path() == "/a?b=c"));
 }
