@@ -67,14 +67,13 @@ impl<D: Driver> Session<D> {
         }
         let body = self.body_of(errand);
         let timeout = errand.timeouts.body;
-        let max = errand.gate.body_max.map_or(max, |own| own.min(max));
+        let max = errand.gate.body_max().map_or(max, |own| own.min(max));
         let shell = Rc::clone(self.office.shell());
-        let reading = whole(&mut self.stream, &mut self.inbox, body, max);
+        let reading = whole(&mut self.stream, &mut self.inbox, body, max, &mut account.bytes_in);
         // Gaps are not told apart from a slow whole: it is small.
         let Ok(body) = shell.timeout(shell.now() + timeout, reading).await else {
             return Err(Err(Reason::ClientTimeout));
         };
-        account.bytes_in += body.as_ref().map_or(0, |body| body.len() as u64);
         let changes = site.rules.request_changes(chain);
         let body = body.and_then(|body| changed(body, changes)).map_err(|failed| match failed {
             Failed::TooLarge => Ok(Reject::BodyTooLarge),
@@ -103,7 +102,8 @@ impl<D: Driver> Session<D> {
         let max = site.rules.body_max(chain);
         let body = Body::new(head.framing, &site.limits.of_answers());
         let shell = Rc::clone(self.office.shell());
-        let reading = whole(&mut upstream.stream, inbox, body, max);
+        let mut read = 0;
+        let reading = whole(&mut upstream.stream, inbox, body, max, &mut read);
         let body = shell.timeout(shell.now() + errand.timeouts.body, reading).await;
         let body = body.map_err(|_| Reason::RequestTimeout)?;
         let changes = site.rules.answer_changes(chain);
@@ -111,16 +111,19 @@ impl<D: Driver> Session<D> {
     }
 }
 
-/// All of a body of at most `max` bytes.
+/// All of a body of at most `max` bytes; those that were there are added to `read`, also of one
+/// that is too large.
 async fn whole<D: Driver>(
     from: &mut Stream<D>,
     inbox: &mut Inbox,
     mut body: Body,
     max: u64,
+    read: &mut u64,
 ) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::new();
     while !body.is_done() {
         let piece = body.next(inbox.bytes()).map_err(Failed::Malformed)?;
+        *read += piece.payload.len() as u64;
         if (bytes.len() + piece.payload.len()) as u64 > max {
             return Err(Failed::TooLarge);
         }

@@ -57,13 +57,14 @@ impl<D: Driver> Session<D> {
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
-        flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
+        flow.total_max = errand.gate.body_max().unwrap_or(u64::MAX);
         flow.sift_trailers(self.trailers_of(errand));
         if let Some(copy) = copy {
             flow.copy_to(copy);
         }
         // What of the body is here already is looked at before anybody else sees the request.
         if let Err(reject) = flow.frame(&mut self.inbox) {
+            account.bytes_in += flow.total;
             return self.refuse_late(reject, errand, account).await;
         }
         let mut result = self.attempts(pool, errand, &mut flow, spec, account).await;
@@ -76,6 +77,8 @@ impl<D: Driver> Session<D> {
             account.pool = Some(other);
             result = self.attempts(other, errand, &mut flow, spec, account).await;
         }
+        // No more of it is read.
+        account.bytes_in += flow.total;
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
@@ -83,7 +86,6 @@ impl<D: Driver> Session<D> {
                 self.fail(reason, errand, flow.has_all(), account).await
             }
         };
-        account.bytes_in += flow.total;
         *draft = flow.into_buffer();
         then
     }

@@ -429,7 +429,8 @@ impl<D: Driver> Session<D> {
 
     /// Counts and logs a request.
     #[allow(clippy::needless_pass_by_value)] // it is over with it
-    pub(super) fn account(&mut self, account: Account, errand: Errand) {
+    pub(super) fn account(&mut self, account: Account, mut errand: Errand) {
+        errand.gate.judge_body(account.bytes_in);
         self.record(&account, errand.version, errand.text, &errand.gate);
     }
 

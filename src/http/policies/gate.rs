@@ -28,10 +28,19 @@ pub struct Gate {
     pub took: Duration,
     /// The policy that refused, also if that was only counted.
     pub denied: Vec<u16>,
-    /// The body may be no larger.
-    pub body_max: Option<u64>,
+    /// Bounds of a body whose length its head does not tell.
+    pub body_limits: Vec<BodyLimit>,
     /// What the answer says of what policies took; `None`: it says nothing of times.
     pub timing: Option<Vec<u8>>,
+}
+
+/// How large a policy lets a body be that is judged while it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimit {
+    pub policy: u16,
+    pub max: u64,
+    /// A larger one is only counted.
+    pub dry: bool,
 }
 
 /// How a limit stands after a request, for its answer.
@@ -93,6 +102,18 @@ impl Gate {
             self.principal = Some(principal);
             self.auth = Some(policy as u16);
         }
+    }
+
+    /// Payload that the request's body may have.
+    #[must_use]
+    pub fn body_max(&self) -> Option<u64> {
+        self.body_limits.iter().filter(|limit| !limit.dry).map(|limit| limit.max).min()
+    }
+
+    /// Notes the policies for which `total` bytes of payload were too many.
+    pub fn judge_body(&mut self, total: u64) {
+        let over = self.body_limits.iter().filter(|limit| total > limit.max);
+        self.denied.extend(over.map(|limit| limit.policy));
     }
 
     /// Appends what servers are told of who asks.
@@ -205,6 +226,18 @@ mod tests {
         let nobody_last = found(&[("alice", ""), ("", "X-User: u\r\n"), ("bob", "")]);
         assert_eq!(nobody_last, (Some("alice".to_owned()), Some(0), "X-User: u\r\n".to_owned()));
         assert_eq!(found(&[("", "")]), (None, None, String::new()), "nobody is no consumer");
+    }
+
+    #[test]
+    fn a_body_is_held_to_the_least_bound_and_counted_by_each_that_it_was_over() {
+        let limit = |policy, max, dry| BodyLimit { policy, max, dry };
+        let limits = [limit(0, 8, false), limit(1, 4, true), limit(2, 16, false)];
+        let mut gate = Gate { body_limits: limits.to_vec(), ..Gate::default() };
+        assert_eq!(gate.body_max(), Some(8), "a dry one holds nobody");
+        gate.judge_body(4);
+        assert!(gate.denied.is_empty());
+        gate.judge_body(9);
+        assert_eq!(gate.denied, [0, 1]);
     }
 
     #[test]
