@@ -75,6 +75,8 @@ pub struct Errand {
     /// The connection becomes something else if the server agrees.
     pub upgrades: bool,
     pub client: Option<IpAddr>,
+    /// The client speaks TLS, with this listener or with a proxy that is trusted.
+    pub is_https: bool,
     pub id: RequestId,
     /// What the answer may be compressed with.
     pub accepts: Accepts,
@@ -116,6 +118,7 @@ impl Errand {
             keep_alive: head.keep_alive,
             upgrades: false,
             client,
+            is_https: false,
             id,
             accepts: Accepts::default(),
             text,
@@ -360,6 +363,7 @@ impl Case<'_> {
         let id = self.id.as_bytes();
         let text = log_text::of(bench.site, bench.peers, Some(self.head), &self.lines, id);
         let mut errand = Box::new(Errand::new(self.head, self.client.ip, self.id, text));
+        errand.is_https = self.scheme == "https";
         errand.hop_names = trailers::hop_names(self.head.framing, &self.lines);
         if let Found::Route { route, .. } = self.found {
             errand.route = route;

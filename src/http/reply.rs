@@ -94,7 +94,7 @@ pub fn write_head(
     }
     if let (Some(spec), Some(value)) = (&route.sticky, terms.sticky) {
         out.extend_from_slice(b"Set-Cookie: ");
-        sticky::write_cookie(spec, value, site.secure, out);
+        sticky::write_cookie(spec, value, errand.is_https, out);
         out.extend_from_slice(b"\r\n");
     }
     errand.id.write_line(out);

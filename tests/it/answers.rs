@@ -227,3 +227,18 @@ fn a_length_without_a_body_is_told_only_where_another_request_would_get_one() {
         assert_eq!(said.field("Content-Length"), length, "{method} {path}: {}", said.head);
     }
 }
+
+#[test]
+fn a_sticky_cookie_is_secure_where_the_client_speaks_tls_with_a_trusted_proxy() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let route = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
+    for (listener, secure) in [("trusted_proxies = [\"127.0.0.0/8\"]", true), ("", false)] {
+        let gate = gate(&backend.address.to_string(), listener, route);
+        let mut talk = Talk::to(&gate, "web");
+        let said = talk.ask("GET", "/", "X-Forwarded-Proto: https\r\n", b"");
+        let cookie = said.field("Set-Cookie").expect("a cookie");
+        assert_eq!(cookie.contains("; Secure"), secure, "{listener}: {cookie}");
+        let plain = talk.get("/");
+        assert!(!plain.field("Set-Cookie").expect("a cookie").contains("; Secure"));
+    }
+}
