@@ -242,3 +242,17 @@ fn a_sticky_cookie_is_secure_where_the_client_speaks_tls_with_a_trusted_proxy() 
         assert!(!plain.field("Set-Cookie").expect("a cookie").contains("; Secure"));
     }
 }
+
+#[test]
+fn a_request_that_is_refused_for_its_path_is_logged_with_its_client_behind_a_trusted_proxy() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let address = backend.address.to_string();
+    for (trusted, client) in [("127.0.0.0/8", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")] {
+        let listener = format!("pool = \"app\"\ntrusted_proxies = [\"{trusted}\"]");
+        let gate = gate(&address, &listener, "");
+        let request = "GET /a%00b HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
+        assert!(raw(&gate, request).starts_with("HTTP/1.1 400 "));
+        let logged = gate.log(1);
+        assert_eq!((&logged[0]["client"], &logged[0]["status"]), (&client.into(), &400.into()));
+    }
+}
