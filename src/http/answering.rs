@@ -87,7 +87,7 @@ impl<D: Driver> Session<D> {
         let idle = self.office.timeouts(self.site.listener, pool).idle;
         let gaps = Gaps { source: idle, target: errand.timeouts.body };
         let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
-        account.bytes_out += answer.total;
+        account.bytes_out += answer.given;
         let whole = answer.is_through();
         let reusable = whole
             && head.keep_alive

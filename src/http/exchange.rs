@@ -51,6 +51,8 @@ pub struct Flow {
     /// Payload that came in, and how much may.
     pub total: u64,
     pub total_max: u64,
+    /// Payload that goes out, as an encoder made it.
+    pub given: u64,
     /// The source has been read to its end.
     pub source_ended: bool,
     /// A copy of the message for somebody else, until it is whole.
@@ -79,6 +81,7 @@ impl Flow {
             framed,
             total: 0,
             total_max: u64::MAX,
+            given: 0,
             source_ended: false,
             copy: None,
             sifter: None,
@@ -175,7 +178,12 @@ impl Flow {
             if !piece.payload.is_empty() {
                 let payload = &inbox.bytes()[piece.payload.clone()];
                 self.copy = self.copy.take().and_then(|copy| copy.push(payload));
-                push_payload(payload, self.passage, self.encoder.as_deref_mut(), &mut self.pending);
+                self.given += push_payload(
+                    payload,
+                    self.passage,
+                    self.encoder.as_deref_mut(),
+                    &mut self.pending,
+                );
             }
             inbox.consume(piece.consumed);
             if piece.end {
@@ -199,7 +207,7 @@ impl Flow {
         if let Some(encoder) = self.encoder.take() {
             let mut rest = Vec::new();
             encoder.finish(&mut rest);
-            push_payload(&rest, self.passage, None, &mut self.pending);
+            self.given += push_payload(&rest, self.passage, None, &mut self.pending);
         }
         if self.passage == Passage::Chunked {
             chunked::push_last_chunk(&mut self.pending, trailers);
@@ -271,13 +279,13 @@ impl Flow {
     }
 }
 
-/// Appends payload as the target is to get it.
+/// Appends payload as the target is to get it, and says how much of it that is.
 fn push_payload(
     payload: &[u8],
     passage: Passage,
     encoder: Option<&mut Encoder>,
     out: &mut Vec<u8>,
-) {
+) -> u64 {
     let mut squeezed = Vec::new();
     let payload = match encoder {
         Some(encoder) => {
@@ -289,7 +297,7 @@ fn push_payload(
         None => payload,
     };
     if payload.is_empty() {
-        return; // an empty chunk would be the last one
+        return 0; // an empty chunk would be the last one
     }
     match passage {
         Passage::Raw => out.extend_from_slice(payload),
@@ -299,4 +307,5 @@ fn push_payload(
             out.extend_from_slice(CHUNK_END);
         }
     }
+    payload.len() as u64
 }

@@ -256,3 +256,27 @@ fn a_request_that_is_refused_for_its_path_is_logged_with_its_client_behind_a_tru
         assert_eq!((&logged[0]["client"], &logged[0]["status"]), (&client.into(), &400.into()));
     }
 }
+
+#[test]
+fn the_log_counts_the_payload_that_a_client_gets_and_not_what_was_compressed_into_it() {
+    let backend = Backend::start(|_| {
+        let text = "all of one kind ".repeat(1_000);
+        let kind = "Content-Type: text/plain";
+        let length = text.len();
+        Reply::raw(format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{text}"))
+    });
+    let listener = "pool = \"app\"\ncompression = { algorithms = [\"gzip\"] }";
+    let gate = gate(&backend.address.to_string(), listener, "");
+    let mut talk = Talk::to(&gate, "web");
+    let small = talk.ask("GET", "/small", "Accept-Encoding: gzip\r\n", b"");
+    let whole = talk.get("/whole");
+    assert_eq!(small.field("Content-Encoding"), Some("gzip"), "{}", small.head);
+    assert!(small.body.len() < 1_000 && whole.body.len() == 16_000);
+    let logged = gate.log(2);
+    let told = |path: &str| {
+        let line = logged.iter().find(|line| line["path"] == path).expect("a line");
+        line["bytes_out"].as_u64()
+    };
+    assert_eq!(told("/small"), Some(small.body.len() as u64));
+    assert_eq!(told("/whole"), Some(16_000));
+}
