@@ -100,7 +100,9 @@ impl<D: Driver> Session<D> {
         account: &mut Account,
     ) -> Attempt {
         let route = self.site.table.spec(errand.route).timeout;
-        let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
+        // That of a fallback is its own.
+        let own = self.office.http_timeouts(&self.site, usize::from(pool.0)).request;
+        let until = self.office.now() + route.unwrap_or(own);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
         self.office.retry_budget(pool).request(self.office.worker(), self.office.now());
