@@ -88,6 +88,7 @@ mod tls;
 mod tls_client;
 mod top;
 mod trailers;
+mod transforms;
 mod upgrade;
 mod upgrades;
 mod websocket;
