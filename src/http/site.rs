@@ -68,14 +68,10 @@ pub struct Replaced {
 impl Replaced {
     fn of(rules: &Rules, chain: &Chain, spec: &RouteSpec) -> Self {
         let changes = || changes(rules, chain, spec);
-        let is_cors = |&at: &usize| {
-            let spec = &rules.specs()[at];
-            matches!(spec.kind, Kind::Cors(_)) && !spec.dry_run
-        };
         Self {
             request: headers::replaced(changes().map(|both| both.0)),
             answer: headers::replaced(changes().map(|both| both.1)),
-            cors: chain.steps().iter().any(is_cors),
+            cors: chain.steps().iter().any(|&step| rules.is_cors(step)),
         }
     }
 }

@@ -161,6 +161,13 @@ impl Rules {
         })
     }
 
+    /// Whether a policy says who may read answers, and answers preflights itself.
+    #[must_use]
+    pub fn is_cors(&self, policy: usize) -> bool {
+        let spec = &self.specs[policy];
+        matches!(spec.kind, Kind::Cors(_)) && !spec.dry_run
+    }
+
     /// Changes to the query.
     pub fn query_changes<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r QueryChanges> {
         self.transforms(chain).map(|spec| &spec.query).filter(|changes| !changes.is_empty())
