@@ -294,3 +294,16 @@ fn a_secret_that_is_too_short_for_tokens_is_told_the_rule_and_where_to_get_anoth
         assert!(told.contains(words), "{words}: {told}");
     }
 }
+
+#[test]
+fn what_a_route_without_servers_would_not_do_is_refused() {
+    for action in ["respond = { body = \"x\" }", "redirect = { to = \"/new\" }"] {
+        for key in ["compression = {}", "compression = false", "timeout = \"1s\""] {
+            let lines = format!("[[listener.a.route]]\n{action}\n{key}\n");
+            let told = rendered("a.toml", &http(&lines));
+            let name = key.split(' ').next().unwrap();
+            assert!(told.contains(&format!("`{name}` of ")), "{told}");
+            assert!(told.contains("which asks no server"), "{told}");
+        }
+    }
+}
