@@ -20,7 +20,7 @@ pub use lines::{Identity, kept_request_id, new_request_id, passed_here};
 /// Names of one prefix that only the gateway writes; some of them are [`Known`].
 const OWNED: &[u8] = b"x-forwarded-";
 
-/// Longer names with `_` are no twin of any that is known.
+/// No name that is known is longer.
 const TWIN_LEN_MAX: usize = 64;
 
 /// Which lines of requests pass, for one listener.
@@ -48,17 +48,41 @@ impl Sieve {
         }
     }
 
+    /// Whether a trailer of this name goes to the server, which may read it as if it stood in
+    /// the head.
+    #[must_use]
+    pub fn passes_trailer(&self, name: &[u8]) -> bool {
+        let mut twin = [0; TWIN_LEN_MAX];
+        let known = Known::of(twin_of(name, &mut twin));
+        known.is_none_or(|known| known.class() == Class::Any) && self.passes(Known::of(name), name)
+    }
+
     /// A name with `_` is not the one that is written or spared, but a server may think so.
     fn twin_passes(&self, name: &[u8]) -> bool {
         let mut twin = [0; TWIN_LEN_MAX];
-        let Some(twin) = twin.get_mut(..name.len()) else { return true };
-        for (to, &from) in twin.iter_mut().zip(name) {
-            *to = if from == b'_' { b'-' } else { from };
-        }
+        let twin = twin_of(name, &mut twin);
         let known = Known::of(twin);
         let is_override = known.is_some_and(|known| known.class() == Class::Override);
         !is_override && self.passes(known, twin)
     }
+}
+
+/// The name with `-` for each `_`, as far as there is room: families are known by how they begin.
+fn twin_of<'t>(name: &[u8], room: &'t mut [u8; TWIN_LEN_MAX]) -> &'t [u8] {
+    for (to, &from) in room.iter_mut().zip(name) {
+        *to = dashed(from);
+    }
+    &room[..name.len().min(TWIN_LEN_MAX)]
+}
+
+const fn dashed(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() }
+}
+
+/// Whether a server may take the one name for the other.
+#[must_use]
+pub fn is_same_name(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(&a, &b)| dashed(a) == dashed(b))
 }
 
 fn begins_owned(name: &[u8]) -> bool {
@@ -139,8 +163,36 @@ mod tests {
         let sieve = Sieve { keep_underscores: true, spared: vec![Known::CfConnectingIp] };
         assert!(passes(&sieve, "my_name"));
         assert!(passes(&sieve, "cf-connecting-ip"));
-        for name in ["x_consumer_id", "X_Forwarded_For", "x_forwarded_x", "cf_connecting_ip"] {
+        let long = format!("x_consumer_{}", "a".repeat(64));
+        let names = ["x_consumer_id", "X_Forwarded_For", "x_forwarded_x", "cf_connecting_ip"];
+        for name in names.into_iter().chain(["X-Consumer_Id", &*long]) {
             assert!(!passes(&sieve, name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_trailer_says_nothing_that_a_head_may_not_nor_what_belongs_into_one() {
+        let sieve = Sieve { keep_underscores: true, spared: vec![Known::CfConnectingIp] };
+        for name in [
+            "X-Forwarded-Prefix",
+            "x_forwarded_prefix",
+            "X-Consumer-Id",
+            "X_Consumer_Id",
+            "Content_Type",
+            "cookie",
+            "CF-Connecting-IP",
+        ] {
+            assert!(!sieve.passes_trailer(name.as_bytes()), "{name}");
+        }
+        for name in ["X-Checksum", "my_sum", "grpc-status", "ETag"] {
+            assert!(sieve.passes_trailer(name.as_bytes()), "{name}");
+        }
+        assert!(!Sieve::default().passes_trailer(b"my_sum"));
+    }
+
+    #[test]
+    fn names_are_the_same_for_whoever_reads_underscores_as_dashes() {
+        assert!(is_same_name(b"x-tenant", b"X_Tenant") && is_same_name(b"x_tenant", b"X-Tenant"));
+        assert!(!is_same_name(b"x-tenant", b"xx-tenant") && !is_same_name(b"x-a", b"x-b"));
     }
 }

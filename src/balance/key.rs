@@ -45,6 +45,19 @@ impl FlowKey {
     }
 }
 
+/// What a sticky cookie says for a server of a pool: the same in every instance.
+#[must_use]
+pub fn sticky_key(pool: &str, server: &str, address: &Endpoint) -> u64 {
+    use std::hash::Hasher as _;
+    let mut hasher = SipHasher13::new_with_keys(2, 2);
+    for name in [pool, server] {
+        hasher.write(name.as_bytes());
+        hasher.write_u8(0);
+    }
+    hasher.write_u64(server_key(address));
+    hasher.finish()
+}
+
 /// Of a server's address: what ip-hash and maglev know it by, so that a new name or another
 /// place in the file moves no client.
 #[must_use]
@@ -92,6 +105,15 @@ mod tests {
             (client.bits(), server, unix),
             (0xc599_b084_1bb6_7415, 0x1467_a152_d1f9_6220, 0x7fbd_f617_5442_c6fd)
         );
+    }
+
+    #[test]
+    fn a_sticky_key_is_another_for_each_pool_server_and_address() {
+        let address = |text: &str| Endpoint::Ip(text.parse().unwrap());
+        let one = sticky_key("app", "a", &address("192.0.2.7:80"));
+        assert_ne!(one, sticky_key("app", "a", &address("192.0.2.8:80")));
+        assert_ne!(one, sticky_key("app", "b", &address("192.0.2.7:80")));
+        assert_ne!(one, sticky_key("ap", "pa", &address("192.0.2.7:80")));
     }
 
     #[test]

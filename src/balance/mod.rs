@@ -24,7 +24,7 @@ mod slow_start;
 mod view;
 
 pub use ip_hash::IpHash;
-pub use key::{FlowKey, server_key};
+pub use key::{FlowKey, server_key, sticky_key};
 pub use least_conn::LeastConn;
 pub use maglev::Maglev;
 pub use random_two::RandomTwo;

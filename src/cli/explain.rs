@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
+use sluicegate_l7::route::spec::StickySpec;
 
 mod http;
 
 use super::check::print_report;
 use super::{CONFIG, USAGE, fail, print_all};
-use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster};
+use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster, sticky_key};
 use crate::config;
 use crate::config::plan::{Balance, HashBy, Listener, Plan, Pool, Server, ServerAddr, SniRoutes};
 use crate::control::membership::Membership;
@@ -121,11 +122,12 @@ fn session(
     let Some(client) = question.client else {
         return Err(format!("listener `{name}` needs a client: give --client IP"));
     };
+    let from = Asked { client: Some(client), ..Asked::default() };
     let Some(sni) = &listener.sni else {
         if question.sni.is_some() {
             return Err(format!("listener `{name}` does not route by name: it has no `sni`"));
         }
-        pool(plan, listener.first_pool(), Some(client), None, text);
+        pool(plan, listener.first_pool(), &from, text);
         return Ok(());
     };
     // As a hello has it.
@@ -133,7 +135,7 @@ fn session(
     match (sni.choose(asked.as_deref()), asked) {
         (Some(chosen), asked) => {
             let _ = writeln!(text, "sni       {}", sni_rule(sni, asked.as_deref()));
-            pool(plan, chosen, Some(client), None, text);
+            pool(plan, chosen, &from, text);
         }
         (None, Some(name)) => {
             let _ = writeln!(
@@ -181,14 +183,36 @@ fn access(listener: &Listener, client: IpAddr) -> String {
     }
 }
 
-/// The server that a pool picks for the client, or for what of its request the pool goes by.
-fn pool(
-    plan: &Arc<Plan>,
-    at: usize,
+/// What a pool is asked with.
+#[derive(Default)]
+struct Asked<'a> {
     client: Option<IpAddr>,
+    /// What of a request the pool goes by, if not by the client's address.
     flow: Option<FlowKey>,
-    text: &mut String,
-) {
+    sticky: Option<Sticky<'a>>,
+}
+
+/// A request's cookie of a route that keeps clients at their servers.
+struct Sticky<'a> {
+    spec: &'a StickySpec,
+    value: u64,
+}
+
+impl Sticky<'_> {
+    /// The server that it names, if that takes the request.
+    fn pick(&self, pool: &str, members: &[Member]) -> Option<(usize, String)> {
+        let index = members.iter().position(|Member { state, .. }| {
+            let named = sticky_key(pool, &state.name, &state.address) == self.value;
+            let again = self.spec.keep_on_drain && state.is_eligible_again(Time::ZERO);
+            named && (again || state.is_eligible(Time::ZERO))
+        })?;
+        let cookie = &self.spec.cookie;
+        Some((index, format!("by the cookie `{cookie}`, while this server is up and has room")))
+    }
+}
+
+/// The server that a pool picks.
+fn pool(plan: &Arc<Plan>, at: usize, asked: &Asked<'_>, text: &mut String) {
     let pool = &plan.pools[at];
     let word = balance_word(pool.balance);
     let _ = writeln!(text, "pool      {}, balance {word}", pool.name);
@@ -199,27 +223,21 @@ fn pool(
     }
     let mut roster = Roster::new(members);
     roster.refresh(members, None, Time::ZERO);
-    let mut policy = AnyPolicy::new(pool.balance);
-    policy.rebuild(roster.candidates());
-    // A fixed seed: the same question gets the same answer.
-    let mut rng = Rng::new(0);
-    let key = flow.unwrap_or_else(|| FlowKey::of(client, &mut rng));
-    let picked = policy.pick(roster.view(&[]), key, &mut rng);
-    match picked {
-        Ok(pick) => {
-            let Member { state, weight, .. } = &members[pick.index];
+    let named = asked.sticky.as_ref().and_then(|own| own.pick(&pool.name, members));
+    let picked = named.or_else(|| pick(pool, asked, &roster));
+    match &picked {
+        Some((index, why)) => {
+            let Member { state, weight, .. } = &members[*index];
             let _ = writeln!(text, "server    {} ({}), weight {weight}", state.name, state.address);
-            let _ = writeln!(text, "          {}", why(pool, client.is_some(), flow.is_some()));
+            let _ = writeln!(text, "          {why}");
         }
-        Err(_) => {
+        None => {
             let _ =
                 writeln!(text, "server    none: every server is a name, resolved only by `run`");
         }
     }
-    let others = members
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| picked.as_ref().map_or(true, |pick| pick.index != *at));
+    let taken = picked.map(|(index, _)| index);
+    let others = members.iter().enumerate().filter(|(at, _)| Some(*at) != taken);
     for (at, Member { state, weight, .. }) in others {
         let verdict = roster.view(&[]).verdict(at).as_str();
         let _ = writeln!(
@@ -232,6 +250,17 @@ fn pool(
         let address = address_text(&server.address);
         let _ = writeln!(text, "unknown   {} ({address}): resolved only by `run`", server.name);
     }
+}
+
+/// The one that the pool's policy takes, and why.
+fn pick(pool: &Pool, asked: &Asked<'_>, roster: &Roster) -> Option<(usize, String)> {
+    let mut policy = AnyPolicy::new(pool.balance);
+    policy.rebuild(roster.candidates());
+    // A fixed seed: the same question gets the same answer.
+    let mut rng = Rng::new(0);
+    let key = asked.flow.unwrap_or_else(|| FlowKey::of(asked.client, &mut rng));
+    let pick = policy.pick(roster.view(&[]), key, &mut rng).ok()?;
+    Some((pick.index, why(pool, asked.client.is_some(), asked.flow.is_some())))
 }
 
 const fn is_name(server: &Server) -> bool {

@@ -215,8 +215,8 @@ fn clients(fields: &Fields, any_ca: bool, found: &mut Findings) {
 
 const ACTIONS: [&str; 4] = ["pool", "split", "redirect", "respond"];
 /// What a route that asks no server cannot have.
-const FOR_SERVERS: [&str; 7] =
-    ["rewrite", "headers", "mirror", "retries", "sticky", "timeout", "websocket"];
+const FOR_SERVERS: [&str; 8] =
+    ["rewrite", "headers", "mirror", "retries", "sticky", "timeout", "websocket", "compression"];
 
 fn route_alone(route: &Fields, found: &mut Findings) {
     let said: Vec<&str> = ACTIONS.into_iter().filter(|key| route.has(key)).collect();

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sluicegate_l7::policy::algorithm::Algorithm;
 use sluicegate_l7::policy::chain::{Chain, Mention};
 use sluicegate_l7::policy::spec::{Credential, Kind, LimitKey, Phase, PolicySpec};
 
@@ -123,6 +124,30 @@ fn jwt(fields: &Fields, found: &mut Findings) {
             found.add(finding.hint(hint));
         }
     }
+    let named = items.iter().filter_map(|item| match item.scalar() {
+        Some(Scalar::Word(word)) => Algorithm::parse(word),
+        _ => None,
+    });
+    if let Some(longest) = named.max_by_key(|algorithm| algorithm.secret_bytes_min()) {
+        secret_for(longest, fields, found);
+    }
+}
+
+/// A secret is no shorter than the hash that it signs with: no token would be good.
+fn secret_for(algorithm: Algorithm, fields: &Fields, found: &mut Findings) {
+    let Some(Scalar::Secret { value, .. }) = fields.scalar("secret") else { return };
+    let (min, has) = (algorithm.secret_bytes_min(), value.len());
+    if has >= min {
+        return;
+    }
+    let name = algorithm.name();
+    let message = format!(
+        "`secret` of {} must have at least {min} bytes for {name} (RFC 7518 section 3.2: no fewer \
+         than the hash), this one has {has}",
+        fields.title
+    );
+    let hint = "make one with `openssl rand -hex 32`, and give it to whoever signs the tokens";
+    add(found, code::BAD_SECRET, fields, "secret", message, hint);
 }
 
 fn forward_auth(draft: &Draft<'_>, fields: &Fields, found: &mut Findings) {

@@ -531,16 +531,20 @@ impl Plan {
         own.over(listener.timeouts)
     }
 
+    /// The pool that gets a pool's requests when that is of no use.
+    #[must_use]
+    pub fn fallback_pool(&self, pool: usize) -> Option<usize> {
+        match self.pools.get(pool)?.breaker.as_ref()?.fallback.as_ref()? {
+            Fallback::Pool(other) => Some(*other),
+            Fallback::Respond(_) => None,
+        }
+    }
+
     /// This pool and that of its fallback, as far as they go by something else than addresses,
     /// and what they go by.
     #[must_use]
     pub fn hashes(&self, pool: usize) -> Vec<(usize, HashBy)> {
-        let breaker = self.pools.get(pool).and_then(|pool| pool.breaker.as_ref());
-        let fallback = match breaker.and_then(|breaker| breaker.fallback.as_ref()) {
-            Some(Fallback::Pool(other)) => Some(*other),
-            Some(Fallback::Respond(_)) | None => None,
-        };
-        let all = [Some(pool), fallback].into_iter().flatten();
+        let all = [Some(pool), self.fallback_pool(pool)].into_iter().flatten();
         let by = |at: usize| Some((at, self.pools.get(at)?.hash.clone()));
         all.filter_map(by).filter(|(_, by)| *by != HashBy::Ip).collect()
     }

@@ -87,7 +87,7 @@ impl<D: Driver> Session<D> {
         let idle = self.office.timeouts(self.site.listener, pool).idle;
         let gaps = Gaps { source: idle, target: errand.timeouts.body };
         let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
-        account.bytes_out += answer.total;
+        account.bytes_out += answer.given;
         let whole = answer.is_through();
         let reusable = whole
             && head.keep_alive
@@ -128,13 +128,14 @@ impl<D: Driver> Session<D> {
         errand: &Errand,
         arrival: Arrival<D>,
         fields: &Fields,
-        flow: &Flow,
+        flow: &mut Flow,
         account: &mut Account,
     ) -> Then {
         let Arrival { mut upstream, mut inbox, mut head } = arrival;
         let bytes = inbox.bytes()[..head.len].to_vec();
         inbox.consume(head.len);
-        let body = match self.changed_answer(errand, &mut upstream, &mut inbox, &head).await {
+        let changing = self.changed_answer(errand, &mut upstream, &mut inbox, &head, flow);
+        let body = match changing.await {
             Ok(body) => body,
             Err(reason) => return self.fail(reason, errand, flow.has_all(), account).await,
         };

@@ -1,17 +1,21 @@
 //! Bodies that policies change: read as a whole, within a bound, changed, and framed anew.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use sluicegate_l7::http1::{Body, Fields, Framing, Known, Lines, Reject, ResponseHead};
 use sluicegate_l7::policy::transform::{BodyChanges, is_json};
 
 use super::errand::Errand;
+use super::exchange::Flow;
 use super::session::{Account, Session};
 use super::upstream::Upstream;
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
-use crate::stream::{Stream, StreamError};
+use crate::stream::StreamError;
 
 /// What `changes` may touch: JSON that is not encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl<D: Driver> Session<D> {
         draft: &mut Vec<u8>,
         account: &mut Account,
     ) -> Result<(), Result<Reject, Reason>> {
-        let site = std::rc::Rc::clone(&self.site);
+        let site = Rc::clone(&self.site);
         let chain = site.chain(Some(errand.route));
         let max = site.rules.body_max(chain);
         if errand.expects {
@@ -65,16 +69,11 @@ impl<D: Driver> Session<D> {
             let sent = self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n").await;
             sent.map_err(|_| Err(Reason::ClientReset))?;
         }
-        let body = self.body_of(errand);
-        let timeout = errand.timeouts.body;
-        let max = errand.gate.body_max.map_or(max, |own| own.min(max));
-        let shell = Rc::clone(self.office.shell());
-        let reading = whole(&mut self.stream, &mut self.inbox, body, max);
-        // Gaps are not told apart from a slow whole: it is small.
-        let Ok(body) = shell.timeout(shell.now() + timeout, reading).await else {
-            return Err(Err(Reason::ClientTimeout));
-        };
-        account.bytes_in += body.as_ref().map_or(0, |body| body.len() as u64);
+        let max = errand.gate.body_max().map_or(max, |own| own.min(max));
+        let mut whole = Whole::new(self.body_of(errand), max);
+        let read = self.read_whole(&mut whole, errand.timeouts.body).await;
+        account.bytes_in += whole.seen;
+        let body = read.map(|()| whole.bytes);
         let changes = site.rules.request_changes(chain);
         let body = body.and_then(|body| changed(body, changes)).map_err(|failed| match failed {
             Failed::TooLarge => Ok(Reject::BodyTooLarge),
@@ -87,7 +86,21 @@ impl<D: Driver> Session<D> {
         Ok(())
     }
 
-    /// The answer's body, changed.
+    /// Reads the request's body, which may not stand still for longer than `gap`.
+    async fn read_whole(&mut self, whole: &mut Whole, gap: Duration) -> Result<(), Failed> {
+        let shell = Rc::clone(self.office.shell());
+        let mut done = whole.take(&mut self.inbox)?;
+        while !done {
+            let receiving = self.stream.recv(&mut self.inbox);
+            let got = shell.timeout(shell.now() + gap, receiving).await;
+            let got = got.map_err(|_| Failed::Gone(Reason::ClientTimeout))?;
+            done = whole.receive(got, &mut self.inbox)?;
+        }
+        Ok(())
+    }
+
+    /// The answer's body, changed. What is still to come of the request's goes on meanwhile: the
+    /// server may be waiting for it before it says more.
     ///
     /// # Errors
     /// Why the answer is of no use.
@@ -97,52 +110,84 @@ impl<D: Driver> Session<D> {
         upstream: &mut Upstream<D>,
         inbox: &mut Inbox,
         head: &ResponseHead,
+        flow: &mut Flow,
     ) -> Result<Vec<u8>, Reason> {
-        let site = std::rc::Rc::clone(&self.site);
-        let chain = site.chain(Some(errand.route));
-        let max = site.rules.body_max(chain);
-        let body = Body::new(head.framing, &site.limits.of_answers());
+        let site = Rc::clone(&self.site);
         let shell = Rc::clone(self.office.shell());
-        let reading = whole(&mut upstream.stream, inbox, body, max);
-        let body = shell.timeout(shell.now() + errand.timeouts.body, reading).await;
-        let body = body.map_err(|_| Reason::RequestTimeout)?;
+        let chain = site.chain(Some(errand.route));
+        let body = Body::new(head.framing, &site.limits.of_answers());
+        let mut whole = Whole::new(body, site.rules.body_max(chain));
+        let mut done = whole.take(inbox).map_err(|_| Reason::BadUpstream)?;
+        // A body that goes nowhere any more is not read on.
+        let mut sends = !flow.is_through();
+        while !done {
+            let more = poll_fn(|cx| {
+                if self.stream.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Reason::ClientReset));
+                }
+                let (stream, mut moved) = (&mut upstream.stream, false);
+                if sends {
+                    let from = (&mut self.stream, &mut self.inbox);
+                    sends = flow.poll(cx, from.0, from.1, stream, &mut moved).is_pending();
+                }
+                match stream.poll_recv(cx, inbox) {
+                    Poll::Pending if moved => Poll::Ready(Ok(None)),
+                    received => received.map(|got| Ok(Some(got))),
+                }
+            });
+            let more = shell.timeout(shell.now() + errand.timeouts.body, more).await;
+            let Some(got) = more.map_err(|_| Reason::RequestTimeout)?? else { continue };
+            done = whole.receive(got, inbox).map_err(|_| Reason::BadUpstream)?;
+        }
         let changes = site.rules.answer_changes(chain);
-        body.and_then(|body| changed(body, changes)).map_err(|_| Reason::BadUpstream)
+        changed(whole.bytes, changes).map_err(|_| Reason::BadUpstream)
     }
 }
 
-/// All of a body of at most `max` bytes.
-async fn whole<D: Driver>(
-    from: &mut Stream<D>,
-    inbox: &mut Inbox,
-    mut body: Body,
+/// A body on its way to being whole.
+struct Whole {
+    body: Body,
+    bytes: Vec<u8>,
     max: u64,
-) -> Result<Vec<u8>, Failed> {
-    let mut bytes = Vec::new();
-    while !body.is_done() {
-        let piece = body.next(inbox.bytes()).map_err(Failed::Malformed)?;
-        if (bytes.len() + piece.payload.len()) as u64 > max {
-            return Err(Failed::TooLarge);
-        }
-        bytes.extend_from_slice(&inbox.bytes()[piece.payload.clone()]);
-        inbox.consume(piece.consumed);
-        if piece.end {
-            break;
-        }
-        if piece.consumed > 0 && !inbox.is_empty() {
-            continue;
-        }
-        match from.recv(inbox).await {
-            Ok(1..) => {}
-            Ok(0) => {
-                body.close().map_err(Failed::Malformed)?;
-                break;
+    /// Payload that was there, also of a body that is too large.
+    seen: u64,
+}
+
+impl Whole {
+    const fn new(body: Body, max: u64) -> Self {
+        Self { body, bytes: Vec::new(), max, seen: 0 }
+    }
+
+    /// Takes what `inbox` has of it. Whether that was the rest.
+    fn take(&mut self, inbox: &mut Inbox) -> Result<bool, Failed> {
+        while !self.body.is_done() {
+            let piece = self.body.next(inbox.bytes()).map_err(Failed::Malformed)?;
+            self.seen += piece.payload.len() as u64;
+            if self.seen > self.max {
+                return Err(Failed::TooLarge);
             }
-            Err(StreamError::Tls) => return Err(Failed::Gone(Reason::TlsFailed)),
-            Err(_) => return Err(Failed::Gone(Reason::ClientReset)),
+            self.bytes.extend_from_slice(&inbox.bytes()[piece.payload.clone()]);
+            inbox.consume(piece.consumed);
+            if piece.consumed == 0 && !piece.end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes what a receive gave, or the end that it was. Whether that was the rest.
+    fn receive(
+        &mut self,
+        got: Result<usize, StreamError>,
+        inbox: &mut Inbox,
+    ) -> Result<bool, Failed> {
+        match got {
+            Ok(1..) => self.take(inbox),
+            Ok(0) => self.body.close().map(|()| true).map_err(Failed::Malformed),
+            Err(StreamError::Tls) => Err(Failed::Gone(Reason::TlsFailed)),
+            Err(_) => Err(Failed::Gone(Reason::ClientReset)),
         }
     }
-    Ok(bytes)
 }
 
 fn changed<'c>(

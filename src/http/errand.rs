@@ -26,6 +26,7 @@ use super::policies::{Gate, Refusal};
 use super::server_head;
 use super::session::Peers;
 use super::site::Site;
+use super::trailers;
 use crate::balance::FlowKey;
 use crate::config::plan::{HashBy, HttpTimeouts};
 use crate::observe::requests::RequestText;
@@ -74,6 +75,8 @@ pub struct Errand {
     /// The connection becomes something else if the server agrees.
     pub upgrades: bool,
     pub client: Option<IpAddr>,
+    /// The client speaks TLS, with this listener or with a proxy that is trusted.
+    pub is_https: bool,
     pub id: RequestId,
     /// What the answer may be compressed with.
     pub accepts: Accepts,
@@ -94,6 +97,8 @@ pub struct Errand {
     pub expects: bool,
     /// The body is read here as a whole, and changed.
     pub changes_body: bool,
+    /// What `Connection` says, where trailers may follow.
+    pub hop_names: Vec<u8>,
 }
 
 impl Errand {
@@ -113,6 +118,7 @@ impl Errand {
             keep_alive: head.keep_alive,
             upgrades: false,
             client,
+            is_https: false,
             id,
             accepts: Accepts::default(),
             text,
@@ -124,6 +130,7 @@ impl Errand {
             gate: Gate::default(),
             expects: head.expect_continue,
             changes_body: false,
+            hop_names: Vec::new(),
         }
     }
 }
@@ -356,6 +363,8 @@ impl Case<'_> {
         let id = self.id.as_bytes();
         let text = log_text::of(bench.site, bench.peers, Some(self.head), &self.lines, id);
         let mut errand = Box::new(Errand::new(self.head, self.client.ip, self.id, text));
+        errand.is_https = self.scheme == "https";
+        errand.hop_names = trailers::hop_names(self.head.framing, &self.lines);
         if let Found::Route { route, .. } = self.found {
             errand.route = route;
         }

@@ -12,6 +12,7 @@ use sluicegate_l7::http1::{Body, Reject};
 
 use super::mirror::Copying;
 use super::reply::Passage;
+use super::trailers::Trailers;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
 use crate::stream::{Stream, StreamError};
@@ -50,10 +51,14 @@ pub struct Flow {
     /// Payload that came in, and how much may.
     pub total: u64,
     pub total_max: u64,
+    /// Payload that goes out, as an encoder made it.
+    pub given: u64,
     /// The source has been read to its end.
     pub source_ended: bool,
     /// A copy of the message for somebody else, until it is whole.
     copy: Option<Box<Copying>>,
+    /// What of the trailers passes; `None`: all of them.
+    sifter: Option<Box<Trailers>>,
 }
 
 impl Flow {
@@ -76,8 +81,10 @@ impl Flow {
             framed,
             total: 0,
             total_max: u64::MAX,
+            given: 0,
             source_ended: false,
             copy: None,
+            sifter: None,
         }
     }
 
@@ -88,6 +95,11 @@ impl Flow {
         } else {
             self.copy = Some(copy);
         }
+    }
+
+    /// Lets only those trailers pass of which `by` says so, also into a copy.
+    pub fn sift_trailers(&mut self, by: Option<Box<Trailers>>) {
+        self.sifter = by;
     }
 
     /// Puts `host` in place of what the head at the beginning has; nothing of it is sent yet.
@@ -166,7 +178,12 @@ impl Flow {
             if !piece.payload.is_empty() {
                 let payload = &inbox.bytes()[piece.payload.clone()];
                 self.copy = self.copy.take().and_then(|copy| copy.push(payload));
-                push_payload(payload, self.passage, self.encoder.as_deref_mut(), &mut self.pending);
+                self.given += push_payload(
+                    payload,
+                    self.passage,
+                    self.encoder.as_deref_mut(),
+                    &mut self.pending,
+                );
             }
             inbox.consume(piece.consumed);
             if piece.end {
@@ -179,16 +196,21 @@ impl Flow {
     /// The body is complete.
     fn end(&mut self) {
         self.framed = true;
+        let trailers = self.body.trailers();
+        let trailers = match &self.sifter {
+            Some(sifter) => &sifter.passing(trailers),
+            None => trailers,
+        };
         if let Some(copy) = self.copy.take() {
-            copy.finish(self.body.trailers());
+            copy.finish(trailers);
         }
         if let Some(encoder) = self.encoder.take() {
             let mut rest = Vec::new();
             encoder.finish(&mut rest);
-            push_payload(&rest, self.passage, None, &mut self.pending);
+            self.given += push_payload(&rest, self.passage, None, &mut self.pending);
         }
         if self.passage == Passage::Chunked {
-            chunked::push_last_chunk(&mut self.pending, self.body.trailers());
+            chunked::push_last_chunk(&mut self.pending, trailers);
         }
     }
 
@@ -257,13 +279,13 @@ impl Flow {
     }
 }
 
-/// Appends payload as the target is to get it.
+/// Appends payload as the target is to get it, and says how much of it that is.
 fn push_payload(
     payload: &[u8],
     passage: Passage,
     encoder: Option<&mut Encoder>,
     out: &mut Vec<u8>,
-) {
+) -> u64 {
     let mut squeezed = Vec::new();
     let payload = match encoder {
         Some(encoder) => {
@@ -275,7 +297,7 @@ fn push_payload(
         None => payload,
     };
     if payload.is_empty() {
-        return; // an empty chunk would be the last one
+        return 0; // an empty chunk would be the last one
     }
     match passage {
         Passage::Raw => out.extend_from_slice(payload),
@@ -285,4 +307,5 @@ fn push_payload(
             out.extend_from_slice(CHUNK_END);
         }
     }
+    payload.len() as u64
 }

@@ -7,9 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use sluicegate_l7::http1::request;
 use sluicegate_l7::http1::{Fields, Reject};
+use sluicegate_l7::route::Found;
 use sluicegate_l7::route::spec::ActionSpec;
 
-use super::errand::{self, Act, Bench, Scratch, Verdict};
+use super::errand::{self, Act, Bench, Case, Scratch, Verdict};
 use super::session::{Peers, reason_of};
 use super::site::Site;
 use crate::balance::FlowKey;
@@ -43,6 +44,13 @@ pub enum Fate {
         host: String,
         /// What the pool goes by, if that is there and not the client's address.
         flow: Option<FlowKey>,
+        /// What the client's cookie says of its server.
+        sticky: Option<u64>,
+    },
+    /// 204, by the policy.
+    Preflight {
+        route: usize,
+        policy: usize,
     },
     Redirect {
         route: usize,
@@ -98,13 +106,12 @@ pub fn explain(
         has_servers: &|_| true,
         hashes: &|pool| plan.hashes(pool),
     };
-    let mut draft = Vec::new();
     let mut scratch = Scratch::default();
     let case = errand::open(&bench, bytes, &head, &fields, &mut scratch)?;
-    let verdict = errand::conclude(&bench, &case, case.errand(&bench), &mut draft);
-    if let Act::Rejected(reject) = verdict.act {
-        return Err(reject.into());
-    }
+    let (policies, fate) = match preflight(site, &case) {
+        Some(answered) => answered,
+        None => concluded(&bench, &case)?,
+    };
     let query = case.query();
     let routes = site.table.explain(&query);
     Ok(Explained {
@@ -112,10 +119,30 @@ pub fn explain(
         host: case.host.to_owned(),
         path: case.matching.to_owned(),
         client: case.client.ip,
-        policies: site.chain(verdict.errand.route()).steps().to_vec(),
-        fate: fate(site, &verdict, &draft),
+        policies,
+        fate,
         routes: routes.into_iter().map(|(route, why)| (route, why.to_string())).collect(),
     })
+}
+
+/// The policies that run for a preflight which one of them answers, and that one.
+fn preflight(site: &Site, case: &Case<'_>) -> Option<(Vec<usize>, Fate)> {
+    let Found::Route { route, .. } = case.found else { return None };
+    let steps = site.chain(Some(route)).steps();
+    let at = steps.iter().position(|&step| site.rules.is_cors(step))?;
+    let answered = (steps[..=at].to_vec(), Fate::Preflight { route, policy: steps[at] });
+    case.preflight.then_some(answered)
+}
+
+/// The policies of any other request, and what becomes of it if they let it pass.
+fn concluded(bench: &Bench<'_>, case: &Case<'_>) -> Result<(Vec<usize>, Fate), Refused> {
+    let mut draft = Vec::new();
+    let verdict = errand::conclude(bench, case, case.errand(bench), &mut draft);
+    if let Act::Rejected(reject) = verdict.act {
+        return Err(reject.into());
+    }
+    let policies = bench.site.chain(verdict.errand.route()).steps().to_vec();
+    Ok((policies, fate(bench.site, &verdict, &draft)))
 }
 
 fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
@@ -130,7 +157,8 @@ fn fate(site: &Site, Verdict { errand, act }: &Verdict, draft: &[u8]) -> Fate {
             let host = if of_server { "that of the server" } else { host };
             let (route, pool) = (errand.route, errand.pool);
             let flow = errand.flows.at(PoolId(pool as u16));
-            Fate::Forward { route, pool, line, host: host.to_owned(), flow }
+            let (host, sticky) = (host.to_owned(), errand.sticky);
+            Fate::Forward { route, pool, line, host, flow, sticky }
         }
         Act::Redirect { status } => {
             Fate::Redirect { route: errand.route, status: *status, location: text(draft) }

@@ -58,12 +58,14 @@ impl<D: Driver> Session<D> {
         let mut flow =
             Flow::new(self.body_of(errand), request_passage(errand), None, std::mem::take(draft));
         flow.keep_for_repeat(spec.body_max as usize);
-        flow.total_max = errand.gate.body_max.unwrap_or(u64::MAX);
+        flow.total_max = errand.gate.body_max().unwrap_or(u64::MAX);
+        flow.sift_trailers(self.trailers_of(errand));
         if let Some(copy) = copy {
             flow.copy_to(copy);
         }
         // What of the body is here already is looked at before anybody else sees the request.
         if let Err(reject) = flow.frame(&mut self.inbox) {
+            account.bytes_in += flow.total;
             return self.refuse_late(reject, errand, account).await;
         }
         let mut result = self.attempts(pool, errand, &mut flow, spec, account).await;
@@ -76,6 +78,8 @@ impl<D: Driver> Session<D> {
             account.pool = Some(other);
             result = self.attempts(other, errand, &mut flow, spec, account).await;
         }
+        // No more of it is read.
+        account.bytes_in += flow.total;
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
@@ -83,7 +87,6 @@ impl<D: Driver> Session<D> {
                 self.fail(reason, errand, flow.has_all(), account).await
             }
         };
-        account.bytes_in += flow.total;
         *draft = flow.into_buffer();
         then
     }
@@ -98,7 +101,9 @@ impl<D: Driver> Session<D> {
         account: &mut Account,
     ) -> Attempt {
         let route = self.site.table.spec(errand.route).timeout;
-        let until = self.office.now() + route.unwrap_or(errand.timeouts.request);
+        // That of a fallback is its own.
+        let own = self.office.http_timeouts(&self.site, usize::from(pool.0)).request;
+        let until = self.office.now() + route.unwrap_or(own);
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
         self.office.retry_budget(pool).request(self.office.worker(), self.office.now());

@@ -21,6 +21,7 @@
 //! - `flow` what a hashing pool goes by
 //! - `bodies` those that policies change
 //! - `server_head` the head that the server gets
+//! - `trailers` what of a request's trailers it gets
 //! - `forward` a request on its way to a server, attempt by attempt
 //! - `answering` its answer on its way back
 //! - `joining` a session that becomes a relay after a 101
@@ -57,6 +58,7 @@ mod shared_answers;
 pub mod shared_limits;
 mod site;
 mod stealing;
+mod trailers;
 mod upstream;
 mod waiting;
 mod watch;

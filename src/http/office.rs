@@ -23,7 +23,7 @@ use super::policies::{Passwords, Rules};
 use super::site::Site;
 use super::upstream::{Kept as Connections, Manner, Place, Stay};
 use super::waiting::{Tickets, Told, Wait};
-use crate::balance::{FlowKey, Nobody, Rng, server_key};
+use crate::balance::{FlowKey, Nobody, Rng, sticky_key};
 use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
@@ -275,15 +275,9 @@ impl<D: Driver> Office<D> {
 
     /// What a sticky cookie says for this server: the same in every instance.
     pub(super) fn sticky_value(&self, server: &ServerState) -> u64 {
-        use std::hash::Hasher as _;
         let snapshot = self.snapshot.borrow();
-        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(2, 2);
-        for name in [&*snapshot.plan.pools[usize::from(server.pool.0)].name, &*server.name] {
-            hasher.write(name.as_bytes());
-            hasher.write_u8(0);
-        }
-        hasher.write_u64(server_key(&server.address));
-        hasher.finish()
+        let pool = &snapshot.plan.pools[usize::from(server.pool.0)].name;
+        sticky_key(pool, &server.name, &server.address)
     }
 
     /// Waits in the pool's queue, in order of arrival, for a place at a server: `hold` while

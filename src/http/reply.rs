@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluicegate_l7::compress::{self, Change, Outcome};
-use sluicegate_l7::http1::{Fields, Framing, Known, Lines, ResponseHead, Version};
+use sluicegate_l7::http1::{Fields, Framing, Known, Lines, Method, ResponseHead, Version};
 use sluicegate_l7::route::spec::Algorithm;
 use sluicegate_l7::route::{headers, sticky};
 use sluicegate_l7::text::push_decimal;
@@ -53,7 +53,7 @@ pub fn terms(
         Framing::Length(length) => Some(length),
         _ => None,
     };
-    let is_head = errand.method == sluicegate_l7::http1::Method::Head;
+    let is_head = errand.method == Method::Head;
     let response = compress::Response { status: head.status, fields: &lines, length, is_head };
     let outcome = compression
         .map_or(Outcome::Untouched, |spec| compress::decide(spec, errand.accepts, &response));
@@ -94,7 +94,7 @@ pub fn write_head(
     }
     if let (Some(spec), Some(value)) = (&route.sticky, terms.sticky) {
         out.extend_from_slice(b"Set-Cookie: ");
-        sticky::write_cookie(spec, value, site.secure, out);
+        sticky::write_cookie(spec, value, errand.is_https, out);
         out.extend_from_slice(b"\r\n");
     }
     errand.id.write_line(out);
@@ -173,12 +173,11 @@ fn write_lines(
     out: &mut Vec<u8>,
 ) {
     let cors = site.replaced(errand.route()).cors;
-    let keeps_length = terms.compress.is_none() && head.framing == Framing::None;
+    let keeps_length = terms.compress.is_none() && tells_length(errand, head);
     for field in fields.end_to_end() {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         let dropped = match field.known {
             Some(Known::Server | Known::XPoweredBy | Known::Via | Known::XRequestId) => true,
-            // To HEAD, and of 304, it tells of a body that does not come.
             Some(Known::ContentLength) => !keeps_length,
             _ => cors && is_cors(name),
         };
@@ -196,6 +195,13 @@ fn write_lines(
             out.extend_from_slice(part);
         }
     }
+}
+
+/// Whether a length without a body tells of one that another request would get: to HEAD, and of
+/// 304. Of 1xx and 204 there never is one, and some clients wait for it (RFC 9110 §8.6).
+fn tells_length(errand: &Errand, head: &ResponseHead) -> bool {
+    let is_head = errand.method == Method::Head && head.status >= 200 && head.status != 204;
+    head.framing == Framing::None && (is_head || head.status == 304)
 }
 
 fn is_cors(name: &[u8]) -> bool {

@@ -71,9 +71,9 @@ pub(super) fn write_head(
 fn write_query(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut Vec<u8>) {
     let site = bench.site;
     let chain = site.chain(Some(errand.route));
-    let hidden = site.rules.hidden_query(chain);
+    let mut hidden = site.rules.hidden_queries(chain).peekable();
     let mut changes = site.rules.query_changes(chain).peekable();
-    if hidden.is_none() && changes.peek().is_none() {
+    if hidden.peek().is_none() && changes.peek().is_none() {
         if let Some(query) = case.query {
             out.push(b'?');
             out.extend_from_slice(query.as_bytes());
@@ -87,7 +87,7 @@ fn write_query(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut Ve
         // Escapes, and what was ASCII before.
         query = String::from_utf8(next).unwrap_or_default();
     };
-    if let Some(name) = hidden {
+    for name in hidden {
         write(&|query, out| credential::write_query_without(query, name, out));
     }
     for changes in changes {
@@ -109,7 +109,7 @@ fn write_fields(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut V
             && site.rules.answer_changes(chain).next().is_some();
         let passes = !for_us
             && site.sieve.passes(field.known, name)
-            && !site.owns(name)
+            && !site.takes(errand.route(), name)
             && !site.rules.hides(chain, name, field.value.of(bytes));
         if !passes {
             continue;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use sluicegate_l7::answer::How as Manner;
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
+use sluicegate_l7::identity::Client;
 
 use super::errand::{self, Act, Bench, Errand, RequestId, Scratch, Verdict};
 use super::h2::{self, Preface};
@@ -407,6 +408,10 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         account.reason = reason_of(reject);
         let lines = Lines { bytes: self.inbox.bytes(), fields: &self.fields };
+        if head.is_some() {
+            account.client =
+                Client::find(self.peers.ip(), &lines, &self.site.plan.trusted_proxies).ip;
+        }
         let random = [self.office.random(), self.office.random()];
         let id = RequestId::of(head.map(|_| &lines), random);
         let text = log_text::of(&self.site, &self.peers, head, &lines, id.as_bytes());
@@ -429,7 +434,8 @@ impl<D: Driver> Session<D> {
 
     /// Counts and logs a request.
     #[allow(clippy::needless_pass_by_value)] // it is over with it
-    pub(super) fn account(&mut self, account: Account, errand: Errand) {
+    pub(super) fn account(&mut self, account: Account, mut errand: Errand) {
+        errand.gate.judge_body(account.bytes_in);
         self.record(&account, errand.version, errand.text, &errand.gate);
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use sluicegate_l7::http1::{Known, Limits};
-use sluicegate_l7::identity::Sieve;
+use sluicegate_l7::identity::{self, Sieve};
 use sluicegate_l7::policy::chain::{Chain, Mention};
 use sluicegate_l7::policy::spec::Kind;
 use sluicegate_l7::route::spec::{HeaderSpec, RouteSpec};
@@ -68,11 +68,10 @@ pub struct Replaced {
 impl Replaced {
     fn of(rules: &Rules, chain: &Chain, spec: &RouteSpec) -> Self {
         let changes = || changes(rules, chain, spec);
-        let is_cors = |&at: &usize| matches!(rules.specs()[at].kind, Kind::Cors(_));
         Self {
             request: headers::replaced(changes().map(|both| both.0)),
             answer: headers::replaced(changes().map(|both| both.1)),
-            cors: chain.steps().iter().any(is_cors),
+            cors: chain.steps().iter().any(|&step| rules.is_cors(step)),
         }
     }
 }
@@ -172,10 +171,12 @@ impl Site {
         route.and_then(|route| self.replaced.get(route)).unwrap_or(&NOTHING)
     }
 
-    /// Whether policies, and not clients, say what is in this field.
+    /// Whether it is the operator's and not a client's to say what servers get in this field:
+    /// policies write it, or an operation of the route removes or sets it.
     #[must_use]
-    pub fn owns(&self, name: &[u8]) -> bool {
-        self.owned.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+    pub fn takes(&self, route: Option<usize>, name: &[u8]) -> bool {
+        let mut own = self.owned.iter().chain(&self.replaced(route).request);
+        own.any(|own| identity::is_same_name(own.as_bytes(), name))
     }
 
     /// The number of the route's name in [`Labels`].

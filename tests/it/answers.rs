@@ -248,3 +248,74 @@ fn a_tls_handshake_with_a_server_has_a_time_of_its_own() {
     assert_eq!(Talk::to(&gate, "web").get("/").status, 502);
     assert_eq!(gate.log(1)[0]["reason"], "tls-failed");
 }
+
+#[test]
+fn a_length_without_a_body_is_told_only_where_another_request_would_get_one() {
+    let backend = Backend::start(|seen| {
+        let status = seen.path().trim_start_matches('/');
+        Reply::raw(format!("HTTP/1.1 {status} Said\r\nContent-Length: 7\r\n\r\n"))
+    });
+    let gate = gate(&backend.address.to_string(), "pool = \"app\"", "");
+    for (method, path, length) in [
+        ("GET", "/204", None),
+        ("HEAD", "/204", None),
+        ("GET", "/304", Some("7")),
+        ("HEAD", "/200", Some("7")),
+    ] {
+        let said = Talk::to(&gate, "web").ask(method, path, "", b"");
+        assert_eq!(said.field("Content-Length"), length, "{method} {path}: {}", said.head);
+    }
+}
+
+#[test]
+fn a_sticky_cookie_is_secure_where_the_client_speaks_tls_with_a_trusted_proxy() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let route = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
+    for (listener, secure) in [("trusted_proxies = [\"127.0.0.0/8\"]", true), ("", false)] {
+        let gate = gate(&backend.address.to_string(), listener, route);
+        let mut talk = Talk::to(&gate, "web");
+        let said = talk.ask("GET", "/", "X-Forwarded-Proto: https\r\n", b"");
+        let cookie = said.field("Set-Cookie").expect("a cookie");
+        assert_eq!(cookie.contains("; Secure"), secure, "{listener}: {cookie}");
+        let plain = talk.get("/");
+        assert!(!plain.field("Set-Cookie").expect("a cookie").contains("; Secure"));
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_for_its_path_is_logged_with_its_client_behind_a_trusted_proxy() {
+    let backend = Backend::start(|_| Reply::ok("ok"));
+    let address = backend.address.to_string();
+    for (trusted, client) in [("127.0.0.0/8", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")] {
+        let listener = format!("pool = \"app\"\ntrusted_proxies = [\"{trusted}\"]");
+        let gate = gate(&address, &listener, "");
+        let request = "GET /a%00b HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
+        assert!(raw(&gate, request).starts_with("HTTP/1.1 400 "));
+        let logged = gate.log(1);
+        assert_eq!((&logged[0]["client"], &logged[0]["status"]), (&client.into(), &400.into()));
+    }
+}
+
+#[test]
+fn the_log_counts_the_payload_that_a_client_gets_and_not_what_was_compressed_into_it() {
+    let backend = Backend::start(|_| {
+        let text = "all of one kind ".repeat(1_000);
+        let kind = "Content-Type: text/plain";
+        let length = text.len();
+        Reply::raw(format!("HTTP/1.1 200 OK\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{text}"))
+    });
+    let listener = "pool = \"app\"\ncompression = { algorithms = [\"gzip\"] }";
+    let gate = gate(&backend.address.to_string(), listener, "");
+    let mut talk = Talk::to(&gate, "web");
+    let small = talk.ask("GET", "/small", "Accept-Encoding: gzip\r\n", b"");
+    let whole = talk.get("/whole");
+    assert_eq!(small.field("Content-Encoding"), Some("gzip"), "{}", small.head);
+    assert!(small.body.len() < 1_000 && whole.body.len() == 16_000);
+    let logged = gate.log(2);
+    let told = |path: &str| {
+        let line = logged.iter().find(|line| line["path"] == path).expect("a line");
+        line["bytes_out"].as_u64()
+    };
+    assert_eq!(told("/small"), Some(small.body.len() as u64));
+    assert_eq!(told("/whole"), Some(16_000));
+}

@@ -4,11 +4,12 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
 
 use super::backend::{Backend, Reply};
 use super::deadline::{PATIENCE, until};
 use super::gate::Gate;
-use super::gateway::{config, echo, field, gate, get, last, status};
+use super::gateway::{SECRET, config, echo, field, gate, get, last, status, token, unix_now};
 
 #[test]
 fn a_service_decides_and_what_it_says_is_copied_both_ways() {
@@ -278,5 +279,114 @@ fn what_was_heard_outlives_a_reload_that_does_not_change_its_policy() {
             assert_eq!(ask(), 200);
         }
         assert_eq!(idp.seen().len(), asked, "{change}");
+    }
+}
+
+/// A service that lets everybody in and says something of them, but not who they are.
+fn tagging() -> (Backend, String) {
+    let auth = Backend::start(|_| Reply {
+        bytes: b"HTTP/1.1 200 OK\r\nX-User: u-7\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        closes: false,
+    });
+    let policy = format!(
+        "[policy.ask]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\ncopy = [\"X-User\"]\n",
+        auth.address
+    );
+    (auth, policy)
+}
+
+#[test]
+fn a_service_that_names_nobody_hides_no_consumer_and_is_heard_behind_one_too() {
+    let (_auth, ask) = tagging();
+    let backend = echo();
+    let rest = format!(
+        "[[listener.web.route]]\nmatch = {{ path = \"/first/*\" }}\n\
+         policies = [\"ask\", \"token\", \"gold\"]\npool = \"app\"\n\
+         [[listener.web.route]]\nmatch = {{ path = \"/last/*\" }}\n\
+         policies = [\"token\", \"ask\", \"gold\"]\npool = \"app\"\n{ask}\
+         [policy.gold]\ntype = \"acl\"\nallow = [\"group:gold\"]\n\
+         [policy.token]\ntype = \"jwt\"\nsecret = \"{SECRET}\"\ngroups = \"claim:roles\"\n\
+         forward_claims = {{ X-Tenant = \"claim:tenant\" }}\n"
+    );
+    let gate = gate(&backend, "", &rest);
+    let token = token(&json!({
+        "sub": "bob", "exp": unix_now() + 600, "roles": ["gold"], "tenant": "blue",
+    }));
+    for path in ["/first", "/last"] {
+        let passed = get(&gate, path, &format!("Authorization: Bearer {token}\r\n"));
+        assert_eq!(status(&passed), 200, "{path}: {passed}");
+        let seen = last(&backend);
+        for (name, value) in [
+            ("X-Consumer-Id", "bob"),
+            ("X-Consumer-Groups", "gold"),
+            ("X-Consumer-Auth", "token"),
+            ("X-Tenant", "blue"),
+            ("X-User", "u-7"),
+        ] {
+            assert_eq!(seen.field(name), Some(value), "{path}: {}", seen.head);
+        }
+    }
+}
+
+#[test]
+fn somebody_whom_a_service_does_not_name_is_no_consumer() {
+    let (_auth, ask) = tagging();
+    let (backend, other) = (echo(), echo());
+    let route = |path: &str, then: &str| {
+        format!("[[listener.web.route]]\nmatch = {{ path = \"{path}/*\" }}\n{then}\n")
+    };
+    let rest = [
+        route("/acl", "policies = [\"not-eve\"]\npool = \"app\""),
+        route("/limit", "policies = [\"each\"]\npool = \"app\""),
+        route("/split", "split = { app = 1, other = 1 }\nsplit_by = \"consumer\""),
+        ask,
+        "[policy.not-eve]\ntype = \"acl\"\ndeny = [\"consumer:eve\"]\n".to_owned(),
+        "[policy.each]\ntype = \"rate-limit\"\nkey = \"consumer\"\nlimit = \"1/h\"\n".to_owned(),
+        format!("[pool.other]\nservers = {{ b = \"{}\" }}\n", other.address),
+    ];
+    let listener = "policies = [\"ask\"]\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
+    let gate = gate(&backend, listener, &rest.concat());
+    let from =
+        |path: &str, last: u8| get(&gate, path, &format!("X-Forwarded-For: 192.0.2.{last}\r\n"));
+    assert_eq!(status(&from("/acl", 1)), 401);
+    let limited = [1, 2, 1].map(|last| status(&from("/limit", last)));
+    assert_eq!(limited, [200, 200, 429], "counted by address");
+    backend.forget();
+    for last in 0..32 {
+        assert_eq!(status(&from("/split", last)), 200);
+    }
+    assert!(!backend.seen().is_empty() && !other.seen().is_empty(), "parted by address");
+    assert_eq!(backend.seen()[0].field("X-Consumer-Id"), None);
+}
+
+#[test]
+fn a_service_that_names_a_consumer_who_cannot_be_one_lets_nobody_in() {
+    let long = "x".repeat(257);
+    let auth = Backend::start(move |seen| {
+        let line = match seen.field("X-Forwarded-Uri") {
+            Some("/spaced") => "X-User: carol smith\r\n".to_owned(),
+            Some("/utf8") => "X-User: carl\u{f6}\r\n".to_owned(),
+            Some("/long") => format!("X-User: {long}\r\n"),
+            Some("/empty") => "X-User:\r\n".to_owned(),
+            Some("/good") => "X-User: carol\r\n".to_owned(),
+            _ => String::new(),
+        };
+        Reply::raw(format!("HTTP/1.1 200 OK\r\n{line}Content-Length: 0\r\n\r\n"))
+    });
+    let backend = echo();
+    let rest = format!("{}consumer = \"header:X-User\"\n", decider(&auth, "negative"));
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    for path in ["/spaced", "/utf8", "/long", "/empty"] {
+        for _ in 0..2 {
+            let refused = get(&gate, path, "");
+            assert_eq!(status(&refused), 401, "{path}: {refused}");
+            assert!(field(&refused, "WWW-Authenticate").is_some(), "{refused}");
+            assert!(refused.contains("\"error\":\"unauthorized\""), "{refused}");
+        }
+    }
+    assert_eq!((auth.seen().len(), backend.seen().len()), (4, 0), "a refusal is remembered");
+    for (path, consumer) in [("/good", Some("carol")), ("/nobody", None)] {
+        assert_eq!(status(&get(&gate, path, "")), 200, "{path}");
+        assert_eq!(last(&backend).field("X-Consumer-Id"), consumer, "{path}");
     }
 }

@@ -16,6 +16,8 @@ pub struct Seen {
     /// Start line and fields, with their CRLFs.
     pub head: String,
     pub body: Vec<u8>,
+    /// Lines behind a body in chunks, with their CRLFs.
+    pub trailers: String,
 }
 
 impl Seen {
@@ -178,14 +180,18 @@ fn parse(bytes: &[u8]) -> Result<Option<(Seen, usize)>, String> {
     let at = end + 4;
     if chunked {
         let Some((body, len)) = unchunk(&bytes[at..])? else { return Ok(None) };
-        return Ok(Some((Seen { connection: 0, head, body }, at + len)));
+        let section = &bytes[at..at + len - 2];
+        let last = section.windows(5).rposition(|five| five == b"\r\n0\r\n");
+        let from = last.map_or(b"0\r\n".len(), |last| last + 5);
+        let trailers = String::from_utf8_lossy(&section[from..]).into_owned();
+        return Ok(Some((Seen { connection: 0, head, body, trailers }, at + len)));
     }
     let length = length.unwrap_or(0);
     if bytes.len() < at + length {
         return Ok(None);
     }
     let body = bytes[at..at + length].to_vec();
-    Ok(Some((Seen { connection: 0, head, body }, at + length)))
+    Ok(Some((Seen { connection: 0, head, body, trailers: String::new() }, at + length)))
 }
 
 fn unchunk(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, String> {

@@ -42,7 +42,7 @@ pub fn echo() -> Backend {
 }
 
 /// Sends `request` on a connection of its own and reads to the end.
-fn ask(gate: &Gate, request: &[u8]) -> String {
+pub fn ask(gate: &Gate, request: &[u8]) -> String {
     let mut stream = gate.connect("web");
     stream.write_all(request).expect("it is sent");
     let mut answer = Vec::new();
@@ -460,7 +460,11 @@ fn a_password_is_looked_at_beside_the_workers_and_guessing_is_slowed_down() {
     let tries: Vec<u16> =
         ["alice:x", "bob:open sesame", "alice:"].map(|pair| status(&login(pair))).to_vec();
     assert_eq!(tries, [401, 401, 401]);
-    assert_eq!(status(&login("alice:open sesame")), 429, "also a right guess has to wait");
+    let waits = login("alice:open sesame");
+    assert_eq!(status(&waits), 429, "also a right guess has to wait");
+    assert_eq!(field(&waits, "RateLimit-Policy"), Some("\"login\";q=3;w=3600"), "{waits}");
+    let told = field(&waits, "RateLimit").unwrap_or_default();
+    assert!(told.starts_with("\"login\";r=0;t="), "{told}");
 }
 
 fn bcrypt_of(password: &str) -> String {

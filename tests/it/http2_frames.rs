@@ -461,3 +461,21 @@ fn large_bodies_pass_both_ways_through_two_gateways() {
     nghttp.arg("--data").arg(&file).arg(&url);
     assert!(peers::run(&mut nghttp) == body, "the body differs with trailers allowed");
 }
+
+#[test]
+fn trailers_of_a_stream_are_judged_as_those_of_a_body_in_chunks() {
+    let backend = Backend::start(|_| Reply::ok(""));
+    let marks = "[[listener.web.route]]\npool = \"app\"\n\
+                 headers = { set = { X-Own = \"1\" }, remove = [\"X-Gone\"] }\n";
+    let gate = gate(&backend, &format!("http = {{ underscores = \"keep\" }}\n{marks}"), "");
+    let mut client = Client::greet(&gate);
+    let forged = ["x-own", "x_own", "x-gone", "x-forwarded-prefix", "x_consumer_id"];
+    let trailers: Vec<_> = forged.into_iter().chain(["x-sum"]).map(|name| (name, "root")).collect();
+    client.send(&request(1, "POST", "/", false));
+    client.send(&frame(0, 0, 1, b"abc"));
+    client.send(&frame(1, 4 | 1, 1, &block(&trailers)));
+    client.body(1);
+    let seen = backend.seen();
+    assert_eq!((&*seen[0].body, &*seen[0].trailers), (&b"abc"[..], "x-sum: root\r\n"));
+    assert_eq!(seen[0].field("X-Own"), Some("1"));
+}

@@ -88,6 +88,8 @@ mod talk;
 mod tls;
 mod tls_client;
 mod top;
+mod trailers;
+mod transforms;
 mod upgrade;
 mod upgrades;
 mod websocket;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::backend::{Backend, Reply};
+use super::deadline::{PATIENCE, until};
 use super::gate::Gate;
 use super::http::{ask, gate, get, read_answer, read_head};
+use super::peers::free_address;
 
 #[test]
 fn a_failed_answer_is_asked_for_again_where_the_route_says_so_and_only_then() {
@@ -76,4 +78,31 @@ fn all_workers_together_try_again_within_one_budget() {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     }
     assert_eq!(backend.seen().len(), 60 + 10, "ten are always within it, of all workers");
+}
+
+#[test]
+fn a_fallback_has_its_own_time_for_an_answer_and_is_measured() {
+    let other = Backend::start(|seen| {
+        if seen.path() == "/slow" {
+            std::thread::park_timeout(PATIENCE);
+        }
+        Reply::ok("instead")
+    });
+    let nobody = free_address();
+    let gate = Gate::start(&format!(
+        "version = 1\n[admin]\nbind = \"{{admin}}\"\n[log]\naccess = \"off\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n\
+         [pool.app]\nrequest_timeout = \"1h\"\nservers = {{ a = \"{nobody}\" }}\n\
+         [pool.app.breaker]\nerrors = \"50%\"\nfallback = {{ pool = \"static\" }}\n\
+         fallback_on = [\"502\"]\n[pool.static]\nrequest_timeout = \"1s\"\n\
+         servers = {{ s = \"{}\" }}\n",
+        other.address
+    ));
+    assert!(get(&gate, "/").ends_with("instead"));
+    let measured = "sluicegate_upstream_request_seconds_count{pool=\"static\",server=\"s\"}";
+    until("the fallback is measured", || match gate.metric(measured) {
+        Some(count) if count > 0.0 => Ok(()),
+        count => Err(count),
+    });
+    assert!(get(&gate, "/slow").starts_with("HTTP/1.1 504 "));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sluicegate_l7::route::spec::{ActionSpec, MirrorSpec, SplitBy};
 
-use super::{Question, pool};
+use super::{Asked, Question, Sticky, pool};
 use crate::config::plan::{HttpListener, Plan};
 use crate::config::units::size_text;
 use crate::http::explain::{Explained, Fate, explain as judge, head_of};
@@ -69,7 +69,7 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
         let _ = writeln!(text, "policy    {} ({}{dry})", spec.name, spec.type_word());
     }
     match &found.fate {
-        Fate::Forward { route, pool: at, line, host, flow } => {
+        Fate::Forward { route, pool: at, line, host, flow, sticky } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
             if let ActionSpec::Split { pools, by } = &site.table.spec(*route).action {
                 let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
@@ -78,7 +78,9 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
             if let Some(mirror) = &site.table.spec(*route).mirror {
                 let _ = writeln!(text, "mirror    {}", copies(plan, mirror));
             }
-            pool(plan, *at, found.client, *flow, text);
+            let cookie = site.table.spec(*route).sticky.as_ref().zip(*sticky);
+            let sticky = cookie.map(|(spec, value)| Sticky { spec, value });
+            pool(plan, *at, &Asked { client: found.client, flow: *flow, sticky }, text);
         }
         Fate::Redirect { route, status, location } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
@@ -87,6 +89,11 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
         Fate::Respond { route, status } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
             let _ = writeln!(text, "answer    {status}, as the route says it");
+        }
+        Fate::Preflight { route, policy } => {
+            let _ = writeln!(text, "route     {}", route_name(site, *route));
+            let name = &plan.policies[*policy].name;
+            let _ = writeln!(text, "answer    204, a preflight is answered by `{name}`");
         }
         Fate::NoRoute => {
             let _ = writeln!(text, "route     none");
@@ -100,6 +107,7 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
     let taken = match &found.fate {
         Fate::Forward { route, .. }
         | Fate::Redirect { route, .. }
+        | Fate::Preflight { route, .. }
         | Fate::Respond { route, .. } => Some(*route),
         Fate::NoRoute | Fate::Method { .. } => None,
     };
@@ -315,6 +323,61 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
         let text = ask("GET http://x.test/v1/a", &forwarded, Some("192.0.2.1")).unwrap();
         assert!(!text.contains("192.0.2.9"), "{text}");
         assert!(text.contains("matched   as http://x.test/v1/a"), "{text}");
+    }
+
+    /// What is said with `routes`, before a pool of eight servers.
+    fn with_routes(routes: &str, request: &str, headers: &[&str]) -> String {
+        let servers: Vec<String> =
+            (1..=8).map(|at| format!("s{at} = \"10.0.0.{at}:80\"\n")).collect();
+        let text = format!(
+            "version = 1\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n{routes}\n\
+             [pool.app.servers]\n{}",
+            servers.concat()
+        );
+        let plan = config::load_text("a.toml", text.as_bytes());
+        let plan = plan.unwrap_or_else(|report| panic!("{}", report.render(false))).plan;
+        let question = Question {
+            request: Some(request.into()),
+            headers: headers.iter().map(|&line| line.to_owned()).collect(),
+            ..Question::default()
+        };
+        explain(&Arc::new(plan), "web", &question).unwrap()
+    }
+
+    #[test]
+    fn a_sticky_cookie_names_the_server() {
+        let route = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
+        let get = "GET http://x.test/";
+        let address = crate::net::Endpoint::Ip("10.0.0.7:80".parse().unwrap());
+        let value = sticky_key("app", "s7", &address);
+        let told = with_routes(route, get, &[&format!("Cookie: a=b; sg={value:016x}")]);
+        let line = "server    s7 (10.0.0.7:80), weight 1\n          by the cookie `sg`, while";
+        assert!(told.contains(line), "{told}");
+        assert_eq!(told.matches("\nnot       s").count(), 7, "{told}");
+        let stranger = with_routes(route, get, &["Cookie: sg=0000000000000001"]);
+        assert_eq!(stranger, with_routes(route, get, &[]), "it names nobody");
+    }
+
+    #[test]
+    fn a_preflight_is_answered_where_a_policy_says_who_may_read_answers() {
+        let rules = |more: &str| {
+            format!(
+                "[[listener.web.route]]\nmatch = {{ path = \"/a\", methods = [\"PUT\"] }}\n\
+                 policies = [\"office\", \"pages\", \"keys\"]\npool = \"app\"\n\
+                 [policy.office]\ntype = \"ip\"\nallow = [\"10.0.0.0/8\"]\n\
+                 [policy.keys]\ntype = \"api-key\"\n[consumer.c]\nkeys = [\"sha256:{}\"]\n\
+                 [policy.pages]\ntype = \"cors\"\norigins = [\"https://app.test\"]\n{more}",
+                "0".repeat(64)
+            )
+        };
+        let asked = ["Origin: https://app.test", "Access-Control-Request-Method: PUT"];
+        let ask = |more: &str| with_routes(&rules(more), "OPTIONS http://x.test/a", &asked);
+        let told = ask("");
+        assert!(told.contains("answer    204, a preflight is answered by `pages`\n"), "{told}");
+        assert!(told.contains("policy    office (ip)\npolicy    pages (cors)\nroute"), "{told}");
+        assert!(!told.contains("pool      "), "{told}");
+        let dry = ask("dry_run = true\n");
+        assert!(dry.contains("sends     OPTIONS /a HTTP/1.1"), "{dry}");
     }
 
     #[test]

@@ -294,3 +294,40 @@ fn a_secret_that_is_too_short_for_tokens_is_told_the_rule_and_where_to_get_anoth
         assert!(told.contains(words), "{words}: {told}");
     }
 }
+
+#[test]
+fn what_a_route_without_servers_would_not_do_is_refused() {
+    for action in ["respond = { body = \"x\" }", "redirect = { to = \"/new\" }"] {
+        for key in ["compression = {}", "compression = false", "timeout = \"1s\""] {
+            let lines = format!("[[listener.a.route]]\n{action}\n{key}\n");
+            let told = rendered("a.toml", &http(&lines));
+            let name = key.split(' ').next().unwrap();
+            assert!(told.contains(&format!("`{name}` of ")), "{told}");
+            assert!(told.contains("which asks no server"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_is_as_long_as_the_longest_hash_that_it_is_to_sign_with() {
+    let of = |algorithms: &str, bytes: usize| {
+        let secret = "s".repeat(bytes);
+        let policy = format!(
+            "policies = [\"x\"]\n[policy.x]\ntype = \"jwt\"\nsecret = \"{secret}\"\n{algorithms}\n"
+        );
+        load_text("a.toml", http(&format!("pool = \"p\"\n{policy}")).as_bytes())
+            .map_err(|report| report.render(false))
+    };
+    for (algorithms, min) in [
+        ("", 32),
+        ("algorithms = [\"HS256\"]", 32),
+        ("algorithms = [\"HS256\", \"HS384\"]", 48),
+        ("algorithms = [\"HS512\"]", 64),
+    ] {
+        assert!(of(algorithms, min).is_ok(), "{algorithms}");
+        let told = of(algorithms, min - 1).expect_err("it is too short");
+        assert!(told.contains(&format!("must have at least {min} bytes")), "{algorithms}: {told}");
+        let rule = "(RFC 7518 section 3.2: no fewer than the hash)";
+        assert!(told.contains(rule) && !told.contains("sss"), "{told}");
+    }
+}

@@ -9,6 +9,8 @@ use sluicegate_l7::policy::claims::Claims;
 use sluicegate_l7::policy::consumer::{Principal, is_id};
 use sluicegate_l7::policy::credential::{self, Found};
 use sluicegate_l7::policy::jwt;
+use sluicegate_l7::policy::limit_lines::LimitLine;
+use sluicegate_l7::policy::rate::{Decision, Rate};
 use sluicegate_l7::policy::spec::{
     AuthSpec, CertName, Credential, Declared, IdentitySpec, JwtPolicy, Kind,
 };
@@ -17,7 +19,7 @@ use sluicegate_l7::policy::token_cache::{self, TokenKey};
 use super::super::errand::Errand;
 use super::gate::Refusal;
 use super::run::Step;
-use super::{forward, introspect, passwords};
+use super::{forward, introspect, limits, passwords};
 use crate::runtime::driver::Driver;
 use crate::runtime::time::Time;
 
@@ -82,17 +84,15 @@ pub(super) async fn run<D: Driver>(
             continue;
         }
         by = part;
-        outcome = one(step, part, own).await;
+        outcome = one(step, part, own, errand).await;
         if !matches!(outcome, Outcome::Absent) {
             break;
         }
     }
     match outcome {
         Outcome::Known(principal) => {
-            // The first that is found counts.
-            if errand.gate.principal.is_none() && principal.is_some() {
-                errand.gate.principal = principal;
-                errand.gate.auth = Some(by as u16);
+            if let Some(principal) = principal {
+                errand.gate.found(principal, by);
             }
             Ok(())
         }
@@ -103,37 +103,47 @@ pub(super) async fn run<D: Driver>(
     }
 }
 
-async fn one<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -> Outcome {
-    if let Some(denial) = blocked(step, at, spec, false) {
-        return Outcome::Refused(Refusal::Denied(denial));
+async fn one<D: Driver>(
+    step: &Step<'_, '_, D>,
+    at: usize,
+    spec: &AuthSpec,
+    errand: &mut Errand,
+) -> Outcome {
+    if let Some((rate, decision)) = failures(step, at, spec, false).filter(|now| !now.1.allowed) {
+        let name = &step.site.rules.specs()[at].name;
+        if let Some(line) = LimitLine::of_rates(name, &[rate], &decision) {
+            errand.gate.standings.push((at as u16, limits::standing(&line)));
+        }
+        return Outcome::Refused(Refusal::Denied(limits::too_many("rate-limited", &decision)));
     }
     let outcome = judged(step, at, spec).await;
     if outcome.is_failure() {
         // It is one more; whether it was one too many the next will hear.
-        blocked(step, at, spec, true);
+        failures(step, at, spec, true);
     }
     outcome
 }
 
-/// Whether this client has had too many bad credentials; `takes`: here is one more.
-fn blocked<D: Driver>(
+/// How this client stands with its bad credentials, where they are counted; `takes`: here is one
+/// more.
+fn failures<D: Driver>(
     step: &Step<'_, '_, D>,
     at: usize,
     spec: &AuthSpec,
     takes: bool,
-) -> Option<Denial> {
+) -> Option<(Rate, Decision)> {
     let (rate, client) = (spec.failures?, step.client()?);
-    let limits = step.office.limits();
+    let table = step.office.limits();
     let address = crate::limits::scope_of(client);
-    let key = limits.key(&[&address]);
+    let key = table.key(&[&address]);
     // A policy that says who it is limits nothing else, so its number is free.
     let (policy, now) = (at as u16, step.office.now().0);
     let decision = if takes {
-        limits.take(policy, key, &[rate], now)
+        table.take(policy, key, &[rate], now)
     } else {
-        limits.look(policy, key, &[rate], now)
+        table.look(policy, key, &[rate], now)
     };
-    (!decision.allowed).then(|| super::limits::too_many("rate-limited", &decision))
+    Some((rate, decision))
 }
 
 async fn judged<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -> Outcome {
@@ -175,7 +185,7 @@ async fn judged<D: Driver>(step: &Step<'_, '_, D>, at: usize, spec: &AuthSpec) -
             Found::Malformed => bad("the token cannot be read"),
             Found::Here(token) => Box::pin(introspect::run(step, at, spec, asked, token)).await,
         },
-        Credential::ForwardAuth(asked) => Box::pin(forward::run(step, at, asked)).await,
+        Credential::ForwardAuth(asked) => Box::pin(forward::run(step, at, spec, asked)).await,
         Credential::Any(_) => Outcome::Absent,
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use sluicegate_l7::http1::{Known as Name, Lines};
 use sluicegate_l7::policy::Denial;
 use sluicegate_l7::policy::consumer::{Principal, is_id};
-use sluicegate_l7::policy::spec::ForwardAuthSpec;
+use sluicegate_l7::policy::spec::{AuthSpec, ForwardAuthSpec};
 use sluicegate_l7::policy::token_cache::TokenKey;
 use sluicegate_l7::route::Fields as _;
 
 use super::super::shared_answers::{Found, Known};
 use super::ask::{Reply, ask};
-use super::auth::Outcome;
+use super::auth::{Outcome, challenge};
 use super::gate::Refusal;
 use super::run::Step;
 use crate::runtime::driver::Driver;
@@ -24,6 +24,7 @@ const KEPT_BYTES_MAX: usize = 16 << 10;
 pub(super) async fn run<D: Driver>(
     step: &Step<'_, '_, D>,
     at: usize,
+    spec: &AuthSpec,
     asked: &ForwardAuthSpec,
 ) -> Outcome {
     let mut request = Vec::with_capacity(1_024);
@@ -32,20 +33,20 @@ pub(super) async fn run<D: Driver>(
     let answers = step.site.rules.answers(at).filter(|_| asked.cache.keeps());
     let Some(answers) = answers else {
         let reply = ask(step.office, asked.pool, &request, until).await;
-        return reply.map_or_else(|_| nobody(asked), |reply| judged(asked, reply).0);
+        return reply.map_or_else(|_| nobody(asked), |reply| judged(spec, asked, reply).0);
     };
     // The question is all that the answer can depend on.
     let key = TokenKey::of(&request);
     let flight = match answers.find(step.office, &key, until).await {
         Found::Known(Ok(principal)) => return Outcome::Known(Some(principal)),
-        Found::Known(Err(refusal)) => return Outcome::Refused(Refusal::clone(&refusal)),
+        Found::Known(Err(refusal)) => return Refusal::clone(&refusal).into(),
         Found::Nobody => return nobody(asked),
         Found::Ask(flight) => flight,
     };
     let Ok(reply) = ask(step.office, asked.pool, &request, until).await else {
         return nobody(asked);
     };
-    let (outcome, kept) = judged(asked, reply);
+    let (outcome, kept) = judged(spec, asked, reply);
     if let Some((known, ttl)) = kept {
         let now = step.office.unix_time();
         answers.keep(key, known, now.saturating_add(ttl), now);
@@ -57,18 +58,28 @@ pub(super) async fn run<D: Driver>(
 }
 
 /// What an answer comes to, and what of it others may have for how long.
-fn judged(asked: &ForwardAuthSpec, reply: Reply) -> (Outcome, Option<(Known, Duration)>) {
-    if (200..300).contains(&reply.status) {
-        let principal = Arc::new(principal_of(asked, &reply));
-        let kept = asked.cache.ttl.map(|ttl| (Ok(Arc::clone(&principal)), ttl));
-        return (Outcome::Known(Some(principal)), kept);
-    }
-    let own = sets_cookie(&reply);
-    let refusal = relayed(reply);
+fn judged(
+    spec: &AuthSpec,
+    asked: &ForwardAuthSpec,
+    reply: Reply,
+) -> (Outcome, Option<(Known, Duration)>) {
+    let (refusal, own) = if (200..300).contains(&reply.status) {
+        match principal_of(spec, asked, &reply) {
+            Ok(principal) => {
+                let principal = Arc::new(principal);
+                let kept = asked.cache.ttl.map(|ttl| (Ok(Arc::clone(&principal)), ttl));
+                return (Outcome::Known(Some(principal)), kept);
+            }
+            Err(denial) => (Refusal::Denied(denial), false),
+        }
+    } else {
+        let own = sets_cookie(&reply);
+        (relayed(reply), own)
+    };
     let small = refusal.weight() <= KEPT_BYTES_MAX;
     let negative = asked.cache.negative.filter(|_| small && !own);
     let kept = negative.map(|ttl| (Err(Arc::new(refusal.clone())), ttl));
-    (Outcome::Refused(refusal), kept)
+    (refusal.into(), kept)
 }
 
 /// No answer in time.
@@ -108,11 +119,23 @@ fn write_question<D: Driver>(step: &Step<'_, '_, D>, asked: &ForwardAuthSpec, ou
     out.extend_from_slice(b"\r\n");
 }
 
-/// Who it is by the answer of the service, and what servers are told of it.
-fn principal_of(asked: &ForwardAuthSpec, reply: &Reply) -> Principal {
+/// Who it is by the answer of the service, and what servers are told of it. Without the field that
+/// names a consumer it is nobody.
+///
+/// # Errors
+/// What the field says is no name that could be told on.
+fn principal_of(
+    spec: &AuthSpec,
+    asked: &ForwardAuthSpec,
+    reply: &Reply,
+) -> Result<Principal, Denial> {
     let lines = Lines { bytes: &reply.head, fields: &reply.fields };
-    let id = asked.consumer.as_ref().and_then(|name| lines.line(name, 0));
-    let id = id.and_then(|value| std::str::from_utf8(value).ok()).filter(|id| is_id(id));
+    let named = asked.consumer.as_ref().and_then(|name| lines.line(name, 0));
+    let id = match named.map(std::str::from_utf8) {
+        None => "",
+        Some(Ok(id)) if is_id(id) => id,
+        Some(_) => return Err(challenge(spec, Some("the auth service names no consumer"))),
+    };
     let mut copied = Vec::new();
     for name in &asked.copy {
         for at in 0.. {
@@ -123,13 +146,13 @@ fn principal_of(asked: &ForwardAuthSpec, reply: &Reply) -> Principal {
             copied.extend_from_slice(b"\r\n");
         }
     }
-    Principal {
-        id: id.unwrap_or_default().to_owned(),
+    Ok(Principal {
+        id: id.to_owned(),
         groups: Vec::new(),
         declared: None,
         claims: None,
         lines: copied,
-    }
+    })
 }
 
 /// Whether an answer is for one client: others get no cookie of its session.

@@ -148,7 +148,7 @@ async fn shared<D: Driver>(
     }
 }
 
-fn standing(line: &LimitLine<'_>) -> Standing {
+pub(super) fn standing(line: &LimitLine<'_>) -> Standing {
     Standing {
         quota: line.quota,
         window: line.window,

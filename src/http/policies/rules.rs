@@ -153,13 +153,19 @@ impl Rules {
         })
     }
 
-    /// The parameter that has a credential which servers do not see.
-    #[must_use]
-    pub fn hidden_query<'r>(&'r self, chain: &'r Chain) -> Option<&'r str> {
-        self.hiding(chain).find_map(|credential| match credential {
+    /// The parameters that have credentials which servers do not see.
+    pub fn hidden_queries<'r>(&'r self, chain: &'r Chain) -> impl Iterator<Item = &'r str> {
+        self.hiding(chain).filter_map(|credential| match credential {
             Credential::ApiKey(KeyFrom::Query(name)) => Some(name.as_str()),
             _ => None,
         })
+    }
+
+    /// Whether a policy says who may read answers, and answers preflights itself.
+    #[must_use]
+    pub fn is_cors(&self, policy: usize) -> bool {
+        let spec = &self.specs[policy];
+        matches!(spec.kind, Kind::Cors(_)) && !spec.dry_run
     }
 
     /// Changes to the query.

@@ -11,7 +11,7 @@ use super::super::errand::{Case, Errand};
 use super::super::office::Office;
 use super::super::session::Peers;
 use super::super::site::Site;
-use super::gate::Refusal;
+use super::gate::{BodyLimit, Refusal};
 use super::{auth, limits};
 use crate::runtime::driver::Driver;
 
@@ -59,13 +59,15 @@ pub async fn run<D: Driver>(
         errand.gate.took += took;
         began = ended;
         let Err(refusal) = result else { continue };
-        if matches!(refusal, Refusal::Preflight(_)) {
-            return Err(refusal);
+        if spec.dry_run {
+            errand.gate.denied.push(at as u16);
+            continue;
         }
-        errand.gate.denied.push(at as u16);
-        if !spec.dry_run {
-            return Err(refusal);
+        // Its answer to a preflight is no refusal.
+        if !matches!(refusal, Refusal::Preflight(_)) {
+            errand.gate.denied.push(at as u16);
         }
+        return Err(refusal);
     }
     Ok(())
 }
@@ -88,7 +90,9 @@ async fn one<D: Driver>(step: &Step<'_, '_, D>, errand: &mut Errand) -> Result<(
                 cors.write_preflight(&step.case.lines, &mut lines);
                 return Err(Refusal::Preflight(lines));
             }
-            cors.write_answer(&step.case.lines, &mut errand.answer_lines);
+            if !step.spec.dry_run {
+                cors.write_answer(&step.case.lines, &mut errand.answer_lines);
+            }
             Ok(())
         }
         Kind::Size { body, header } => size(step, errand, *body, *header).map_err(denied),
@@ -127,11 +131,11 @@ fn size<D: Driver>(
     }
     match step.case.head.framing {
         Framing::Length(length) if length > body => return Err(Denial::new("too-large", 413)),
-        Framing::Chunked | Framing::UntilClose if !step.spec.dry_run => {
-            let max = errand.gate.body_max.map_or(body, |max| max.min(body));
-            errand.gate.body_max = Some(max);
+        Framing::Chunked | Framing::UntilClose => {
+            let limit = BodyLimit { policy: step.at as u16, max: body, dry: step.spec.dry_run };
+            errand.gate.body_limits.push(limit);
         }
-        _ => {}
+        Framing::None | Framing::Length(_) => {}
     }
     Ok(())
 }

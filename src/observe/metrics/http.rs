@@ -117,7 +117,9 @@ fn mirrors(view: &View<'_>, text: &mut Text) {
 /// The servers of all pools that requests may go to.
 fn servers(view: &View<'_>, text: &mut Text) {
     let plan = &view.snapshot.plan;
-    let pools: BTreeSet<usize> = plan.listeners.iter().flat_map(pools_of).collect();
+    let asked: BTreeSet<usize> = plan.listeners.iter().flat_map(pools_of).collect();
+    let fallbacks = asked.iter().filter_map(|&pool| plan.fallback_pool(pool));
+    let pools: BTreeSet<usize> = asked.iter().copied().chain(fallbacks).collect();
     text.family(
         "upstream_request_seconds",
         Kind::Histogram,
