@@ -134,7 +134,8 @@ impl<D: Driver> Session<D> {
         let Arrival { mut upstream, mut inbox, mut head } = arrival;
         let bytes = inbox.bytes()[..head.len].to_vec();
         inbox.consume(head.len);
-        let changing = self.changed_answer(errand, &mut upstream, &mut inbox, &head, flow);
+        let idle = self.office.timeouts(self.site.listener, pool).idle;
+        let changing = self.changed_answer(errand, &mut upstream, &mut inbox, &head, flow, idle);
         let body = match changing.await {
             Ok(body) => body,
             Err(reason) => return self.fail(reason, errand, flow.has_all(), account).await,

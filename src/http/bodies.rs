@@ -111,6 +111,7 @@ impl<D: Driver> Session<D> {
         inbox: &mut Inbox,
         head: &ResponseHead,
         flow: &mut Flow,
+        gap: Duration,
     ) -> Result<Vec<u8>, Reason> {
         let site = Rc::clone(&self.site);
         let shell = Rc::clone(self.office.shell());
@@ -135,7 +136,7 @@ impl<D: Driver> Session<D> {
                     received => received.map(|got| Ok(Some(got))),
                 }
             });
-            let more = shell.timeout(shell.now() + errand.timeouts.body, more).await;
+            let more = shell.timeout(shell.now() + gap, more).await;
             let Some(got) = more.map_err(|_| Reason::RequestTimeout)?? else { continue };
             done = whole.receive(got, inbox).map_err(|_| Reason::BadUpstream)?;
         }
