@@ -164,11 +164,7 @@ impl Checker {
 
     async fn probe(&mut self) -> Result<String, Failure> {
         let pool = self.desk.plan_of(&self.state);
-        let sources = pool.source.iter().copied().filter(|source| match &self.state.address {
-            crate::net::Endpoint::Ip(address) => source.is_ipv4() == address.is_ipv4(),
-            crate::net::Endpoint::Unix(_) => false,
-        });
-        let sources: Vec<_> = sources.collect();
+        let sources: Vec<_> = self.state.address.sources(&pool.source).collect();
         let source = sources.get(self.rng.below(sources.len() as u64) as usize).copied();
         let snapshot = self.desk.instance.snapshot();
         let tls = snapshot.fronts.pools[usize::from(self.state.pool.0)].tls.as_ref();

@@ -29,6 +29,7 @@ use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
 use crate::limits::{LimitTable, RetryBudget};
+use crate::net::Endpoint;
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
 use crate::observe::requests::RequestCounts;
@@ -442,13 +443,10 @@ impl<D: Driver> Office<D> {
         snapshot.pools[pool].members.iter().any(|member| member.state.is_eligible(now))
     }
 
-    pub(super) fn next_source(&self, pool: PoolId, unix: bool) -> Option<IpAddr> {
-        if unix {
-            return None;
-        }
+    pub(super) fn next_source(&self, pool: PoolId, server: &Endpoint) -> Option<IpAddr> {
         let at = usize::from(pool.0);
         let snapshot = self.snapshot.borrow();
-        self.pools.borrow_mut()[at].next_source(&snapshot.plan.pools[at].source)
+        self.pools.borrow_mut()[at].next_source(&snapshot.plan.pools[at].source, server)
     }
 
     pub(super) fn pool_tls(

@@ -330,7 +330,7 @@ impl<D: Driver> Office<D> {
         server: &ServerState,
         proxy: &Header,
     ) -> Result<Stream<D>, Failed> {
-        let options = StreamOptions { source: self.next_source(pool, server.address.is_unix()) };
+        let options = StreamOptions { source: self.next_source(pool, &server.address) };
         let socket = self.shell().connect(&server.address, &options).await;
         let socket = socket.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
         socket.keep_alive(&self.tcp_options(pool));
