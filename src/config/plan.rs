@@ -175,6 +175,14 @@ pub enum BindAddr {
     Unix(PathBuf),
 }
 
+impl BindAddr {
+    /// The admin API can be reached by others there.
+    #[must_use]
+    pub const fn needs_token(&self) -> bool {
+        matches!(self, Self::Ip(address) if !address.ip().is_loopback())
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: String,
