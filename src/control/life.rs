@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::checks::Checks;
+use super::commands::{Commands, Teller};
 use super::desk::Desk;
 use super::followers::Followers;
 use super::instance::Phase;
@@ -51,8 +51,8 @@ const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) async fn live(
     started: Started,
     options: &ServeOptions,
-    sender: mpsc::Sender<Command>,
-    mut commands: mpsc::Receiver<Command>,
+    sender: Teller,
+    mut commands: Commands,
 ) -> Result<(), ServeError> {
     let Started { instance, sockets, mut workers, admin, access_log } = started;
     let desk = Rc::new(Desk::new(instance.clone(), options.log.clone()));
@@ -210,11 +210,11 @@ async fn serve(
     reloader: &Reloader,
     upgrader: &Upgrader,
     workers: &[JoinHandle<()>],
-    commands: &mut mpsc::Receiver<Command>,
+    commands: &mut Commands,
 ) -> Command {
     loop {
         tokio::select! {
-            command = commands.recv() => match command.unwrap_or(Command::StopNow) {
+            command = commands.next() => match command {
                 Command::Reload(Some(reply)) if upgrader.is_busy() => {
                     let _ = reply.send(Arc::new(Reload::refused("an upgrade is under way")));
                 }
@@ -253,9 +253,9 @@ async fn reload(desk: &Desk, reloader: &Reloader, reply: Reply) {
 }
 
 /// The next command to stop; reloads are refused for `why`.
-async fn told_to_stop(commands: &mut mpsc::Receiver<Command>, why: &str) -> Command {
+async fn told_to_stop(commands: &mut Commands, why: &str) -> Command {
     loop {
-        match commands.recv().await.unwrap_or(Command::StopNow) {
+        match commands.next().await {
             Command::Reload(Some(reply)) => drop(reply.send(Arc::new(Reload::refused(why)))),
             Command::Reload(None) | Command::Upgrade | Command::HandedOver { .. } => {}
             command => return command,
@@ -264,7 +264,7 @@ async fn told_to_stop(commands: &mut mpsc::Receiver<Command>, why: &str) -> Comm
 }
 
 /// Lets sessions end.
-async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Command>) {
+async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
     desk.instance.set_phase(Phase::Draining);
     desk.instance.events.push(EventKind::Draining, "draining");
     let mut timed_out = false;
@@ -298,7 +298,7 @@ async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Comman
 }
 
 /// Lets sessions end, for as long as the configuration says. Whether that was too short.
-async fn drain_in_time(desk: &Desk, commands: &mut mpsc::Receiver<Command>) -> bool {
+async fn drain_in_time(desk: &Desk, commands: &mut Commands) -> bool {
     let runtime = &desk.instance.plan().runtime;
     desk.log.info(format_args!(
         "stopping: sessions have {:?} to end; a second signal ends them at once",
