@@ -126,8 +126,8 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Who wants to know how a reload went.
-type Reply = Option<oneshot::Sender<Arc<Reload>>>;
+/// Who wants to know how a reload went, or why it was not even tried.
+type Reply = Option<oneshot::Sender<Result<Arc<Reload>, &'static str>>>;
 
 /// What a running instance is told.
 #[derive(Debug)]

@@ -40,15 +40,6 @@ pub struct Reload {
     pub warnings: String,
 }
 
-impl Reload {
-    /// Not even tried.
-    #[must_use]
-    pub fn refused(why: &str) -> Self {
-        let (outcome, pending) = (Err(why.to_owned()), Vec::new());
-        Self { at: SystemTime::now(), outcome, pending, warnings: String::new() }
-    }
-}
-
 /// The file that the configuration came from.
 #[derive(Clone, Debug)]
 pub struct Source {

@@ -31,8 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
-use super::commands::Teller;
 use super::checks::Checks;
+use super::commands::Teller;
 use super::desk::Desk;
 use super::start::AdminSocket;
 use crate::config::plan::BindAddr;

@@ -125,13 +125,18 @@ pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Ans
     }
 }
 
-/// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong.
+/// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong;
+/// 503 when this is not the time for it.
 async fn reload(commands: &Teller) -> Answer {
     let (reply, done) = oneshot::channel();
     // Not taken: the reply is gone with it, which is heard here.
     let _ = commands.send(Command::Reload(Some(reply))).await;
-    let Ok(reload) = done.await else {
-        return error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is stopping");
+    let reload = match done.await {
+        Ok(Ok(reload)) => reload,
+        Ok(Err(why)) => return error(StatusCode::SERVICE_UNAVAILABLE, "not-now", why),
+        Err(_) => {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is stopping");
+        }
     };
     let body = serde_json::json!({
         "ok": reload.outcome.is_ok(),
