@@ -63,6 +63,14 @@ impl Checks {
         self.begin(state, check, false);
     }
 
+    /// The same for one that was there before, checked in another way or not at all: it is what it
+    /// was until that says otherwise, whatever `init` says.
+    pub fn renew(&self, state: &Arc<ServerState>) {
+        let Some(check) = self.desk.plan_of(state).check.clone() else { return };
+        let init = if state.up.load(Ordering::Relaxed) { Init::Up } else { Init::Down };
+        self.begin(state, Check { init, ..check }, false);
+    }
+
     /// The same for a server that was in maintenance: it is down until a check has passed,
     /// whatever `init` says.
     pub fn start_again(&self, state: &Arc<ServerState>) {
@@ -79,15 +87,8 @@ impl Checks {
             firsts.push(result);
         }
         let recheck = Rc::new(Notify::new());
-        // One that is checked in another way now is what it was until that says otherwise.
-        let known = self.tasks.borrow().contains_key(&state.id);
-        let init = match known.then(|| state.up.load(Ordering::Relaxed)) {
-            Some(true) => Init::Up,
-            Some(false) => Init::Down,
-            None => check.init,
-        };
         let checker = Checker {
-            health: Health::new(init),
+            health: Health::new(check.init),
             limits: Limits::from(&check),
             check,
             state: state.clone(),

@@ -129,6 +129,18 @@ fn an_address_that_cannot_be_bound_leaves_all_as_it_was() {
 }
 
 #[test]
+fn a_check_that_a_reload_brings_finds_a_dead_server_that_was_not_checked() {
+    let dead = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let before = [TOP, &listener("a", "p"), &pool("p", &[("dead", dead)])].concat();
+    let gate = Gate::start(&before);
+    let state = || gate.status()["pools"]["p"]["servers"]["dead"]["state"].clone();
+    assert_eq!(state(), "up");
+    let check = "check = { type = \"tcp\", every = \"20ms\", fall = 2, init = \"down\" }\n";
+    apply(&gate, &before.replace("[pool.p]\n", &format!("[pool.p]\n{check}")));
+    until("it is down", || if state() == "down" { Ok(()) } else { Err(state()) });
+}
+
+#[test]
 fn a_hangup_reloads_and_settings_of_the_start_are_named() {
     let one = echo("one");
     let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
