@@ -63,7 +63,7 @@ pub struct ServerState {
     pub ejected_until: AtomicU64,
     /// When `slow_start` began; 0 is not warming up.
     pub warm_from: AtomicU64,
-    /// Failures in a row as workers see them; reset by a success.
+    /// Failures in a row as workers see them; reset by an answer.
     pub errors_in_row: AtomicU32,
     /// A bit for each of the first 64 workers: it may have unused connections.
     pub kept_by: AtomicU64,
@@ -151,6 +151,14 @@ impl ServerState {
             errors_in_row: AtomicU32::new(0),
             kept_by: AtomicU64::new(0),
             last_check: Mutex::new(None),
+        }
+    }
+
+    /// It answered: no failure of before is followed by another in a row.
+    pub fn trust(&self) {
+        // Read first: a store would take the line from all other workers.
+        if self.errors_in_row.load(Ordering::Relaxed) != 0 {
+            self.errors_in_row.store(0, Ordering::Relaxed);
         }
     }
 

@@ -476,9 +476,7 @@ impl<D: Driver> Office<D> {
 
     /// A server answered.
     pub(super) fn trust(server: &ServerState) {
-        if server.errors_in_row.load(Ordering::Relaxed) != 0 {
-            server.errors_in_row.store(0, Ordering::Relaxed);
-        }
+        server.trust();
     }
 
     /// A place in this pool came free.

@@ -325,10 +325,6 @@ impl<D: Driver> Gate<D> {
         session.connect_us = u32::try_from(took.as_micros()).ok();
         self.counts.server(server).connects[ConnectResult::Ok as usize].add(1);
         measure::record(&mut self.histograms.connect, server, took);
-        let state = &self.snapshot.servers[server.0 as usize];
-        if state.errors_in_row.load(Ordering::Relaxed) != 0 {
-            state.errors_in_row.store(0, Ordering::Relaxed);
-        }
         self.done_released(slot);
         if self.is_torn(slot) {
             self.reset_both(slot, Reason::TlsFailed);
