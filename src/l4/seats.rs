@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::gate::Gate;
+use super::gate::{Gate, tcp_options};
 use super::session::{Flow, Op, Phase, Side};
 use crate::http::{Peers, Site};
 use crate::net::Peer;
@@ -490,6 +490,8 @@ impl<D: Driver> Gate<D> {
         };
         let session = self.sessions[slot];
         let timeouts = self.timeouts(slot);
+        // For as long as a task has the session, nothing else looks whether it has settled.
+        self.driver.keep_alive_now(upstream, &tcp_options(&timeouts));
         let at = usize::from(session.pool.0);
         let back = self.snapshot.fronts.pools[at].tls.clone();
         let starttls = self.plan_pool(slot).tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
