@@ -3,6 +3,7 @@
 //! Names and nesting are a contract with scripts. Fields may be added, never renamed.
 
 mod health;
+mod removed;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -269,8 +270,9 @@ pub fn render(view: &View<'_>) -> Status {
         workers: workers(view),
         listeners: listeners(view),
         pools: pools
-            .filter(|((pool, _), _)| !pool.retired)
-            .map(|((pool, now), groups)| (pool.name.clone(), pool_status(view, pool, now, &groups)))
+            .map(|((pool, now), groups)| (pool, pool_status(view, pool, now, &groups)))
+            .filter(|(pool, status)| !pool.retired || !status.servers.is_empty())
+            .map(|(pool, status)| (pool.name.clone(), status))
             .collect(),
         policies: policies(view),
     }
@@ -400,7 +402,7 @@ fn pool_status(
     let servers = groups.iter().map(|group| {
         let status = match group.name {
             Some(name) => named(view, pool, now, group, name),
-            None => group.shown().next().or(group.states.last().copied()).map_or_else(
+            None => group.address().map_or_else(
                 || unresolved(group, "too many servers in this process"),
                 |state| single(view, pool, now, state),
             ),
@@ -408,6 +410,8 @@ fn pool_status(
         let holds = view.overrides.of(&pool.name, &group.plan.name);
         (group.plan.name.clone(), overridden(status, holds))
     });
+    let mut servers: BTreeMap<String, ServerStatus> = servers.collect();
+    removed::add(view, pool, now, &mut servers);
     PoolStatus {
         balance: balance_word(pool.balance).into(),
         held: now.state.waiting.load(Ordering::Relaxed),
@@ -417,7 +421,7 @@ fn pool_status(
             .and(now.state.breaker())
             .map(|breaker| breaker_word(breaker.state()).into()),
         latency: traffic::connects(view, groups),
-        servers: servers.collect(),
+        servers,
     }
 }
 

@@ -145,12 +145,20 @@ pub struct ServerGroup<'a> {
     pub name: Option<&'a Resolution>,
 }
 
-impl ServerGroup<'_> {
+impl<'a> ServerGroup<'a> {
     /// Addresses to show: those in use, and those whose last sessions still run.
     pub fn shown(&self) -> impl Iterator<Item = &Arc<ServerState>> {
         self.states.iter().copied().filter(|state| {
             !state.removed.load(Ordering::Relaxed) || state.load.load(Ordering::Relaxed) > 0
         })
+    }
+
+    /// The address of a server that has only one: the one in use, not one that it had before and
+    /// whose last sessions still run.
+    #[must_use]
+    pub fn address(&self) -> Option<&'a Arc<ServerState>> {
+        let used = |state: &&&Arc<ServerState>| !state.removed.load(Ordering::Relaxed);
+        self.states.iter().find(used).or(self.states.last()).copied()
     }
 
     /// The best of the addresses speaks for the name; a name without any is down.

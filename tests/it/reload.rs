@@ -69,6 +69,9 @@ fn servers_and_listeners_come_and_go_and_sessions_stay_where_they_are() {
         assert!(changes.iter().any(|change| change == line), "{line} in {changes:?}");
     }
     say(&mut old, b"still here").expect("the old session");
+    let status = gate.status();
+    let gone = &status["pools"]["p"]["servers"]["one"];
+    assert_eq!((&gone["state"], &gone["active"]), (&"draining".into(), &1.into()), "{gone}");
     assert_eq!(open(gate.address("a")).expect("a session").1, "two");
     let (mut on_b, name) = open(bound(&gate, "b")).expect("the new listener");
     assert_eq!(name, "one");
@@ -83,9 +86,29 @@ fn servers_and_listeners_come_and_go_and_sessions_stay_where_they_are() {
         Ok(_) => Err("somebody did"),
     });
     let status = gate.status();
-    assert!(status["listeners"]["b"].is_null() && status["pools"]["q"].is_null(), "{status}");
+    assert!(status["listeners"]["b"].is_null(), "{status}");
+    assert_eq!(status["pools"]["q"]["servers"]["one"]["state"], "draining", "{status}");
     let one = &status["pools"]["p"]["servers"]["one"];
     assert_eq!(one["total"], 1, "counters go on by name: {one}");
+    drop(on_b);
+    until("the pool has gone with its last session", || {
+        let status = gate.status();
+        if status["pools"]["q"].is_null() { Ok(()) } else { Err(status) }
+    });
+}
+
+#[test]
+fn a_server_that_moved_is_shown_where_it_is_now() {
+    let (before, now) = (echo("before"), echo("now"));
+    let config = |at| [TOP, &listener("a", "p"), &pool("p", &[("s", at)])].concat();
+    let gate = Gate::start(&config(before));
+    let (mut old, _) = open(gate.address("a")).expect("a session");
+    apply(&gate, &config(now));
+    let status = gate.status();
+    let server = &status["pools"]["p"]["servers"]["s"];
+    let wanted = (Value::from(now.to_string()), Value::from("up"));
+    assert_eq!((&server["addr"], &server["state"]), (&wanted.0, &wanted.1), "{server}");
+    say(&mut old, b"still here").expect("the old session");
 }
 
 #[test]
