@@ -112,6 +112,26 @@ fn a_server_that_moved_is_shown_where_it_is_now() {
 }
 
 #[test]
+fn a_removed_listeners_certificate_and_a_removed_servers_retries_stay_out_and_in_metrics() {
+    let authority = Authority::new();
+    let dead = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let one = echo("one");
+    let secure = listener("s", "p") + &authority.listener() + "\n";
+    let servers = [("one", one), ("dead", dead)];
+    let gate = Gate::start(&[TOP, &listener("a", "p"), &secure, &pool("p", &servers)].concat());
+    let retries = || gate.metric("sluicegate_retries_total{pool=\"p\",reason=\"connect\"}");
+    let counted = until("a retry", || {
+        open(gate.address("a")).expect("at the other server");
+        retries().filter(|&count| count > 0.0).ok_or(())
+    });
+    let alarms = || gate.admin("GET", "/metrics").1.contains("cert_not_after_seconds{");
+    assert!(alarms());
+    apply(&gate, &[TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat());
+    assert!(!alarms(), "nobody is shown the certificate any more");
+    assert!(retries().is_some_and(|now| now >= counted), "{:?} after {counted}", retries());
+}
+
+#[test]
 fn a_broken_file_changes_nothing_and_is_told_everywhere_until_it_is_mended() {
     let one = echo("one");
     let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
