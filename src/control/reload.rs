@@ -96,6 +96,8 @@ impl Reloader {
         };
         if outcome.is_ok() {
             self.desk.heard().await;
+            let instance = &self.desk.instance;
+            instance.shared.forget_retired(&instance.plan());
         }
         let reload = Arc::new(Reload { at: SystemTime::now(), outcome, pending, warnings });
         self.desk.instance.note_reload(reload.clone());
