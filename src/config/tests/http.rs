@@ -37,6 +37,25 @@ fn an_http_listener_has_the_defaults_of_the_interface() {
 }
 
 #[test]
+fn no_bound_is_taken_that_would_not_be_kept() {
+    for (line, key, most) in [
+        ("http.max_header = \"161KiB\"\n", "`max_header`", "160KiB"),
+        ("http.max_uri = \"161KiB\"\n", "`max_uri`", "160KiB"),
+        ("http.max_headers = 257\n", "`max_headers`", "256"),
+    ] {
+        let told = rendered("a.toml", &http(&("pool = \"p\"\n".to_owned() + line)));
+        assert!(told.contains(key) && told.contains(most), "{line}: {told}");
+    }
+    let lease = "store = { redis = \"redis://127.0.0.1\", lease = 1001 }\n";
+    let policy = format!(
+        "policies = [\"r\"]\npool = \"p\"\n[policy.r]\ntype = \"rate-limit\"\nkey = \"ip\"\n\
+         limit = \"9/s\"\n{lease}"
+    );
+    let told = rendered("a.toml", &http(&policy));
+    assert!(told.contains("`lease`") && told.contains("1000"), "{told}");
+}
+
+#[test]
 fn tables_that_say_nothing_mean_their_defaults() {
     let plan = plan_of(
         "a.toml",
