@@ -289,11 +289,13 @@ impl<D: Driver> Office<D> {
     /// none is up, `connect_timeout` while all are full.
     pub(super) async fn wait_for_place(
         self: &Rc<Self>,
+        listener: ListenerId,
         pool: PoolId,
         asker: Asker,
         until: Time,
     ) -> Result<Place<D>, Reason> {
-        let mut wait = Wait::new(Rc::clone(self), pool, until)?;
+        let connect = self.timeouts(listener, pool).connect;
+        let mut wait = Wait::new(Rc::clone(self), pool, connect, until)?;
         loop {
             if wait.released() {
                 match self.reserve(pool, asker, &[]) {
