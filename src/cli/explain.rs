@@ -125,7 +125,9 @@ fn session(
         if question.sni.is_some() {
             return Err(format!("listener `{name}` does not route by name: it has no `sni`"));
         }
-        pool(plan, listener.first_pool(), Some(client), None, text);
+        if let Some(first) = listener.first_pool() {
+            pool(plan, first, Some(client), None, text);
+        }
         return Ok(());
     };
     // As a hello has it.

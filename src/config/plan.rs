@@ -464,10 +464,10 @@ impl Listener {
         }
     }
 
-    /// A pool of this listener: what holds until SNI or a route has chosen one. A checked
-    /// listener has at least one, or answers all by itself.
+    /// A pool of this listener: what holds until SNI or a route has chosen one. `None`: it answers
+    /// all by itself.
     #[must_use]
-    pub fn first_pool(&self) -> usize {
+    pub fn first_pool(&self) -> Option<usize> {
         let of_sni = |sni: &SniRoutes| {
             let named = sni.exact.iter().chain(&sni.wildcard).map(|&(_, pool)| pool);
             named.chain(sni.any).chain(sni.no_sni).next()
@@ -481,7 +481,6 @@ impl Listener {
         self.pool
             .or_else(|| self.sni.as_ref().and_then(of_sni))
             .or_else(|| self.http.as_ref().and_then(of_http))
-            .unwrap_or(0)
     }
 }
 
@@ -518,7 +517,10 @@ impl Plan {
     /// The timeouts that hold for sessions of `listener` (pool > listener > defaults).
     #[must_use]
     pub fn timeouts(&self, listener: &Listener) -> Timeouts {
-        self.timeouts_with(listener, listener.first_pool())
+        match listener.first_pool() {
+            Some(pool) => self.timeouts_with(listener, pool),
+            None => listener.timeouts.over(listener.defaults),
+        }
     }
 
     /// The timeouts that hold for sessions of `listener` that go to `pool`.
@@ -526,7 +528,7 @@ impl Plan {
     pub fn timeouts_with(&self, listener: &Listener, pool: usize) -> Timeouts {
         match self.pools.get(pool) {
             Some(pool) => pool.timeouts.over(listener.timeouts.over(pool.defaults)),
-            // A listener that only redirects or responds, in a file without pools.
+            // Nobody asks for one that is not there.
             None => listener.timeouts.over(listener.defaults),
         }
     }

@@ -343,7 +343,7 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         let status = ListenerStatus {
             bind: bind.iter().map(bind_text).collect(),
             mode: mode_word(listener.mode).into(),
-            pool: plan.pools.get(listener.first_pool()).map(|pool| pool.name.clone()),
+            pool: listener.first_pool().map(|pool| plan.pools[pool].name.clone()),
             tls: listener.tls.is_some(),
             certificates: certificates(view, ListenerId(id as u16)),
             tls_error: view.tls_kept.listeners.get(&ListenerId(id as u16)).cloned(),

@@ -37,6 +37,16 @@ fn an_http_listener_has_the_defaults_of_the_interface() {
 }
 
 #[test]
+fn a_listener_that_answers_by_itself_has_no_pool_and_no_pools_timeouts() {
+    let route = "[[listener.a.route]]\nredirect = { scheme = \"https\" }\n";
+    let text = http(route).replace("[pool.p]\n", "[pool.p]\nhandshake_timeout = \"1s\"\n");
+    let plan = plan_of("a.toml", &text);
+    assert_eq!(plan.listeners[0].first_pool(), None);
+    let handshake = plan.timeouts(&plan.listeners[0]).handshake;
+    assert_eq!(handshake, crate::config::plan::Timeouts::default().handshake);
+}
+
+#[test]
 fn no_bound_is_taken_that_would_not_be_kept() {
     for (line, key, most) in [
         ("http.max_header = \"161KiB\"\n", "`max_header`", "160KiB"),

@@ -256,7 +256,7 @@ fn the_full_example_is_read_as_it_says() {
         plan.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
         ["db", "local", "cache", "edge", "api", "plain", "gateway"]
     );
-    let web = &plan.pools[plan.listeners[1].first_pool()];
+    let web = &plan.pools[plan.listeners[1].first_pool().unwrap()];
     assert_eq!(web.name, "web");
     let Some(CheckKind::Http(check)) = web.check.as_ref().map(|check| &check.kind) else {
         panic!()
