@@ -372,6 +372,7 @@ fn the_admin_api_answers_with_the_shapes_of_the_contract() {
         "/engine",
         "/config/hash",
         "/config/loaded_at",
+        "/config/pending_restart",
         "/config/last_reload/ok",
         "/workers/0/id",
         "/workers/0/cpu",

@@ -71,6 +71,9 @@ pub struct PolicyStatus {
 pub struct ConfigStatus {
     pub hash: String,
     pub loaded_at: String,
+    /// What of it waits for a restart or an upgrade, a sentence each.
+    #[serde(default)]
+    pub pending_restart: Vec<String>,
     pub last_reload: ReloadStatus,
 }
 
@@ -264,6 +267,7 @@ pub fn render(view: &View<'_>) -> Status {
         config: ConfigStatus {
             hash: plan.hash.clone(),
             loaded_at: loaded_at.clone(),
+            pending_restart: view.loading.pending.clone(),
             last_reload: last_reload(view, loaded_at),
         },
         log: LogStatus { dropped: view.log_dropped, stalled: view.log_stalled },

@@ -201,6 +201,13 @@ fn a_hangup_reloads_and_settings_of_the_start_are_named() {
     assert!(last["pending"][0].as_str().is_some_and(|it| it.contains("runtime.workers")), "{last}");
     let changes = last["changes"].to_string();
     assert!(changes.contains("defaults: added"), "{changes}");
+    let waits = || gate.status()["config"]["pending_restart"].to_string();
+    assert!(waits().contains("runtime.workers"), "{}", waits());
+    gate.rewrite("version = 1\n[pool.p]\n");
+    assert_eq!(reload(&gate).0, 422);
+    assert!(waits().contains("runtime.workers"), "a file that is not taken changes nothing");
+    apply(&gate, &good);
+    assert_eq!(waits(), "[]");
 }
 
 #[test]
