@@ -407,8 +407,15 @@ impl Snapshot {
     /// unless it is the usual one.
     #[must_use]
     pub fn host_of(&self, server: &ServerState) -> String {
+        let tls = self.plan.pools[usize::from(server.pool.0)].tls.is_some();
+        self.host_at(server, None, tls)
+    }
+
+    /// The same for a check, which may go to another port, and without TLS.
+    #[must_use]
+    pub fn host_at(&self, server: &ServerState, checked: Option<u16>, tls: bool) -> String {
         let pool = &self.plan.pools[usize::from(server.pool.0)];
-        let usual = if pool.tls.is_some() { 443 } else { 80 };
+        let usual = if tls { 443 } else { 80 };
         let planned = pool.servers.iter().find(|planned| *planned.name == *server.name);
         let (host, port) = match (planned.map(|planned| &planned.address), &server.address) {
             (Some(plan::ServerAddr::Dns { host, port }), _) => {
@@ -418,8 +425,9 @@ impl Snapshot {
                 (format!("[{}]", address.ip()), address.port())
             }
             (_, Endpoint::Ip(address)) => (address.ip().to_string(), address.port()),
-            (_, Endpoint::Unix(_)) => ("localhost".to_owned(), usual),
+            (_, Endpoint::Unix(_)) => return "localhost".to_owned(),
         };
+        let port = checked.unwrap_or(port);
         if port == usual { host } else { format!("{host}:{port}") }
     }
 }

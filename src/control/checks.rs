@@ -172,9 +172,11 @@ impl Checker {
         let name = snapshot.server_name(self.state.id);
         let starttls = pool.tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
         let tls = tls.filter(|_| self.check.tls);
+        let host = snapshot.host_at(&self.state, self.check.port, tls.is_some());
         let target = Target {
             address: &self.state.address,
             check: &self.check,
+            host: &host,
             send_proxy: pool.send_proxy,
             source,
             tls: tls.map(|tls| TargetTls { tls, name: &name, starttls }),

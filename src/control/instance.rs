@@ -98,11 +98,7 @@ impl Instance {
             events: Events::default(),
             log_state: Arc::default(),
             started_at: clock::now(),
-            loading: Mutex::new(Loading {
-                at: SystemTime::now(),
-                last: None,
-                pending: Vec::new(),
-            }),
+            loading: Mutex::new(Loading { at: SystemTime::now(), last: None, pending: Vec::new() }),
             phase: Mutex::new(Phase::Starting),
             phase_changed: Condvar::new(),
             scraper: Scraper::default(),
