@@ -63,6 +63,7 @@ pub use one_liner::one_liner;
 pub use outline::Outline;
 pub use report::Report;
 pub use seats::TooMany;
+pub use walk::{NAME_BYTES_MAX, is_name};
 
 use include::Reading;
 use plan::Plan;
