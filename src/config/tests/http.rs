@@ -47,6 +47,17 @@ fn a_listener_that_answers_by_itself_has_no_pool_and_no_pools_timeouts() {
 }
 
 #[test]
+fn a_listener_has_no_policies_to_drop() {
+    let policy = "[policy.t]\ntype = \"size-limit\"\nbody = \"1MiB\"\n";
+    let told = |policies: &str| {
+        let route = "[[listener.a.route]]\npool = \"p\"\npolicies = [\"!*\"]\n";
+        rendered("a.toml", &http(&format!("policies = {policies}\n{route}{policy}")))
+    };
+    assert_eq!(told("[\"t\"]"), "", "a route may");
+    assert!(told("[\"!*\", \"t\"]").contains("drops nothing"), "{}", told("[\"!*\", \"t\"]"));
+}
+
+#[test]
 fn no_bound_is_taken_that_would_not_be_kept() {
     for (line, key, most) in [
         ("http.max_header = \"161KiB\"\n", "`max_header`", "160KiB"),
