@@ -95,6 +95,14 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
     check(reading, root)
 }
 
+/// The files that [`load`] would read, and its patterns, whatever it would say of them.
+#[must_use]
+pub fn files(path: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut reading = Reading::default();
+    reading.read(path);
+    (reading.paths, reading.patterns)
+}
+
 /// The same for text that is in no file yet; `name` decides the format and stands in messages.
 ///
 /// # Errors

@@ -58,6 +58,8 @@ pub(super) struct Reloader {
     followers: Rc<Followers>,
     /// `None`: there is no file.
     source: RefCell<Option<Source>>,
+    /// What else was read for a configuration that was not taken: a change there may mend it.
+    refused: RefCell<(Vec<PathBuf>, Vec<PathBuf>)>,
     /// The plan of the start: settings that are read once are those of this one.
     started: Arc<Plan>,
     sockets: RefCell<Sockets>,
@@ -81,7 +83,8 @@ impl Reloader {
     ) -> Self {
         let started = desk.instance.plan();
         let (source, sockets) = (RefCell::new(source), RefCell::new(sockets));
-        Self { desk, followers, source, started, sockets }
+        let refused = RefCell::default();
+        Self { desk, followers, source, refused, started, sockets }
     }
 
     /// Reads the file again and applies what it says.
@@ -94,7 +97,10 @@ impl Reloader {
             Ok((changes, pending, warnings)) => (Ok(changes), pending, warnings),
             Err(error) => (Err(error), Vec::new(), String::new()),
         };
-        if outcome.is_ok() {
+        if outcome.is_err() {
+            self.note_refused().await;
+        } else {
+            self.refused.take();
             self.desk.heard().await;
             let instance = &self.desk.instance;
             instance.shared.forget_retired(&instance.plan());
@@ -127,11 +133,23 @@ impl Reloader {
     }
 
     /// The configuration's files, the first one that was named, and the patterns that may come
-    /// to find more; none if there are none.
+    /// to find more, also those of one that was refused; none if there are none.
     pub fn files(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let source = self.source.borrow();
-        let both = source.as_ref().map(|source| (source.files.clone(), source.patterns.clone()));
+        let (source, refused) = (self.source.borrow(), self.refused.borrow());
+        let both = source.as_ref().map(|source| {
+            let files = source.files.iter().chain(&refused.0).cloned().collect();
+            (files, source.patterns.iter().chain(&refused.1).cloned().collect())
+        });
         both.unwrap_or_default()
+    }
+
+    /// Keeps in mind what was read for a configuration that was refused.
+    async fn note_refused(&self) {
+        let Some(path) = self.source.borrow().as_ref().map(|source| source.path.clone()) else {
+            return;
+        };
+        let read = tokio::task::spawn_blocking(move || config::files(&path)).await;
+        self.refused.replace(read.unwrap_or_default());
     }
 
     async fn build(&self) -> Result<Built, String> {

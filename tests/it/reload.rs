@@ -266,6 +266,39 @@ fn a_file_that_comes_to_match_a_pattern_of_include_is_read() {
 }
 
 #[test]
+fn a_new_included_file_that_was_refused_is_read_again_when_it_is_mended() {
+    let (one, two) = (echo("one"), echo("two"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let part = dir.path().join("b.part");
+    std::fs::write(&part, "nonsense = 1\n").expect("written");
+    let rest =
+        ["[runtime]\nwatch = true\n", &listener("a", "p"), &pool("p", &[("s", one)])].concat();
+    let gate = Gate::start(&[TOP, &rest].concat());
+    let include = format!("include = [\"{}/*.part\"]\n", dir.path().display());
+    let (mut written, mut round) = (None::<Instant>, 0);
+    // The first look is what later ones are compared with: another change may be needed.
+    let mut again = |write: &mut dyn FnMut(u32)| {
+        if written.is_none_or(|at| at.elapsed() > PATIENCE / 4) {
+            round += 1;
+            write(round);
+            written = Some(Instant::now());
+        }
+    };
+    until("it is refused", || {
+        again(&mut |round| gate.rewrite(&format!("# {round}\n{include}{TOP}{rest}")));
+        let last = gate.status()["config"]["last_reload"].clone();
+        if last["ok"] == false { Ok(()) } else { Err(last) }
+    });
+    std::fs::write(&part, [listener("b", "q"), pool("q", &[("s", two)])].concat())
+        .expect("written");
+    until("it is taken", || {
+        let last = gate.status()["config"]["last_reload"].clone();
+        if last["ok"] == true { Ok(()) } else { Err(last) }
+    });
+    assert_eq!(open(bound(&gate, "b")).expect("a session").1, "two");
+}
+
+#[test]
 fn a_limit_by_address_that_a_reload_brings_counts_the_sessions_that_are_there() {
     let server = echo("s");
     let config =
