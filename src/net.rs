@@ -17,6 +17,21 @@ impl Endpoint {
     pub const fn is_unix(&self) -> bool {
         matches!(self, Self::Unix(_))
     }
+
+    #[must_use]
+    pub const fn is_ipv6(&self) -> bool {
+        matches!(self, Self::Ip(SocketAddr::V6(_)))
+    }
+
+    /// Those of a pool's `source` that connections to it can come from: none for a unix socket,
+    /// nor for a name's address of a family that `source` does not have.
+    pub fn sources(&self, all: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+        let fits = |source: &&IpAddr| match self {
+            Self::Ip(address) => source.is_ipv4() == address.is_ipv4(),
+            Self::Unix(_) => false,
+        };
+        all.iter().filter(fits).copied()
+    }
 }
 
 impl fmt::Display for Endpoint {

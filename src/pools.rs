@@ -11,6 +11,7 @@ use crate::balance::{
     AnyPolicy, FlowKey, Nobody, Pick, Policy as _, Rng, Roster, TRIED_MAX, Verdict,
 };
 use crate::config::plan::Balance;
+use crate::net::Endpoint;
 use crate::registry::{Member, ServerId, Snapshot};
 use crate::runtime::time::Time;
 
@@ -23,8 +24,8 @@ pub struct PoolRun {
     balance: Balance,
     policy: AnyPolicy,
     roster: Roster,
-    /// The next of `source` to connect from.
-    source_next: usize,
+    /// The turns of `source`, of IPv4 and of IPv6.
+    source_turns: [usize; 2],
 }
 
 /// A place at a server. Whoever has it gives it back by lowering the server's load.
@@ -58,7 +59,7 @@ pub fn renew(before: Vec<PoolRun>, snapshot: &Snapshot) -> Vec<PoolRun> {
             balance: planned.balance,
             policy: AnyPolicy::new(planned.balance),
             roster: Roster::new(&[]),
-            source_next: 0,
+            source_turns: [0; 2],
         });
         run.policy.rebuild(roster.candidates());
         run.roster = roster;
@@ -116,12 +117,41 @@ impl PoolRun {
         Ok(Reserved { server: members[index].state.id, member: index, raced: true })
     }
 
-    /// The local address to connect from, each in its turn.
-    pub fn next_source(&mut self, sources: &[IpAddr]) -> Option<IpAddr> {
-        if sources.is_empty() {
-            return None;
+    /// The local address to connect to `server` from: each of its family in its turn. `None`: the
+    /// kernel chooses.
+    pub fn next_source(&mut self, sources: &[IpAddr], server: &Endpoint) -> Option<IpAddr> {
+        let count = server.sources(sources).count();
+        let turn = &mut self.source_turns[usize::from(server.is_ipv6())];
+        *turn = turn.wrapping_add(1);
+        server.sources(sources).nth(turn.checked_rem(count)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_connected_to_from_each_source_of_its_own_family_in_turn() {
+        let sources = ["127.0.0.1", "::1", "127.0.0.2"].map(|one| one.parse().unwrap());
+        let server = |text: &str| Endpoint::Ip(text.parse().unwrap());
+        let (four, six) = (server("127.0.0.9:80"), server("[::9]:80"));
+        let mut pool = PoolRun {
+            balance: Balance::RoundRobin,
+            policy: AnyPolicy::new(Balance::RoundRobin),
+            roster: Roster::new(&[]),
+            source_turns: [0; 2],
+        };
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            // Turn about, which must not make one source serve all of a family.
+            taken.extend(pool.next_source(&sources, &four).map(|source| source.to_string()));
+            assert_eq!(pool.next_source(&sources, &six), Some(sources[1]));
         }
-        self.source_next = (self.source_next + 1) % sources.len();
-        Some(sources[self.source_next])
+        taken.sort();
+        assert_eq!(taken, ["127.0.0.1", "127.0.0.2"]);
+        assert_eq!(pool.next_source(&sources[..1], &six), None, "as checks do");
+        let unix = Endpoint::Unix(std::path::Path::new("/run/app.sock").into());
+        assert_eq!(pool.next_source(&sources, &unix), None);
     }
 }

@@ -63,7 +63,7 @@ pub struct ServerState {
     pub ejected_until: AtomicU64,
     /// When `slow_start` began; 0 is not warming up.
     pub warm_from: AtomicU64,
-    /// Failures in a row as workers see them; reset by a success.
+    /// Failures in a row as workers see them; reset by an answer.
     pub errors_in_row: AtomicU32,
     /// A bit for each of the first 64 workers: it may have unused connections.
     pub kept_by: AtomicU64,
@@ -151,6 +151,14 @@ impl ServerState {
             errors_in_row: AtomicU32::new(0),
             kept_by: AtomicU64::new(0),
             last_check: Mutex::new(None),
+        }
+    }
+
+    /// It answered: no failure of before is followed by another in a row.
+    pub fn trust(&self) {
+        // Read first: a store would take the line from all other workers.
+        if self.errors_in_row.load(Ordering::Relaxed) != 0 {
+            self.errors_in_row.store(0, Ordering::Relaxed);
         }
     }
 
@@ -399,8 +407,15 @@ impl Snapshot {
     /// unless it is the usual one.
     #[must_use]
     pub fn host_of(&self, server: &ServerState) -> String {
+        let tls = self.plan.pools[usize::from(server.pool.0)].tls.is_some();
+        self.host_at(server, None, tls)
+    }
+
+    /// The same for a check, which may go to another port, and without TLS.
+    #[must_use]
+    pub fn host_at(&self, server: &ServerState, checked: Option<u16>, tls: bool) -> String {
         let pool = &self.plan.pools[usize::from(server.pool.0)];
-        let usual = if pool.tls.is_some() { 443 } else { 80 };
+        let usual = if tls { 443 } else { 80 };
         let planned = pool.servers.iter().find(|planned| *planned.name == *server.name);
         let (host, port) = match (planned.map(|planned| &planned.address), &server.address) {
             (Some(plan::ServerAddr::Dns { host, port }), _) => {
@@ -410,8 +425,9 @@ impl Snapshot {
                 (format!("[{}]", address.ip()), address.port())
             }
             (_, Endpoint::Ip(address)) => (address.ip().to_string(), address.port()),
-            (_, Endpoint::Unix(_)) => ("localhost".to_owned(), usual),
+            (_, Endpoint::Unix(_)) => return "localhost".to_owned(),
         };
+        let port = checked.unwrap_or(port);
         if port == usual { host } else { format!("{host}:{port}") }
     }
 }

@@ -49,9 +49,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 /// Prints a report on stderr, in colour where a person reads it.
 pub fn print_report(report: &Report) {
     let stderr = std::io::stderr();
-    // https://no-color.org: set and not empty.
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let text = report.render(stderr.is_terminal() && !plain);
+    let text = report.render(stderr.is_terminal() && !crate::observe::logger::no_color());
     // Nobody is left to tell when stderr is closed.
     let _ = stderr.lock().write_all(text.as_bytes());
 }

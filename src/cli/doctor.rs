@@ -82,7 +82,7 @@ impl Finding {
 pub fn run(args: &DoctorArgs) -> ExitCode {
     let findings: Vec<Finding> =
         [host::examine(), ring::examine(), limits::examine()].into_iter().flatten().collect();
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = std::io::stdout().is_terminal() && !crate::observe::logger::no_color();
     let text = if args.json { as_json(&findings) } else { as_table(&findings, colour) };
     let printed = super::print_all(text.as_bytes());
     if findings.iter().any(|finding| finding.verdict == Verdict::Bad) {

@@ -127,7 +127,9 @@ fn session(
         if question.sni.is_some() {
             return Err(format!("listener `{name}` does not route by name: it has no `sni`"));
         }
-        pool(plan, listener.first_pool(), &from, text);
+        if let Some(first) = listener.first_pool() {
+            pool(plan, first, &from, text);
+        }
         return Ok(());
     };
     // As a hello has it.

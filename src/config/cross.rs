@@ -245,7 +245,7 @@ fn servers_in_all(draft: &Draft<'_>, found: &mut Findings) {
 fn admin_reach(draft: &Draft<'_>, found: &mut Findings) {
     let Some((admin, fields)) = &draft.admin else { return };
     let BindAddr::Ip(address) = admin.bind else { return };
-    if address.ip().is_loopback() || fields.said("token").is_some() {
+    if !admin.bind.needs_token() || fields.said("token").is_some() {
         return;
     }
     let message = format!("the admin API on {address} can be reached by others and has no `token`");

@@ -289,10 +289,10 @@ fn listener_chains(
     found: &mut Findings,
 ) {
     let Some(http) = &listener.plan.http else { return };
-    mentions(draft, listener.fields, &[], found);
+    mentions(draft, listener.fields, None, found);
     let own = http.routes.iter().zip(&listener.routes);
     for (route, fields) in own {
-        mentions(draft, fields, &http.policies, found);
+        mentions(draft, fields, Some(&http.policies), found);
         let chain = Chain::of(&http.policies, &route.policies, &draft.policies.specs);
         used.extend(chain.steps());
         chain_alone(draft, listener, &chain, fields, found);
@@ -304,10 +304,11 @@ fn listener_chains(
     }
 }
 
-fn mentions(draft: &Draft<'_>, fields: &Fields, above: &[Mention], found: &mut Findings) {
+/// `above`: what the listener of a route names; `None` for the listener's own.
+fn mentions(draft: &Draft<'_>, fields: &Fields, above: Option<&[Mention]>, found: &mut Findings) {
     let Some(said) = fields.said("policies") else { return };
     let mut held: Vec<usize> = Vec::new();
-    for mention in above {
+    for mention in above.unwrap_or_default() {
         match mention {
             Mention::Add(policy) => held.push(*policy),
             Mention::Drop(policy) => held.retain(|one| one != policy),
@@ -319,6 +320,14 @@ fn mentions(draft: &Draft<'_>, fields: &Fields, above: &[Mention], found: &mut F
         let (drops, name) = text.strip_prefix('!').map_or((false, text), |name| (true, name));
         if drops && name == "*" {
             held.clear();
+            if above.is_none() {
+                let message = format!(
+                    "\"!*\" in `policies` of {} drops nothing: nothing is above a listener",
+                    fields.title
+                );
+                let finding = Finding::new(code::BAD_CHAIN, place, path, message);
+                found.add(finding.hint("leave out what is not wanted; it is for routes"));
+            }
             continue;
         }
         let Some(&at) = draft.policy_names.get(name) else {

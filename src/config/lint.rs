@@ -177,26 +177,24 @@ fn on_unix(listener: &ListenerDraft<'_>, draft: &Draft<'_>, found: &mut Findings
         return;
     }
     let (fields, name) = (listener.fields, clip(listener.name));
-    let mut lint = |fields: &Fields, key: &str| {
+    let mut lint = |fields: &Fields, key: &str, hint: &str| {
         if fields.said(key).is_some() {
             let message = format!(
                 "`{key}` does nothing on listener `{name}`: clients of a unix socket have no address"
             );
-            add(
-                found,
-                code::PER_IP_ON_UNIX,
-                fields,
-                key,
-                message,
-                "use `unix_mode` to say who may connect",
-            );
+            add(found, code::PER_IP_ON_UNIX, fields, key, message, hint);
         }
     };
-    lint(fields, "allow");
-    lint(fields, "deny");
+    let who = "use `unix_mode` to say who may connect";
+    lint(fields, "allow", who);
+    lint(fields, "deny", who);
     if let Some(limit) = fields.table("limit") {
-        lint(limit, "conns_per_ip");
-        lint(limit, "new_conns_per_ip");
+        lint(limit, "conns_per_ip", who);
+        lint(limit, "new_conns_per_ip", who);
+    }
+    if listener.plan.accept_proxy {
+        let data = "nobody is in `trusted`, and a PROXY header goes to the server as data";
+        lint(fields, "accept_proxy", data);
     }
     for pool in listener.pools().into_iter().map(|pool| &draft.pools[pool]) {
         address_balance(listener, pool, found);

@@ -63,6 +63,7 @@ pub use one_liner::one_liner;
 pub use outline::Outline;
 pub use report::Report;
 pub use seats::TooMany;
+pub use walk::{NAME_BYTES_MAX, is_name};
 
 use include::Reading;
 use plan::Plan;
@@ -92,6 +93,14 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
     let mut reading = Reading::default();
     let root = reading.read(path);
     check(reading, root)
+}
+
+/// The files that [`load`] would read, and its patterns, whatever it would say of them.
+#[must_use]
+pub fn files(path: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut reading = Reading::default();
+    reading.read(path);
+    (reading.paths, reading.patterns)
 }
 
 /// The same for text that is in no file yet; `name` decides the format and stands in messages.

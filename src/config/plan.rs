@@ -175,6 +175,14 @@ pub enum BindAddr {
     Unix(PathBuf),
 }
 
+impl BindAddr {
+    /// The admin API can be reached by others there.
+    #[must_use]
+    pub const fn needs_token(&self) -> bool {
+        matches!(self, Self::Ip(address) if !address.ip().is_loopback())
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub name: String,
@@ -456,10 +464,10 @@ impl Listener {
         }
     }
 
-    /// A pool of this listener: what holds until SNI or a route has chosen one. A checked
-    /// listener has at least one, or answers all by itself.
+    /// A pool of this listener: what holds until SNI or a route has chosen one. `None`: it answers
+    /// all by itself.
     #[must_use]
-    pub fn first_pool(&self) -> usize {
+    pub fn first_pool(&self) -> Option<usize> {
         let of_sni = |sni: &SniRoutes| {
             let named = sni.exact.iter().chain(&sni.wildcard).map(|&(_, pool)| pool);
             named.chain(sni.any).chain(sni.no_sni).next()
@@ -473,7 +481,6 @@ impl Listener {
         self.pool
             .or_else(|| self.sni.as_ref().and_then(of_sni))
             .or_else(|| self.http.as_ref().and_then(of_http))
-            .unwrap_or(0)
     }
 }
 
@@ -510,7 +517,10 @@ impl Plan {
     /// The timeouts that hold for sessions of `listener` (pool > listener > defaults).
     #[must_use]
     pub fn timeouts(&self, listener: &Listener) -> Timeouts {
-        self.timeouts_with(listener, listener.first_pool())
+        match listener.first_pool() {
+            Some(pool) => self.timeouts_with(listener, pool),
+            None => listener.timeouts.over(listener.defaults),
+        }
     }
 
     /// The timeouts that hold for sessions of `listener` that go to `pool`.
@@ -518,7 +528,7 @@ impl Plan {
     pub fn timeouts_with(&self, listener: &Listener, pool: usize) -> Timeouts {
         match self.pools.get(pool) {
             Some(pool) => pool.timeouts.over(listener.timeouts.over(pool.defaults)),
-            // A listener that only redirects or responds, in a file without pools.
+            // Nobody asks for one that is not there.
             None => listener.timeouts.over(listener.defaults),
         }
     }

@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use sluicegate_l7::http1::Limits;
+
 use super::keys::{Key, Kind, Names, Section, Text};
 use super::table::{MS, time, time_or_off, word};
 use super::table_policy::POLICY_REFS;
 use super::units::{DURATION_MAX, SIZE_MAX};
+use crate::runtime::tasks;
 
 /// Routes of one listener. They are found by hash and trie, so the bound is only for memory.
 pub const ROUTES_MAX: usize = 100_000;
@@ -16,6 +19,8 @@ pub const CERTS_MAX: usize = 1_000;
 pub const SERVER_NAMES_MAX: usize = 10_000;
 /// A body that is kept in memory for every worker to send.
 pub const BODY_BYTES_MAX: u64 = 1 << 20;
+/// A head is read whole before anything is made of it.
+const HEAD_BYTES_MAX: u64 = tasks::HEAD_BYTES_MAX as u64;
 /// Conditions, operations and list items of one route: all are looked at for each request.
 const ITEMS_MAX: usize = 64;
 
@@ -134,18 +139,22 @@ pub(super) static HTTP: Section = section(
     &[
         Key::new(
             "max_header",
-            Kind::Size { min: 1 << 10, max: 1 << 20 },
+            Kind::Size { min: 1 << 10, max: HEAD_BYTES_MAX },
             "All header fields of a request.",
         )
         .or("64KiB"),
         Key::new(
             "max_headers",
-            Kind::Integer { min: 1, max: 1_000 },
+            Kind::Integer { min: 1, max: Limits::HEADERS_MAX as i64 },
             "Header fields of a request.",
         )
         .or_integer(128),
-        Key::new("max_uri", Kind::Size { min: 64, max: 1 << 20 }, "Path and query of a request.")
-            .or("16KiB"),
+        Key::new(
+            "max_uri",
+            Kind::Size { min: 64, max: HEAD_BYTES_MAX },
+            "Path and query of a request.",
+        )
+        .or("16KiB"),
         Key::new(
             "max_streams",
             Kind::Integer { min: 1, max: 10_000 },

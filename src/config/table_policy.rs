@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use sluicegate_l7::policy::redis_script::LEASE_MAX;
+
 use super::keys::{Key, Kind, Names, Section, Text};
 use super::table::{MS, NETWORKS_MAX, time, word};
 use super::table_auth::{
@@ -278,7 +280,7 @@ static STORE: Section = section(
         Key::new("verify", Kind::Text(Text::Verify), "Whose certificate is believed, with `rediss://`.").or("system"),
         Key::new("timeout", time(MS, Duration::from_secs(10)), "How long an answer is waited for; a connection that is made for it included.").or("5ms"),
         Key::new("cooldown", time(MS, DURATION_MAX), "After a failure nobody waits for it so long.").or("1s"),
-        Key::new("lease", Kind::Integer { min: 1, max: 100_000 }, "Tokens that a worker takes at once. More than 1 saves round trips; the limit may be overshot by as many for each worker.")
+        Key::new("lease", Kind::Integer { min: 1, max: LEASE_MAX as i64 }, "Tokens that a worker takes at once. More than 1 saves round trips; the limit may be overshot by as many for each worker.")
             .or_integer(1),
         Key::new("prefix", Kind::Text(Text::Free { max: 64 }), "How its keys begin.").or("sg"),
         Key::new("on_error", word(&["local", "allow", "deny"]), "When it does not answer: count here, let pass, or 503.")

@@ -19,7 +19,7 @@ use super::tree::{Entry, Node, Table, Value};
 use super::value::{self, Refusal, Scalar};
 
 /// Names become metric labels and parts of `POOL/SERVER`.
-const NAME_BYTES_MAX: usize = 64;
+pub const NAME_BYTES_MAX: usize = 64;
 
 pub(super) fn scalar(
     kind: &Kind,
@@ -504,7 +504,9 @@ fn folded(names: Names, name: &str) -> String {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether something can be called so: a listener, a pool, a consumer.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.bytes().all(fits)

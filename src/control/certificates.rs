@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::desk::Desk;
+use crate::config::plan::Plan;
 use crate::fronts::Fronts;
 use crate::observe::events::EventKind;
 use crate::registry::{ListenerId, PoolId};
@@ -41,13 +42,18 @@ struct News {
 }
 
 impl Watch {
-    /// Reads the files.
-    fn new(fronts: &Fronts) -> Self {
-        let listeners = fronts.listeners.iter().enumerate().filter_map(|(id, front)| {
-            Some((ListenerId(id as u16), Watched::new(Arc::clone(front.tls.as_ref()?))))
+    /// Reads the files of what is in the configuration; what is not has its last sessions and
+    /// keeps what it has.
+    fn new(plan: &Plan, fronts: &Fronts) -> Self {
+        let listeners = fronts.listeners.iter().zip(&plan.listeners).enumerate();
+        let listeners = listeners.filter_map(|(id, (front, listener))| {
+            let tls = front.tls.as_ref().filter(|_| !listener.retired)?;
+            Some((ListenerId(id as u16), Watched::new(Arc::clone(tls))))
         });
-        let pools = fronts.pools.iter().enumerate().filter_map(|(id, back)| {
-            Some((PoolId(id as u16), Watched::new(Arc::clone(back.tls.as_ref()?))))
+        let pools = fronts.pools.iter().zip(&plan.pools).enumerate();
+        let pools = pools.filter_map(|(id, (back, pool))| {
+            let tls = back.tls.as_ref().filter(|_| !pool.retired)?;
+            Some((PoolId(id as u16), Watched::new(Arc::clone(tls))))
         });
         let admin = fronts.admin.iter().map(|tls| ((), Watched::new(Arc::clone(tls))));
         Self { listeners: listeners.collect(), admin: admin.collect(), pools: pools.collect() }
@@ -76,14 +82,16 @@ fn changed<Id: Copy, T: Reloadable>(
 
 /// Watches the files of the plan in use for ever; returns at once when nothing has TLS.
 pub(super) async fn watch(desk: Rc<Desk>) {
-    let fronts = desk.instance.snapshot().fronts.clone();
+    let snapshot = desk.instance.snapshot();
+    let fronts = &snapshot.fronts;
     let has_tls = fronts.listeners.iter().any(|front| front.tls.is_some())
         || fronts.pools.iter().any(|back| back.tls.is_some())
         || fronts.admin.is_some();
     if !has_tls {
         return;
     }
-    let mut watch = tokio::task::spawn_blocking(move || Watch::new(&fronts)).await;
+    let mut watch =
+        tokio::task::spawn_blocking(move || Watch::new(&snapshot.plan, &snapshot.fronts)).await;
     loop {
         // It panicked: a defect, which has been printed. Serving goes on with what there is.
         let Ok(mut watched) = watch else { return };
@@ -173,4 +181,28 @@ fn renewed(fronts: &Fronts, news: &News) -> Fronts {
     let admin = renewed.or(fronts.admin.as_ref()).map(Arc::clone);
     let (rules, labels) = (Arc::clone(&fronts.rules), Arc::clone(&fronts.labels));
     Fronts { listeners, pools, admin, rules, labels }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_files_of_a_listener_that_was_removed_are_not_watched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("main.toml");
+        let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
+        let config = format!(
+            "version = 1\n[listener.a]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n\
+             tls = {{ cert = \"file:{certs}/www.pem\", key = \"file:{certs}/www.key\" }}\n\
+             [pool.p]\nservers = {{ s = \"127.0.0.1:1\" }}\n"
+        );
+        std::fs::write(&path, config).unwrap();
+        let mut plan = config::load(&path).unwrap().plan;
+        let fronts = Fronts::new(&plan).unwrap();
+        assert_eq!(Watch::new(&plan, &fronts).listeners.len(), 1);
+        plan.listeners[0].retired = true;
+        assert_eq!(Watch::new(&plan, &fronts).listeners.len(), 0);
+    }
 }

@@ -63,6 +63,14 @@ impl Checks {
         self.begin(state, check, false);
     }
 
+    /// The same for one that was there before, checked in another way or not at all: it is what it
+    /// was until that says otherwise, whatever `init` says.
+    pub fn renew(&self, state: &Arc<ServerState>) {
+        let Some(check) = self.desk.plan_of(state).check.clone() else { return };
+        let init = if state.up.load(Ordering::Relaxed) { Init::Up } else { Init::Down };
+        self.begin(state, Check { init, ..check }, false);
+    }
+
     /// The same for a server that was in maintenance: it is down until a check has passed,
     /// whatever `init` says.
     pub fn start_again(&self, state: &Arc<ServerState>) {
@@ -79,15 +87,8 @@ impl Checks {
             firsts.push(result);
         }
         let recheck = Rc::new(Notify::new());
-        // One that is checked in another way now is what it was until that says otherwise.
-        let known = self.tasks.borrow().contains_key(&state.id);
-        let init = match known.then(|| state.up.load(Ordering::Relaxed)) {
-            Some(true) => Init::Up,
-            Some(false) => Init::Down,
-            None => check.init,
-        };
         let checker = Checker {
-            health: Health::new(init),
+            health: Health::new(check.init),
             limits: Limits::from(&check),
             check,
             state: state.clone(),
@@ -164,20 +165,18 @@ impl Checker {
 
     async fn probe(&mut self) -> Result<String, Failure> {
         let pool = self.desk.plan_of(&self.state);
-        let sources = pool.source.iter().copied().filter(|source| match &self.state.address {
-            crate::net::Endpoint::Ip(address) => source.is_ipv4() == address.is_ipv4(),
-            crate::net::Endpoint::Unix(_) => false,
-        });
-        let sources: Vec<_> = sources.collect();
+        let sources: Vec<_> = self.state.address.sources(&pool.source).collect();
         let source = sources.get(self.rng.below(sources.len() as u64) as usize).copied();
         let snapshot = self.desk.instance.snapshot();
         let tls = snapshot.fronts.pools[usize::from(self.state.pool.0)].tls.as_ref();
         let name = snapshot.server_name(self.state.id);
         let starttls = pool.tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
         let tls = tls.filter(|_| self.check.tls);
+        let host = snapshot.host_at(&self.state, self.check.port, tls.is_some());
         let target = Target {
             address: &self.state.address,
             check: &self.check,
+            host: &host,
             send_proxy: pool.send_proxy,
             source,
             tls: tls.map(|tls| TargetTls { tls, name: &name, starttls }),

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::Command;
+use super::commands::Teller;
 use super::desk::Desk;
 use super::reload::Reloader;
 use crate::config::include::found_by;
@@ -24,7 +24,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 type Stamp = (PathBuf, Option<(u64, u64, i64, i64)>);
 
 /// Watches for ever, while the configuration says so.
-pub(super) async fn watch(desk: Rc<Desk>, reloader: Rc<Reloader>, commands: mpsc::Sender<Command>) {
+pub(super) async fn watch(desk: Rc<Desk>, reloader: Rc<Reloader>, commands: Teller) {
     let mut known: Option<Vec<Stamp>> = None;
     let mut changed: Option<Vec<Stamp>> = None;
     let mut period = Duration::ZERO;

@@ -91,7 +91,8 @@ impl Followers {
                 continue;
             }
             match check {
-                Some(_) => self.checks.start(&member.state),
+                Some(_) if is_new => self.checks.start(&member.state),
+                Some(_) => self.checks.renew(&member.state),
                 None => self.checks.stop(member.state.id),
             }
         }

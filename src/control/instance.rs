@@ -70,6 +70,8 @@ pub struct Loading {
     pub at: SystemTime,
     /// Of all reloads the last one, whatever came of it.
     pub last: Option<Arc<Reload>>,
+    /// What of the configuration in use waits for a restart or an upgrade.
+    pub pending: Vec<String>,
 }
 
 /// How busy each worker was between the last two samples.
@@ -96,7 +98,7 @@ impl Instance {
             events: Events::default(),
             log_state: Arc::default(),
             started_at: clock::now(),
-            loading: Mutex::new(Loading { at: SystemTime::now(), last: None }),
+            loading: Mutex::new(Loading { at: SystemTime::now(), last: None, pending: Vec::new() }),
             phase: Mutex::new(Phase::Starting),
             phase_changed: Condvar::new(),
             scraper: Scraper::default(),
@@ -156,6 +158,7 @@ impl Instance {
         let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         if reload.outcome.is_ok() {
             loading.at = reload.at;
+            loading.pending.clone_from(&reload.pending);
         }
         loading.last = Some(reload);
     }

@@ -10,19 +10,18 @@
 
 use std::fmt::Write as _;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::checks::Checks;
+use super::commands::{Commands, Teller};
 use super::desk::Desk;
 use super::followers::Followers;
 use super::instance::Phase;
 use super::notice::Notice;
-use super::reload::{Reload, Reloader};
+use super::reload::Reloader;
 use super::start::{AdminSocket, Started};
 use super::upgrade::Upgrader;
 use super::{Command, Reply, ServeError, ServeOptions, admin, file_watch, notify, pulse};
@@ -51,8 +50,8 @@ const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(1);
 pub(super) async fn live(
     started: Started,
     options: &ServeOptions,
-    sender: mpsc::Sender<Command>,
-    mut commands: mpsc::Receiver<Command>,
+    sender: Teller,
+    mut commands: Commands,
 ) -> Result<(), ServeError> {
     let Started { instance, sockets, mut workers, admin, access_log } = started;
     let desk = Rc::new(Desk::new(instance.clone(), options.log.clone()));
@@ -70,16 +69,21 @@ pub(super) async fn live(
     tokio::task::spawn_local(pulse::watch(desk.clone()));
     followers.follow();
     tokio::task::spawn_local(file_watch::watch(desk.clone(), reloader.clone(), sender));
+    let starting = "it is starting; try again when it is ready";
+    let mut missed = false;
     let early = tokio::select! {
         () = first_round(&desk, &checks) => None,
-        command = told_to_stop(&mut commands, "it is starting; try again when it is ready") =>
-            Some(command),
+        command = told_to_stop(&mut commands, starting, Some(&mut missed)) => Some(command),
     };
     let command = if let Some(command) = early {
         command
     } else {
         get_ready(&desk, options).await;
         reloader.finish_inheriting();
+        if missed {
+            // Nobody waits for an answer, and nobody says it again.
+            reload(&desk, &reloader, None).await;
+        }
         serve(&desk, &reloader, &upgrader, &workers, &mut commands).await
     };
     reloader.release_sockets();
@@ -210,13 +214,13 @@ async fn serve(
     reloader: &Reloader,
     upgrader: &Upgrader,
     workers: &[JoinHandle<()>],
-    commands: &mut mpsc::Receiver<Command>,
+    commands: &mut Commands,
 ) -> Command {
     loop {
         tokio::select! {
-            command = commands.recv() => match command.unwrap_or(Command::StopNow) {
+            command = commands.next() => match command {
                 Command::Reload(Some(reply)) if upgrader.is_busy() => {
-                    let _ = reply.send(Arc::new(Reload::refused("an upgrade is under way")));
+                    let _ = reply.send(Err("an upgrade is under way"));
                 }
                 Command::Reload(reply) => reload(desk, reloader, reply).await,
                 Command::Upgrade => upgrader.begin(),
@@ -248,23 +252,33 @@ async fn reload(desk: &Desk, reloader: &Reloader, reply: Reply) {
     tell_manager(desk, "READY=1");
     if let Some(reply) = reply {
         // Whoever asked may have gone.
-        let _ = reply.send(done);
+        let _ = reply.send(Ok(done));
     }
 }
 
-/// The next command to stop; reloads are refused for `why`.
-async fn told_to_stop(commands: &mut mpsc::Receiver<Command>, why: &str) -> Command {
+/// The next command to stop; reloads are refused for `why`. `missed`: whether there was one that
+/// nobody waits for.
+async fn told_to_stop(
+    commands: &mut Commands,
+    why: &'static str,
+    mut missed: Option<&mut bool>,
+) -> Command {
     loop {
-        match commands.recv().await.unwrap_or(Command::StopNow) {
-            Command::Reload(Some(reply)) => drop(reply.send(Arc::new(Reload::refused(why)))),
-            Command::Reload(None) | Command::Upgrade | Command::HandedOver { .. } => {}
+        match commands.next().await {
+            Command::Reload(Some(reply)) => drop(reply.send(Err(why))),
+            Command::Reload(None) => {
+                if let Some(missed) = &mut missed {
+                    **missed = true;
+                }
+            }
+            Command::Upgrade | Command::HandedOver { .. } => {}
             command => return command,
         }
     }
 }
 
 /// Lets sessions end.
-async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Command>) {
+async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
     desk.instance.set_phase(Phase::Draining);
     desk.instance.events.push(EventKind::Draining, "draining");
     let mut timed_out = false;
@@ -276,7 +290,7 @@ async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Comman
             desk.post_all(|| Mail::Leave);
             tokio::select! {
                 () = workers_done(desk) => {}
-                command = told_to_stop(commands, "another process has taken over") => {
+                command = told_to_stop(commands, "another process has taken over", None) => {
                     if matches!(command, Command::Stop) {
                         timed_out = drain_in_time(desk, commands).await;
                     }
@@ -298,7 +312,7 @@ async fn drain(desk: &Desk, first: Command, commands: &mut mpsc::Receiver<Comman
 }
 
 /// Lets sessions end, for as long as the configuration says. Whether that was too short.
-async fn drain_in_time(desk: &Desk, commands: &mut mpsc::Receiver<Command>) -> bool {
+async fn drain_in_time(desk: &Desk, commands: &mut Commands) -> bool {
     let runtime = &desk.instance.plan().runtime;
     desk.log.info(format_args!(
         "stopping: sessions have {:?} to end; a second signal ends them at once",
@@ -313,7 +327,7 @@ async fn drain_in_time(desk: &Desk, commands: &mut mpsc::Receiver<Command>) -> b
     };
     tokio::select! {
         timed_out = delayed => timed_out,
-        _ = told_to_stop(commands, "it is stopping") => {
+        _ = told_to_stop(commands, "it is stopping", None) => {
             desk.log.info("told again: ending at once");
             false
         }

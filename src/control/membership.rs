@@ -151,6 +151,15 @@ impl Membership {
         for name in gone {
             book.names.remove(&name);
         }
+        for (name, entry) in &mut book.names {
+            let Some(server) = name.of(plan) else { continue };
+            if let ServerAddr::Dns { .. } = server.address {
+                // The file says it, and no record: it needs no lookup to hold.
+                for found in &mut entry.members {
+                    (found.weight, found.backup) = (server.weight, server.backup);
+                }
+            }
+        }
         let ended = book.overrides.on_reload(plan);
         let change = book.rebuild(plan, fronts);
         for member in change.snapshot.pools.iter().flat_map(|pool| &pool.members) {
@@ -456,6 +465,20 @@ mod tests {
         assert_eq!(of(&change.snapshot), [static_one, drained, drained]);
         let back = Wanted { state: Some(AdminState::Ready), weight: Some(1) };
         assert_eq!(of(&membership.change(&name(), back).1), [static_one; 3]);
+    }
+
+    #[test]
+    fn the_weight_that_a_reload_gives_a_name_holds_before_the_next_lookup() {
+        let membership = membership();
+        membership.resolved(name(), vec![found(2)], String::new()).unwrap();
+        let mut plan = Plan::clone(&membership.snapshot().plan);
+        let server = &mut plan.pools[0].servers[1];
+        (server.weight, server.backup) = (7, true);
+        let plan = Arc::new(plan);
+        let (change, _) = membership.replan(&plan, &Arc::new(Fronts::plain(&plan))).unwrap();
+        let member = &change.snapshot.pools[0].members[1];
+        assert_eq!((member.weight, member.backup), (7, true));
+        assert_eq!(membership.resolutions()[&name()].members[0].weight, 7, "as status shows it");
     }
 
     #[test]

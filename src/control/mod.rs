@@ -10,6 +10,7 @@
 mod admin;
 mod certificates;
 mod checks;
+mod commands;
 mod desk;
 pub mod dns;
 pub mod fetch;
@@ -41,12 +42,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::plan::{BindAddr, Plan};
 use crate::observe::logger::Log;
 use crate::runtime::async_runtime::AsyncRuntime;
 use crate::runtime::engine::{self, Chosen};
+use commands::{Commands, Teller};
 use instance::Instance;
 use reload::{Reload, Source};
 use upgrade::Inherited;
@@ -124,8 +126,8 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Who wants to know how a reload went.
-type Reply = Option<oneshot::Sender<Arc<Reload>>>;
+/// Who wants to know how a reload went, or why it was not even tried.
+type Reply = Option<oneshot::Sender<Result<Arc<Reload>, &'static str>>>;
 
 /// What a running instance is told.
 #[derive(Debug)]
@@ -143,14 +145,11 @@ enum Command {
     },
 }
 
-/// Commands that wait. More than two say nothing new.
-const COMMANDS_MAX: usize = 4;
-
 /// A started instance. Dropping it lets it run on.
 #[derive(Debug)]
 pub struct Running {
     pub instance: Arc<Instance>,
-    commands: mpsc::Sender<Command>,
+    commands: Teller,
     thread: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -168,7 +167,7 @@ impl Running {
     /// Stops accepting and lets sessions end, for at most `drain_timeout`; said twice, ends at
     /// once. Returns immediately.
     pub fn stop(&self) {
-        // Closed: it has ended by itself.
+        // Closed: it has ended by itself. Full: it has been told twice already.
         let _ = self.commands.try_send(Command::Stop);
     }
 
@@ -202,7 +201,7 @@ pub fn serve(plan: Plan, options: ServeOptions) -> Result<(), ServeError> {
 /// # Errors
 /// What the system refused; nothing is left bound then.
 pub fn start(plan: Plan, mut options: ServeOptions) -> Result<Running, ServeError> {
-    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let (commands, receiver) = commands::channel();
     let (ready, started) = sync_channel(1);
     let plan = Arc::new(plan);
     let sender = commands.clone();
@@ -240,8 +239,8 @@ fn run(
     plan: &Arc<Plan>,
     options: &ServeOptions,
     inherited: Inherited,
-    commands: mpsc::Sender<Command>,
-    receiver: mpsc::Receiver<Command>,
+    commands: Teller,
+    receiver: Commands,
     ready: &SyncSender<Arc<Instance>>,
 ) -> Result<(), ServeError> {
     let chosen = engine::choose(plan.runtime.engine).map_err(ServeError::System)?;

@@ -40,15 +40,6 @@ pub struct Reload {
     pub warnings: String,
 }
 
-impl Reload {
-    /// Not even tried.
-    #[must_use]
-    pub fn refused(why: &str) -> Self {
-        let (outcome, pending) = (Err(why.to_owned()), Vec::new());
-        Self { at: SystemTime::now(), outcome, pending, warnings: String::new() }
-    }
-}
-
 /// The file that the configuration came from.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -67,6 +58,8 @@ pub(super) struct Reloader {
     followers: Rc<Followers>,
     /// `None`: there is no file.
     source: RefCell<Option<Source>>,
+    /// What else was read for a configuration that was not taken: a change there may mend it.
+    refused: RefCell<(Vec<PathBuf>, Vec<PathBuf>)>,
     /// The plan of the start: settings that are read once are those of this one.
     started: Arc<Plan>,
     sockets: RefCell<Sockets>,
@@ -90,7 +83,8 @@ impl Reloader {
     ) -> Self {
         let started = desk.instance.plan();
         let (source, sockets) = (RefCell::new(source), RefCell::new(sockets));
-        Self { desk, followers, source, started, sockets }
+        let refused = RefCell::default();
+        Self { desk, followers, source, refused, started, sockets }
     }
 
     /// Reads the file again and applies what it says.
@@ -103,8 +97,13 @@ impl Reloader {
             Ok((changes, pending, warnings)) => (Ok(changes), pending, warnings),
             Err(error) => (Err(error), Vec::new(), String::new()),
         };
-        if outcome.is_ok() {
+        if outcome.is_err() {
+            self.note_refused().await;
+        } else {
+            self.refused.take();
             self.desk.heard().await;
+            let instance = &self.desk.instance;
+            instance.shared.forget_retired(&instance.plan());
         }
         let reload = Arc::new(Reload { at: SystemTime::now(), outcome, pending, warnings });
         self.desk.instance.note_reload(reload.clone());
@@ -134,11 +133,23 @@ impl Reloader {
     }
 
     /// The configuration's files, the first one that was named, and the patterns that may come
-    /// to find more; none if there are none.
+    /// to find more, also those of one that was refused; none if there are none.
     pub fn files(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let source = self.source.borrow();
-        let both = source.as_ref().map(|source| (source.files.clone(), source.patterns.clone()));
+        let (source, refused) = (self.source.borrow(), self.refused.borrow());
+        let both = source.as_ref().map(|source| {
+            let files = source.files.iter().chain(&refused.0).cloned().collect();
+            (files, source.patterns.iter().chain(&refused.1).cloned().collect())
+        });
         both.unwrap_or_default()
+    }
+
+    /// Keeps in mind what was read for a configuration that was refused.
+    async fn note_refused(&self) {
+        let Some(path) = self.source.borrow().as_ref().map(|source| source.path.clone()) else {
+            return;
+        };
+        let read = tokio::task::spawn_blocking(move || config::files(&path)).await;
+        self.refused.replace(read.unwrap_or_default());
     }
 
     async fn build(&self) -> Result<Built, String> {
@@ -229,7 +240,7 @@ fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String
     let loaded = config::load(path).map_err(|report| report.render(false))?;
     let Loaded { plan, warnings, files, patterns, outline } = loaded;
     let mut plan = plan.seated(&before.plan).map_err(|error| error.0)?;
-    let pending = pending(&mut plan, started);
+    let pending = pending(&mut plan, &before.plan, started);
     if plan.log.access != before.plan.log.access {
         // Only a try: the writer opens it once the plan is in use.
         let access = &plan.log.access;
@@ -242,7 +253,7 @@ fn build(path: &Path, before: &Snapshot, started: &Plan) -> Result<Built, String
 }
 
 /// What of the new plan is read at the start alone; the running values stay in it.
-fn pending(plan: &mut Plan, started: &Plan) -> Vec<String> {
+fn pending(plan: &mut Plan, before: &Plan, started: &Plan) -> Vec<String> {
     let mut pending = Vec::new();
     let mut waits = |what: &str| {
         pending.push(format!("`{what}` is another one now, which a restart or an upgrade applies"));
@@ -260,8 +271,72 @@ fn pending(plan: &mut Plan, started: &Plan) -> Vec<String> {
         waits("runtime.max_conns");
     }
     if plan.admin.as_ref().map(|admin| &admin.bind) != started.admin.as_ref().map(|it| &it.bind) {
-        plan.admin.clone_from(&started.admin);
         waits("admin.bind");
+        if keep_admin_address(plan, before, started) {
+            waits("admin.token");
+        }
     }
     pending
+}
+
+/// The admin API stays where the start has bound it, and does all else as it is told: a token that
+/// was taken away opens nothing. True if the one in use stays too: it is asked for by the address
+/// that stays, and not by the new one.
+fn keep_admin_address(plan: &mut Plan, before: &Plan, started: &Plan) -> bool {
+    let (Some(new), Some(running)) = (&mut plan.admin, &started.admin) else {
+        // It comes or goes as a whole.
+        plan.admin.clone_from(&before.admin);
+        return false;
+    };
+    new.bind = running.bind.clone();
+    if !new.bind.needs_token() || new.token.is_some() {
+        return false;
+    }
+    let used = before.admin.as_ref();
+    new.token = used.and_then(|admin| admin.token.clone());
+    new.read_token = used.and_then(|admin| admin.read_token.clone());
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::plan::{Admin, BindAddr, Secret};
+    use crate::control::fixture;
+
+    fn with_admin(bind: &str, token: Option<&str>) -> Plan {
+        let token = token.map(|token| Secret(token.to_owned()));
+        let bind = BindAddr::Ip(bind.parse().unwrap());
+        let admin = Admin { bind, token, read_token: None, hosts: Vec::new(), tls: None };
+        Plan { admin: Some(admin), ..fixture::plan(&[]) }
+    }
+
+    /// Where the admin API is, its token, and what waits, after a reload from `before` to `plan`.
+    fn after(mut plan: Plan, before: &Plan, started: &Plan) -> (String, String, usize) {
+        let waiting = pending(&mut plan, before, started).len();
+        let admin = plan.admin.unwrap();
+        let token = admin.token.map(|Secret(token)| token).unwrap_or_default();
+        (crate::observe::view::bind_text(&admin.bind), token, waiting)
+    }
+
+    #[test]
+    fn another_admin_address_waits_and_another_token_does_not() {
+        let started = with_admin("10.0.0.1:9901", Some("leaked"));
+        let before = with_admin("10.0.0.1:9901", Some("fresh"));
+        let moved = with_admin("10.0.0.1:9902", Some("freshest"));
+        let here = "10.0.0.1:9901".to_owned();
+        assert_eq!(after(moved, &before, &started), (here.clone(), "freshest".into(), 1));
+        let mut gone = with_admin("10.0.0.1:9901", None);
+        gone.admin = None;
+        assert_eq!(after(gone, &before, &started), (here, "fresh".into(), 1), "not the leaked one");
+    }
+
+    #[test]
+    fn an_admin_address_that_others_can_reach_keeps_its_token_until_it_moves() {
+        let started = with_admin("10.0.0.1:9901", Some("leaked"));
+        let before = with_admin("10.0.0.1:9901", Some("fresh"));
+        let (here, fresh) = ("10.0.0.1:9901".to_owned(), "fresh".to_owned());
+        let moved = with_admin("127.0.0.1:9901", None);
+        assert_eq!(after(moved, &before, &started), (here, fresh, 2));
+    }
 }

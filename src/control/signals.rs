@@ -2,13 +2,13 @@
 //! upgrades. SIGPIPE is ignored by Rust's own start.
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::Command;
+use super::commands::Teller;
 use crate::observe::logger::Log;
 
 /// Turns signals into commands, for ever.
-pub(super) async fn listen(commands: mpsc::Sender<Command>, log: Log) {
+pub(super) async fn listen(commands: Teller, log: Log) {
     let (terminate, interrupt, hangup, second) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -35,7 +35,7 @@ pub(super) async fn listen(commands: mpsc::Sender<Command>, log: Log) {
                 continue;
             }
         }
-        // Full: it has been told more than once already.
+        // Full: it has been told twice already.
         let _ = commands.try_send(Command::Stop);
     }
 }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::instance::{Instance, Phase};
-use super::{Running, ServeError, ServeOptions, fixture, start};
+use super::reload::Source;
+use super::{Command, Running, ServeError, ServeOptions, fixture, start};
 use crate::config::plan::{
     AccessLog, Admin, BindAddr, Check, CheckKind, Init, OnDown, Plan, Secret, ServerAddr,
 };
+use crate::config::{self, Loaded};
 use crate::observe::logger::Log;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -172,6 +174,38 @@ fn nobody_is_accepted_before_the_first_round_and_a_silent_server_does_not_hold_i
 }
 
 #[test]
+fn a_reload_while_it_starts_is_refused_to_whoever_asks_and_else_done_when_it_is_ready() {
+    // Accepts by the kernel, never answers: it starts for as long as the check may take.
+    let silent = TcpListener::bind(any()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("main.toml");
+    let config = format!(
+        "version = 1\n[admin]\nbind = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n\
+         [listener.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n\
+         [pool.back]\ncheck = {{ type = \"redis\", timeout = \"2s\" }}\n\
+         servers = {{ s0 = \"{}\" }}\n",
+        silent.local_addr().unwrap()
+    );
+    std::fs::write(&path, config).unwrap();
+    let Loaded { plan, outline, files, patterns, .. } = config::load(&path).unwrap();
+    let source = Some(Source { path, outline, files, patterns });
+    let running = start(plan, ServeOptions { source, ..ServeOptions::embedded() }).unwrap();
+    let instance = running.instance.clone();
+    running.commands.try_send(Command::Reload(None)).unwrap();
+    let (head, body) = ask(&instance, "/v1/reload", "");
+    assert_eq!(instance.phase(), Phase::Starting);
+    assert_eq!(head, "HTTP/1.1 503 Service Unavailable", "{body}");
+    assert!(body.contains("it is starting"), "{body}");
+    assert!(instance.loading().last.is_none());
+    assert_eq!(instance.wait_started(DEADLINE), Phase::Ready);
+    eventually("it is reloaded", || {
+        let last = instance.loading().last;
+        last.is_some_and(|reload| reload.outcome.is_ok())
+    });
+    stop(running);
+}
+
+#[test]
 fn a_pool_of_local_names_has_servers_when_it_is_ready() {
     let server = Server::open(any());
     let mut plan = fixture::plan(&[server.address]);
@@ -300,7 +334,9 @@ fn ask(instance: &Instance, path: &str, more: &str) -> (String, String) {
     let Some(BindAddr::Ip(at)) = instance.admin else { panic!("no admin address") };
     let mut stream = TcpStream::connect(at).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{more}\r\n");
+    let what = if path == "/v1/reload" { "POST" } else { "GET" };
+    let request =
+        format!("{what} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{more}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -336,6 +372,7 @@ fn the_admin_api_answers_with_the_shapes_of_the_contract() {
         "/engine",
         "/config/hash",
         "/config/loaded_at",
+        "/config/pending_restart",
         "/config/last_reload/ok",
         "/workers/0/id",
         "/workers/0/cpu",

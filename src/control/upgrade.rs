@@ -25,9 +25,9 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
-use tokio::sync::mpsc;
 
 use super::Command as Told;
+use super::commands::Teller;
 use super::desk::Desk;
 use super::reload::Reloader;
 use crate::config::plan::BindAddr;
@@ -177,7 +177,7 @@ pub(super) struct Upgrader {
     reloader: Rc<Reloader>,
     /// The socket of the admin API.
     admin: Option<OwnedFd>,
-    commands: mpsc::Sender<Told>,
+    commands: Teller,
     /// The program as it was found at the start: its file may be another one now, which is the
     /// point.
     program: Option<PathBuf>,
@@ -189,7 +189,7 @@ impl Upgrader {
         desk: Rc<Desk>,
         reloader: Rc<Reloader>,
         admin: Option<OwnedFd>,
-        commands: mpsc::Sender<Told>,
+        commands: Teller,
     ) -> Self {
         let program = std::env::current_exe().ok();
         Self { desk, reloader, admin, commands, program, busy: Rc::default() }

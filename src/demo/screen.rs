@@ -35,7 +35,7 @@ impl Screen {
     /// When it is none, or does not do what terminals do.
     pub fn open() -> io::Result<Self> {
         let terminal = ratatui::try_init()?;
-        Ok(Self { terminal, colour: std::env::var_os("NO_COLOR").is_none() })
+        Ok(Self { terminal, colour: !crate::observe::logger::no_color() })
     }
 
     /// Draws a picture. A failure to draw is not worth ending a demo for.

@@ -259,7 +259,7 @@ impl<D: Driver> Session<D> {
         let now = self.office.now();
         let pending = std::mem::take(&mut self.inbox);
         let outcome =
-            crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now).await;
+            crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now, None).await;
         drop(place);
         match outcome {
             Outcome::Ended { how, reason, bytes_in, bytes_out } => {

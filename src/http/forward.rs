@@ -247,7 +247,8 @@ impl<D: Driver> Session<D> {
         asker: Asker,
         until: Time,
     ) -> Result<Place<D>, Reason> {
-        let waiting = Box::pin(self.office.wait_for_place(pool, asker, until));
+        let listener = self.site.listener;
+        let waiting = Box::pin(self.office.wait_for_place(listener, pool, asker, until));
         unless_gone(&mut self.stream, waiting).await.unwrap_or(Err(Reason::ClientReset))
     }
 

@@ -29,6 +29,7 @@ use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
 use crate::l4::gate::tcp_options;
 use crate::limits::{LimitTable, RetryBudget};
+use crate::net::Endpoint;
 use crate::observe::counters::WorkerCounts;
 use crate::observe::reason::Reason;
 use crate::observe::requests::RequestCounts;
@@ -284,11 +285,13 @@ impl<D: Driver> Office<D> {
     /// none is up, `connect_timeout` while all are full.
     pub(super) async fn wait_for_place(
         self: &Rc<Self>,
+        listener: ListenerId,
         pool: PoolId,
         asker: Asker,
         until: Time,
     ) -> Result<Place<D>, Reason> {
-        let mut wait = Wait::new(Rc::clone(self), pool, until)?;
+        let connect = self.timeouts(listener, pool).connect;
+        let mut wait = Wait::new(Rc::clone(self), pool, connect, until)?;
         loop {
             if wait.released() {
                 match self.reserve(pool, asker, &[]) {
@@ -438,13 +441,10 @@ impl<D: Driver> Office<D> {
         snapshot.pools[pool].members.iter().any(|member| member.state.is_eligible(now))
     }
 
-    pub(super) fn next_source(&self, pool: PoolId, unix: bool) -> Option<IpAddr> {
-        if unix {
-            return None;
-        }
+    pub(super) fn next_source(&self, pool: PoolId, server: &Endpoint) -> Option<IpAddr> {
         let at = usize::from(pool.0);
         let snapshot = self.snapshot.borrow();
-        self.pools.borrow_mut()[at].next_source(&snapshot.plan.pools[at].source)
+        self.pools.borrow_mut()[at].next_source(&snapshot.plan.pools[at].source, server)
     }
 
     pub(super) fn pool_tls(
@@ -474,9 +474,7 @@ impl<D: Driver> Office<D> {
 
     /// A server answered.
     pub(super) fn trust(server: &ServerState) {
-        if server.errors_in_row.load(Ordering::Relaxed) != 0 {
-            server.errors_in_row.store(0, Ordering::Relaxed);
-        }
+        server.trust();
     }
 
     /// A place in this pool came free.

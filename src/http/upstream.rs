@@ -355,7 +355,7 @@ impl<D: Driver> Office<D> {
         patience: Patience,
     ) -> Result<Stream<D>, Failed> {
         let shell = Rc::clone(self.shell());
-        let options = StreamOptions { source: self.next_source(pool, server.address.is_unix()) };
+        let options = StreamOptions { source: self.next_source(pool, &server.address) };
         let socket = {
             let connecting = pin!(shell.connect(&server.address, &options));
             shell.timeout(patience.connect, connecting).await

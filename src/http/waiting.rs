@@ -148,18 +148,19 @@ pub(super) struct Wait<D: Driver> {
 }
 
 impl<D: Driver> Wait<D> {
+    /// `connect`: how long at most while all servers are full.
+    ///
     /// # Errors
     /// When there is nothing to wait for, or the queue is full.
-    pub fn new(office: Rc<Office<D>>, pool: PoolId, until: Time) -> Result<Self, Reason> {
-        let (reason, limit) = {
-            let plan = office.pool_plan(pool);
-            match office.nobody(pool) {
-                Nobody::AllFull => {
-                    let connect = plan.timeouts.connect.unwrap_or(plan.defaults.connect);
-                    (Reason::ServerFull, Some(connect))
-                }
-                _ => (Reason::NoServer, plan.hold),
-            }
+    pub fn new(
+        office: Rc<Office<D>>,
+        pool: PoolId,
+        connect: Duration,
+        until: Time,
+    ) -> Result<Self, Reason> {
+        let (reason, limit) = match office.nobody(pool) {
+            Nobody::AllFull => (Reason::ServerFull, Some(connect)),
+            _ => (Reason::NoServer, office.pool_plan(pool).hold),
         };
         let until = limit.map_or(Time::ZERO, |limit| until.min(office.now() + limit));
         if until <= office.now() {

@@ -260,7 +260,8 @@ impl<D: Driver> Gate<D> {
         let now = self.driver.now();
         let timeouts = self.timeouts(slot);
         let address = self.snapshot.servers[server.0 as usize].address.clone();
-        let source = self.next_source(slot, address.is_unix());
+        let at = usize::from(self.sessions[slot].pool.0);
+        let source = self.pools[at].next_source(&self.snapshot.plan.pools[at].source, &address);
         let session = &mut self.sessions[slot];
         session.server = Some(server);
         session.holds.server = true;
@@ -286,14 +287,6 @@ impl<D: Driver> Gate<D> {
         } else if self.sessions[slot].half(Side::Client).flow == Flow::New {
             self.resume(slot, Side::Client);
         }
-    }
-
-    fn next_source(&mut self, slot: u32, unix: bool) -> Option<IpAddr> {
-        let at = usize::from(self.sessions[slot].pool.0);
-        if unix {
-            return None;
-        }
-        self.pools[at].next_source(&self.snapshot.plan.pools[at].source)
     }
 
     fn wait_for_descriptor(&mut self, slot: u32) {
@@ -332,10 +325,6 @@ impl<D: Driver> Gate<D> {
         session.connect_us = u32::try_from(took.as_micros()).ok();
         self.counts.server(server).connects[ConnectResult::Ok as usize].add(1);
         measure::record(&mut self.histograms.connect, server, took);
-        let state = &self.snapshot.servers[server.0 as usize];
-        if state.errors_in_row.load(Ordering::Relaxed) != 0 {
-            state.errors_in_row.store(0, Ordering::Relaxed);
-        }
         self.done_released(slot);
         if self.is_torn(slot) {
             self.reset_both(slot, Reason::TlsFailed);

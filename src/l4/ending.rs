@@ -350,7 +350,8 @@ impl<D: Driver> Gate<D> {
             }
         }
         let end = RelayEnd { reason, at: now, bytes_in: sent, bytes_out: received };
-        self.say_epilogue(slot, end);
+        let answered = self.say_epilogue(slot, end);
+        self.judge_server(slot, reason, answered);
         let took = now.since(session.accepted_at);
         measure::record(&mut self.histograms.session, session.listener, took);
         let sample = self.snapshot.plan.log.lines.sample;

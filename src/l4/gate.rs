@@ -155,7 +155,8 @@ impl<D: Driver> Gate<D> {
             .map(|(listener, front)| ListenerRun {
                 timeouts: plan.timeouts(listener),
                 access: AccessList::new(&listener.allow, &listener.deny),
-                pool: listener.first_pool(),
+                // Sessions of a listener without any go to none.
+                pool: listener.first_pool().unwrap_or(0),
                 // A line for each request says it all.
                 logged: listener.http.is_none()
                     && listener.access_log

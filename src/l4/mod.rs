@@ -17,6 +17,7 @@ mod seats;
 pub mod session;
 #[cfg(test)]
 mod sim_tests;
+mod trust;
 mod tunnel;
 
 pub(crate) use prologue::connect_tls;

@@ -11,6 +11,7 @@ use rustls::pki_types::ServerName;
 
 use super::proxy_header::{self, Header};
 use super::seats::{How, Outcome, Stage, Welcome};
+use super::trust::Witness;
 use super::tunnel::tunnel as run_tunnel;
 use crate::config::plan::{self, SniRoutes, Timeouts};
 use crate::fronts::Front;
@@ -293,6 +294,7 @@ pub(super) async fn tunnel<D: Driver>(
     back: Option<(Arc<ClientTls>, ServerName<'static>, bool)>,
     timeouts: Timeouts,
     accepted_at: Time,
+    witness: Option<Witness>,
 ) -> Outcome {
     let mut upstream = Stream::plain(upstream);
     if let Some((tls, name, starttls)) = back {
@@ -303,10 +305,14 @@ pub(super) async fn tunnel<D: Driver>(
             shell.timeout(until, connecting).await
         };
         if let Err(reason) = connected.unwrap_or(Err(Reason::TlsFailed)) {
+            // A reset is counted at the session's end, like any before an answer.
+            if let (Reason::TlsFailed, Some(witness)) = (reason, &witness) {
+                witness.suspect();
+            }
             return Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 };
         }
     }
-    run_tunnel(&mut client, &mut upstream, pending, timeouts, accepted_at).await
+    run_tunnel(&mut client, &mut upstream, pending, timeouts, accepted_at, witness).await
 }
 
 /// The client's side of a handshake.

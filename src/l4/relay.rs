@@ -115,8 +115,12 @@ impl<D: Driver> Gate<D> {
         let session = &mut self.sessions[slot];
         session.moved_at = now;
         let half = session.half_mut(side);
+        let first = side == Side::Upstream && half.total == 0;
         half.total += u64::from(n);
         half.full_in_a_row = if n == full { half.full_in_a_row.saturating_add(1) } else { 0 };
+        if first {
+            self.trust_server(slot);
+        }
         self.forward(slot, side, chunk);
     }
 

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::gate::Gate;
+use super::gate::{Gate, tcp_options};
 use super::session::{Flow, Op, Phase, Side};
 use crate::http::{Peers, Site};
 use crate::net::Peer;
@@ -347,12 +347,14 @@ impl<D: Driver> Gate<D> {
         self.resume(slot, Side::Client);
     }
 
-    /// Writes the line of the request that became this session, if one did.
-    pub(super) fn say_epilogue(&mut self, slot: u32, end: RelayEnd) {
+    /// Writes the line of the request that became this session. Whether one did.
+    pub(super) fn say_epilogue(&mut self, slot: u32, end: RelayEnd) -> bool {
         let seat = self.seats.get_mut(slot as usize).and_then(Option::as_mut);
-        if let Some(Epilogue(say)) = seat.and_then(|seat| seat.epilogue.take()) {
+        let epilogue = seat.and_then(|seat| seat.epilogue.take());
+        epilogue.is_some_and(|Epilogue(say)| {
             say(end);
-        }
+            true
+        })
     }
 
     fn on_task_ended(&mut self, slot: u32, how: How, reason: Reason) {
@@ -488,6 +490,8 @@ impl<D: Driver> Gate<D> {
         };
         let session = self.sessions[slot];
         let timeouts = self.timeouts(slot);
+        // For as long as a task has the session, nothing else looks whether it has settled.
+        self.driver.keep_alive_now(upstream, &tcp_options(&timeouts));
         let at = usize::from(session.pool.0);
         let back = self.snapshot.fronts.pools[at].tls.clone();
         let starttls = self.plan_pool(slot).tls.as_ref().is_some_and(|tls| tls.starttls_postgres);
@@ -498,9 +502,11 @@ impl<D: Driver> Gate<D> {
         let client = self.lend(slot, Side::Client, client);
         let upstream = self.lend(slot, Side::Upstream, upstream);
         let accepted_at = session.accepted_at;
+        let witness = self.witness(slot);
         let job = Box::pin(async move {
             let client = Stream::new(client, tls);
-            super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at).await
+            super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at, witness)
+                .await
         });
         self.begin_task(slot, job);
     }

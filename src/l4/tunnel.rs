@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::seats::{How, Outcome};
 use super::session::{SIDES, Side};
+use super::trust::Witness;
 use crate::config::plan::Timeouts;
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
@@ -55,19 +56,23 @@ impl<'s, D: Driver> End<'s, D> {
 struct Tunnel<'s, D: Driver> {
     ends: [End<'s, D>; 2],
     moved_at: Time,
+    /// Until the server has answered.
+    witness: Option<Witness>,
 }
 
-/// Runs a session to its end. `pending` is what the client sent already.
+/// Runs a session to its end. `pending` is what the client sent already, `witness` is told of the
+/// server's first byte.
 pub async fn tunnel<D: Driver>(
     client: &mut Stream<D>,
     upstream: &mut Stream<D>,
     pending: Inbox,
     timeouts: Timeouts,
     accepted_at: Time,
+    witness: Option<Witness>,
 ) -> Outcome {
     let shell = std::rc::Rc::clone(client.socket().shell());
     let ends = [End::new(client, pending), End::new(upstream, Inbox::default())];
-    let mut tunnel = Tunnel { ends, moved_at: shell.now() };
+    let mut tunnel = Tunnel { ends, moved_at: shell.now(), witness };
     let session_until = timeouts.session.map_or(Time::NEVER, |limit| accepted_at + limit);
     let (how, reason) = loop {
         let (idle_until, idle_reason) = tunnel.idle(&timeouts);
@@ -160,7 +165,14 @@ impl<D: Driver> Tunnel<'_, D> {
                     from.eof = true;
                     self.moved_at = to.stream.socket().shell().now();
                 }
-                Poll::Ready(Ok(n)) => from.total += n as u64,
+                Poll::Ready(Ok(n)) => {
+                    from.total += n as u64;
+                    if side == Side::Upstream
+                        && let Some(witness) = self.witness.take()
+                    {
+                        witness.trust();
+                    }
+                }
                 Poll::Ready(Err(error)) => return Err((side, error)),
                 Poll::Pending => {
                     return match to.stream.poll_flush(cx) {

@@ -5,6 +5,7 @@
 //! checks. What does not fit is counted, and said when there is room again. Sessions are not
 //! logged here but in the access log.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -17,6 +18,16 @@ use crate::config::plan::Level;
 
 /// Lines that wait for stderr. A burst this long is a storm that nobody reads to the end.
 const LINES_MAX: usize = 1_024;
+
+/// Whoever started us wants no colour: `NO_COLOR` is set and not empty (<https://no-color.org>).
+#[must_use]
+pub fn no_color() -> bool {
+    says_no_color(std::env::var_os("NO_COLOR").as_deref())
+}
+
+fn says_no_color(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty())
+}
 
 /// A handle that can be cloned into every task.
 #[derive(Clone, Debug)]
@@ -149,7 +160,7 @@ const fn word(level: Level) -> &'static str {
 }
 
 fn line(level: Level, text: impl Display) -> String {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = std::io::stderr().is_terminal() && !no_color();
     let (on, off) = match level {
         _ if !colour => ("", ""),
         Level::Error => ("\x1b[31m", "\x1b[0m"),
@@ -172,6 +183,12 @@ fn run(lines: &Receiver<Line>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_no_color_asks_for_nothing() {
+        assert!(says_no_color(Some(OsStr::new("1"))));
+        assert!(!says_no_color(Some(OsStr::new(""))) && !says_no_color(None));
+    }
 
     #[test]
     fn lines_below_the_level_are_not_said() {

@@ -188,7 +188,7 @@ fn servers(view: &View<'_>, text: &mut Text) {
         text.series("upstream_connect_seconds", &row.labels, series);
     }
     paths(&rows, text);
-    pools_of(view, &rows, text);
+    pools_of(view, text);
 }
 
 /// What the kernel measured on the way to servers.
@@ -220,15 +220,13 @@ fn row<'a>(view: &View<'_>, pool: &'a str, group: &ServerGroup<'a>) -> ServerRow
     }
 }
 
-fn pools_of(view: &View<'_>, rows: &[ServerRow<'_>], text: &mut Text) {
+fn pools_of(view: &View<'_>, text: &mut Text) {
     let pools = || view.snapshot.plan.pools.iter().zip(&view.snapshot.pools);
     text.family("retries_total", Kind::Counter, "Attempts at another server, by what failed.");
-    for (pool, _) in pools() {
+    for ((pool, _), retries) in pools().zip(view.retries()) {
         for cause in RetryCause::ALL {
-            let of_pool = rows.iter().filter(|row| row.labels[0].1 == pool.name);
-            let retries: u64 = of_pool.map(|row| row.sums.retries[cause as usize]).sum();
             let labels = [("pool", pool.name.as_str()), ("reason", cause.as_str())];
-            text.sample("retries_total", &labels, retries);
+            text.sample("retries_total", &labels, retries[cause as usize]);
         }
     }
     text.family("pool_held", Kind::Gauge, "Clients that wait for a server.");

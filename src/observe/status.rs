@@ -3,6 +3,7 @@
 //! Names and nesting are a contract with scripts. Fields may be added, never renamed.
 
 mod health;
+mod removed;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,9 @@ pub struct PolicyStatus {
 pub struct ConfigStatus {
     pub hash: String,
     pub loaded_at: String,
+    /// What of it waits for a restart or an upgrade, a sentence each.
+    #[serde(default)]
+    pub pending_restart: Vec<String>,
     pub last_reload: ReloadStatus,
 }
 
@@ -263,14 +267,16 @@ pub fn render(view: &View<'_>) -> Status {
         config: ConfigStatus {
             hash: plan.hash.clone(),
             loaded_at: loaded_at.clone(),
+            pending_restart: view.loading.pending.clone(),
             last_reload: last_reload(view, loaded_at),
         },
         log: LogStatus { dropped: view.log_dropped, stalled: view.log_stalled },
         workers: workers(view),
         listeners: listeners(view),
         pools: pools
-            .filter(|((pool, _), _)| !pool.retired)
-            .map(|((pool, now), groups)| (pool.name.clone(), pool_status(view, pool, now, &groups)))
+            .map(|((pool, now), groups)| (pool, pool_status(view, pool, now, &groups)))
+            .filter(|(pool, status)| !pool.retired || !status.servers.is_empty())
+            .map(|(pool, status)| (pool.name.clone(), status))
             .collect(),
         policies: policies(view),
     }
@@ -341,7 +347,7 @@ fn listeners(view: &View<'_>) -> BTreeMap<String, ListenerStatus> {
         let status = ListenerStatus {
             bind: bind.iter().map(bind_text).collect(),
             mode: mode_word(listener.mode).into(),
-            pool: plan.pools.get(listener.first_pool()).map(|pool| pool.name.clone()),
+            pool: listener.first_pool().map(|pool| plan.pools[pool].name.clone()),
             tls: listener.tls.is_some(),
             certificates: certificates(view, ListenerId(id as u16)),
             tls_error: view.tls_kept.listeners.get(&ListenerId(id as u16)).cloned(),
@@ -400,7 +406,7 @@ fn pool_status(
     let servers = groups.iter().map(|group| {
         let status = match group.name {
             Some(name) => named(view, pool, now, group, name),
-            None => group.shown().next().or(group.states.last().copied()).map_or_else(
+            None => group.address().map_or_else(
                 || unresolved(group, "too many servers in this process"),
                 |state| single(view, pool, now, state),
             ),
@@ -408,6 +414,8 @@ fn pool_status(
         let holds = view.overrides.of(&pool.name, &group.plan.name);
         (group.plan.name.clone(), overridden(status, holds))
     });
+    let mut servers: BTreeMap<String, ServerStatus> = servers.collect();
+    removed::add(view, pool, now, &mut servers);
     PoolStatus {
         balance: balance_word(pool.balance).into(),
         held: now.state.waiting.load(Ordering::Relaxed),
@@ -417,7 +425,7 @@ fn pool_status(
             .and(now.state.breaker())
             .map(|breaker| breaker_word(breaker.state()).into()),
         latency: traffic::connects(view, groups),
-        servers: servers.collect(),
+        servers,
     }
 }
 

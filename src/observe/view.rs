@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::counters::ConnectResult;
+use super::counters::{ConnectResult, RetryCause};
 use super::histograms::{PolicyTotals, RouteTotals, Totals};
 use super::reason::{REASONS, Reason};
 use crate::config::plan::{BindAddr, HttpListener, Pem, Server};
@@ -111,8 +111,6 @@ pub struct ServerSums {
     pub retransmits: u64,
     /// The largest of the workers, in microseconds.
     pub rttvar_us: u64,
-    /// By `RetryCause as usize`.
-    pub retries: [u64; 4],
     pub stolen: u64,
 }
 
@@ -145,12 +143,20 @@ pub struct ServerGroup<'a> {
     pub name: Option<&'a Resolution>,
 }
 
-impl ServerGroup<'_> {
+impl<'a> ServerGroup<'a> {
     /// Addresses to show: those in use, and those whose last sessions still run.
     pub fn shown(&self) -> impl Iterator<Item = &Arc<ServerState>> {
         self.states.iter().copied().filter(|state| {
             !state.removed.load(Ordering::Relaxed) || state.load.load(Ordering::Relaxed) > 0
         })
+    }
+
+    /// The address of a server that has only one: the one in use, not one that it had before and
+    /// whose last sessions still run.
+    #[must_use]
+    pub fn address(&self) -> Option<&'a Arc<ServerState>> {
+        let used = |state: &&&Arc<ServerState>| !state.removed.load(Ordering::Relaxed);
+        self.states.iter().find(used).or(self.states.last()).copied()
     }
 
     /// The best of the addresses speaks for the name; a name without any is down.
@@ -230,15 +236,27 @@ impl View<'_> {
                 sums.retransmits += counts.retransmits.value();
                 sums.stolen += counts.stolen.value();
                 sums.rttvar_us = sums.rttvar_us.max(counts.rttvar_us.value());
-                for (sum, count) in sums.retries.iter_mut().zip(&counts.retries) {
-                    *sum += count.value();
-                }
                 for (sum, count) in sums.connects.iter_mut().zip(&counts.connects) {
                     *sum += count.value();
                 }
             }
         }
         sums
+    }
+
+    /// Retries by pool and cause, at all servers that the pool ever had: a count does not fall
+    /// because one of them is removed.
+    #[must_use]
+    pub fn retries(&self) -> Vec<[u64; RetryCause::ALL.len()]> {
+        let mut pools = vec![[0; RetryCause::ALL.len()]; self.snapshot.pools.len()];
+        for state in &self.snapshot.servers {
+            for worker in self.workers {
+                let counts = &worker.counts.server(state.id).retries;
+                let sums = &mut pools[usize::from(state.pool.0)];
+                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count.value());
+            }
+        }
+        pools
     }
 
     /// Certificates of a listener as they are in use, with a label each of its own.

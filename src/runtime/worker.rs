@@ -131,10 +131,25 @@ impl Shared {
                 table.get_or_init(|| PerIp::new(ENTRIES_MAX, sys::secret()));
             }
         }
+        for (id, policy) in plan.policies.iter().enumerate().filter(|(_, one)| !one.retired) {
+            if let Some(entries) = policy.entries() {
+                self.limits.set_entries(id as u16, entries);
+            }
+        }
         if plan.consumers.iter().any(|one| one.basic.is_some()) {
             self.passwords.start()?;
         }
         Ok(())
+    }
+
+    /// Drops what was counted for policies that are in the file no more, once no worker has a
+    /// plan with them.
+    pub fn forget_retired(&self, plan: &Plan) {
+        for (id, policy) in plan.policies.iter().enumerate() {
+            if policy.retired {
+                self.limits.forget(id as u16);
+            }
+        }
     }
 
     /// The table of client addresses of a listener, if a limit has needed one.
@@ -381,4 +396,42 @@ impl<D: Driver> Worker<D> {
 pub fn overflow_bytes_max() -> u64 {
     let sizes = buffers::Sizes::default();
     u64::from(sizes.block_count) * u64::from(sizes.block_size)
+}
+
+#[cfg(test)]
+mod tests {
+    use sluicegate_l7::policy::rate::Rate;
+    use sluicegate_l7::policy::spec::{Kind, LimitKey, LimitSpec, PolicySpec};
+
+    use super::*;
+    use crate::control::fixture;
+
+    #[test]
+    fn a_policys_entries_bound_it_and_go_with_it() {
+        let count = std::num::NonZeroU32::new(100).unwrap();
+        let rate = Rate::new(count, std::time::Duration::from_mins(1), count);
+        let limit = LimitSpec {
+            key: vec![LimitKey::Ip],
+            limit: vec![rate],
+            by_group: Vec::new(),
+            early: false,
+            entries: 3,
+            store: None,
+        };
+        let kind = Kind::Rate(limit);
+        let policy = PolicySpec { name: "few".into(), dry_run: false, retired: false, kind };
+        let mut plan = fixture::plan(&[]);
+        plan.policies = vec![policy];
+        let shared = Shared::new(&plan, &[None], Engine::Epoll).unwrap();
+        for key in 0..9_u128 {
+            let _ = shared.limits.take(0, key << 64 | key, &[rate], 1);
+        }
+        let usage = shared.limits.usage(0);
+        assert_eq!((usage.entries_max, usage.entries), (3, 3), "{usage:?}");
+        shared.forget_retired(&plan);
+        assert_eq!(shared.limits.usage(0).entries, 3, "it is in the file");
+        plan.policies[0].retired = true;
+        shared.forget_retired(&plan);
+        assert_eq!(shared.limits.usage(0).entries, 0);
+    }
 }

@@ -26,6 +26,13 @@ fn no_command_is_wrong_usage_and_shows_the_commands() {
 }
 
 #[test]
+fn a_key_for_a_name_that_no_consumer_can_have_is_wrong_usage() {
+    let (code, stdout, stderr) = sluicegate(&["key", "new", "--name", "Alice Smith"]);
+    assert_eq!((code, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("\"Alice Smith\" cannot be the name of a consumer"), "{stderr}");
+}
+
+#[test]
 fn an_unknown_command_is_wrong_usage_with_a_suggestion() {
     let (code, stdout, stderr) = sluicegate(&["explain-reson"]);
     assert_eq!((code, stdout.as_str()), (Some(2), ""));

@@ -64,6 +64,7 @@ mod named_echo;
 mod netns;
 mod observing;
 mod operating;
+mod outliers;
 mod packaging;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod peers;

@@ -69,6 +69,9 @@ fn servers_and_listeners_come_and_go_and_sessions_stay_where_they_are() {
         assert!(changes.iter().any(|change| change == line), "{line} in {changes:?}");
     }
     say(&mut old, b"still here").expect("the old session");
+    let status = gate.status();
+    let gone = &status["pools"]["p"]["servers"]["one"];
+    assert_eq!((&gone["state"], &gone["active"]), (&"draining".into(), &1.into()), "{gone}");
     assert_eq!(open(gate.address("a")).expect("a session").1, "two");
     let (mut on_b, name) = open(bound(&gate, "b")).expect("the new listener");
     assert_eq!(name, "one");
@@ -83,9 +86,49 @@ fn servers_and_listeners_come_and_go_and_sessions_stay_where_they_are() {
         Ok(_) => Err("somebody did"),
     });
     let status = gate.status();
-    assert!(status["listeners"]["b"].is_null() && status["pools"]["q"].is_null(), "{status}");
+    assert!(status["listeners"]["b"].is_null(), "{status}");
+    assert_eq!(status["pools"]["q"]["servers"]["one"]["state"], "draining", "{status}");
     let one = &status["pools"]["p"]["servers"]["one"];
     assert_eq!(one["total"], 1, "counters go on by name: {one}");
+    drop(on_b);
+    until("the pool has gone with its last session", || {
+        let status = gate.status();
+        if status["pools"]["q"].is_null() { Ok(()) } else { Err(status) }
+    });
+}
+
+#[test]
+fn a_server_that_moved_is_shown_where_it_is_now() {
+    let (before, now) = (echo("before"), echo("now"));
+    let config = |at| [TOP, &listener("a", "p"), &pool("p", &[("s", at)])].concat();
+    let gate = Gate::start(&config(before));
+    let (mut old, _) = open(gate.address("a")).expect("a session");
+    apply(&gate, &config(now));
+    let status = gate.status();
+    let server = &status["pools"]["p"]["servers"]["s"];
+    let wanted = (Value::from(now.to_string()), Value::from("up"));
+    assert_eq!((&server["addr"], &server["state"]), (&wanted.0, &wanted.1), "{server}");
+    say(&mut old, b"still here").expect("the old session");
+}
+
+#[test]
+fn a_removed_listeners_certificate_and_a_removed_servers_retries_stay_out_and_in_metrics() {
+    let authority = Authority::new();
+    let dead = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let one = echo("one");
+    let secure = listener("s", "p") + &authority.listener() + "\n";
+    let servers = [("one", one), ("dead", dead)];
+    let gate = Gate::start(&[TOP, &listener("a", "p"), &secure, &pool("p", &servers)].concat());
+    let retries = || gate.metric("sluicegate_retries_total{pool=\"p\",reason=\"connect\"}");
+    let counted = until("a retry", || {
+        open(gate.address("a")).expect("at the other server");
+        retries().filter(|&count| count > 0.0).ok_or(())
+    });
+    let alarms = || gate.admin("GET", "/metrics").1.contains("cert_not_after_seconds{");
+    assert!(alarms());
+    apply(&gate, &[TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat());
+    assert!(!alarms(), "nobody is shown the certificate any more");
+    assert!(retries().is_some_and(|now| now >= counted), "{:?} after {counted}", retries());
 }
 
 #[test]
@@ -129,6 +172,18 @@ fn an_address_that_cannot_be_bound_leaves_all_as_it_was() {
 }
 
 #[test]
+fn a_check_that_a_reload_brings_finds_a_dead_server_that_was_not_checked() {
+    let dead = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let before = [TOP, &listener("a", "p"), &pool("p", &[("dead", dead)])].concat();
+    let gate = Gate::start(&before);
+    let state = || gate.status()["pools"]["p"]["servers"]["dead"]["state"].clone();
+    assert_eq!(state(), "up");
+    let check = "check = { type = \"tcp\", every = \"20ms\", fall = 2, init = \"down\" }\n";
+    apply(&gate, &before.replace("[pool.p]\n", &format!("[pool.p]\n{check}")));
+    until("it is down", || if state() == "down" { Ok(()) } else { Err(state()) });
+}
+
+#[test]
 fn a_hangup_reloads_and_settings_of_the_start_are_named() {
     let one = echo("one");
     let good = [TOP, &listener("a", "p"), &pool("p", &[("one", one)])].concat();
@@ -146,6 +201,13 @@ fn a_hangup_reloads_and_settings_of_the_start_are_named() {
     assert!(last["pending"][0].as_str().is_some_and(|it| it.contains("runtime.workers")), "{last}");
     let changes = last["changes"].to_string();
     assert!(changes.contains("defaults: added"), "{changes}");
+    let waits = || gate.status()["config"]["pending_restart"].to_string();
+    assert!(waits().contains("runtime.workers"), "{}", waits());
+    gate.rewrite("version = 1\n[pool.p]\n");
+    assert_eq!(reload(&gate).0, 422);
+    assert!(waits().contains("runtime.workers"), "a file that is not taken changes nothing");
+    apply(&gate, &good);
+    assert_eq!(waits(), "[]");
 }
 
 #[test]
@@ -201,6 +263,39 @@ fn a_file_that_comes_to_match_a_pattern_of_include_is_read() {
         Err(gate.status()["config"]["last_reload"].clone())
     });
     assert_eq!(open(address).expect("a session").1, "two");
+}
+
+#[test]
+fn a_new_included_file_that_was_refused_is_read_again_when_it_is_mended() {
+    let (one, two) = (echo("one"), echo("two"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let part = dir.path().join("b.part");
+    std::fs::write(&part, "nonsense = 1\n").expect("written");
+    let rest =
+        ["[runtime]\nwatch = true\n", &listener("a", "p"), &pool("p", &[("s", one)])].concat();
+    let gate = Gate::start(&[TOP, &rest].concat());
+    let include = format!("include = [\"{}/*.part\"]\n", dir.path().display());
+    let (mut written, mut round) = (None::<Instant>, 0);
+    // The first look is what later ones are compared with: another change may be needed.
+    let mut again = |write: &mut dyn FnMut(u32)| {
+        if written.is_none_or(|at| at.elapsed() > PATIENCE / 4) {
+            round += 1;
+            write(round);
+            written = Some(Instant::now());
+        }
+    };
+    until("it is refused", || {
+        again(&mut |round| gate.rewrite(&format!("# {round}\n{include}{TOP}{rest}")));
+        let last = gate.status()["config"]["last_reload"].clone();
+        if last["ok"] == false { Ok(()) } else { Err(last) }
+    });
+    std::fs::write(&part, [listener("b", "q"), pool("q", &[("s", two)])].concat())
+        .expect("written");
+    until("it is taken", || {
+        let last = gate.status()["config"]["last_reload"].clone();
+        if last["ok"] == true { Ok(()) } else { Err(last) }
+    });
+    assert_eq!(open(bound(&gate, "b")).expect("a session").1, "two");
 }
 
 #[test]

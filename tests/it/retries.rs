@@ -1,4 +1,5 @@
-//! What a request is tried again for, how often, and what counts as a try.
+//! What a request is tried again for, how often, what counts as a try, and how long a full server
+//! is waited for.
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -105,4 +106,29 @@ fn a_fallback_has_its_own_time_for_an_answer_and_is_measured() {
         count => Err(count),
     });
     assert!(get(&gate, "/slow").starts_with("HTTP/1.1 504 "));
+}
+
+#[test]
+fn a_full_server_is_waited_for_as_long_as_the_listener_says() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (arrived, arrival) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let backend = Backend::start(move |_| {
+        arrived.send(()).expect("the test waits");
+        let _ = wait.lock().expect("not poisoned").recv();
+        Reply::ok("done")
+    });
+    let gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"off\"\n[defaults]\nconnect_timeout = \"10m\"\n\
+         request_timeout = \"20m\"\n[listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n\
+         pool = \"app\"\nconnect_timeout = \"100ms\"\n[pool.app]\n\
+         servers = {{ a = {{ addr = \"{}\", max_conns = 1 }} }}\n",
+        backend.address
+    ));
+    let mut first = gate.connect("web");
+    first.write_all(b"GET /a HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").unwrap();
+    arrival.recv().expect("it is with the server");
+    let second = get(&gate, "/b");
+    assert!(second.contains("\"error\":\"server-full\""), "{second}");
+    release.send(()).expect("it waits");
 }

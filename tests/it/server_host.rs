@@ -51,3 +51,21 @@ fn each_server_is_asked_by_its_own_name_also_after_another_had_failed() {
     });
     assert!(copies.iter().all(|copy| *copy == (plain.address.to_string(), 4)), "{copies:?}");
 }
+
+#[test]
+fn a_check_asks_a_server_by_its_name_and_the_port_it_goes_to() {
+    let (server, health) = (echo(), echo());
+    let (port, checked) = (server.address.port(), health.address.port());
+    let gate = Gate::start(&format!(
+        "version = 1\n[admin]\nbind = \"{{admin}}\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+         mode = \"http\"\npool = \"app\"\n[pool.app]\n\
+         check = {{ type = \"http\", every = \"20ms\" }}\nservers.a = \"dns:localhost:{port}\"\n\
+         [pool.other]\ncheck = {{ type = \"http\", every = \"20ms\", port = {checked} }}\n\
+         servers.a = \"dns:localhost:{port}\"\n"
+    ));
+    for (backend, port) in [(&server, port), (&health, checked)] {
+        let host = until("a check", || hosts(backend).into_iter().next().ok_or(()));
+        assert_eq!(host.0, format!("localhost:{port}"));
+    }
+    drop(gate);
+}

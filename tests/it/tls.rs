@@ -7,7 +7,9 @@ use std::process::Output;
 use super::authority::Authority;
 use super::backend::{Backend, Reply};
 use super::gate::Gate;
+use super::named_echo::echo;
 use super::peers::{Peer, command, need, run};
+use super::tls_client::{shake, trusting};
 
 const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/certs");
 
@@ -59,6 +61,23 @@ fn openssl_speaks_both_versions_and_gets_the_certificate_of_the_name() {
             assert!(output.contains(word) && output.contains("<answer>"), "{asked}: {output}");
         }
     }
+}
+
+#[test]
+fn a_server_behind_tls_that_vanishes_is_noticed_by_tcp_keepalive() {
+    let authority = Authority::new();
+    let server = echo("one");
+    let gate = gate(&authority.listener(), "", &server.to_string());
+    let mut client =
+        shake(&gate, "secure", &trusting(&authority, None), "inner.test").expect("a session");
+    client.read_exact(&mut [0; 4]).expect("the server's name");
+    // Columns: the far end is the third, timers the sixth, of which 2 is that of keepalive
+    // (proc_net_tcp in the kernel's documentation).
+    let to = format!(":{:04X}", server.port());
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", gate.pid())).expect("there");
+    let mut rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[2].ends_with(&to)).expect("its connection to the server");
+    assert!(row[5].starts_with("02:"), "{row:?}");
 }
 
 #[test]

@@ -95,6 +95,16 @@ impl PolicySpec {
         }
     }
 
+    /// Keys that it counts at once; `None` for one that counts by none.
+    #[must_use]
+    pub const fn entries(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Rate(limit) => Some(limit.entries),
+            Kind::Quota(limit) => Some(limit.entries),
+            _ => None,
+        }
+    }
+
     /// The word in the configuration.
     #[must_use]
     pub const fn type_word(&self) -> &'static str {

@@ -161,6 +161,6 @@ fn status(client: &Client, json: bool, slow: bool) -> Result<ExitCode, String> {
     if slow {
         return Ok(print_all(table::slowest(&status).as_bytes()));
     }
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = std::io::stdout().is_terminal() && !crate::observe::logger::no_color();
     Ok(print_all(table::render(&status, colour).as_bytes()))
 }

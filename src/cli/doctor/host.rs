@@ -4,26 +4,31 @@ use std::fs;
 use std::path::Path;
 
 use super::Finding;
-use crate::runtime::cpus;
+use crate::config::plan::EngineChoice;
+use crate::runtime::{cpus, engine};
 
-/// The first kernel with everything the ring uses (`DEFER_TASKRUN`).
+/// The first kernel with everything that `io_uring` is used for (`DEFER_TASKRUN`).
 const KERNEL_MIN: (u32, u32) = (6, 1);
 
 pub(super) fn examine() -> Vec<Finding> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut findings = vec![kernel(release.trim())];
+    let runs = engine::choose(EngineChoice::Auto).is_ok();
+    let mut findings = vec![kernel(release.trim(), runs)];
     let allowed = cpus::usable();
     findings.push(workers(&allowed, cpus::quota(), cpus::workers_default()));
     findings.extend(container());
     findings
 }
 
-fn kernel(release: &str) -> Finding {
+/// `runs`: there is an engine for it all the same.
+fn kernel(release: &str, runs: bool) -> Finding {
     let found = format!("Linux {release}");
-    let remedy = "Sluicegate needs Linux 6.1 or newer";
+    let remedy =
+        "use Linux 6.1 or newer: an older one has not all of io_uring, and epoll is slower";
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= KERNEL_MIN => Finding::ok("kernel", found),
+        (Some(_), Some(_)) if runs => Finding::warn("kernel", found, remedy),
         (Some(_), Some(_)) => Finding::bad("kernel", found, remedy),
         _ => Finding::warn("kernel", format!("unreadable release `{release}`"), remedy),
     }
@@ -85,10 +90,15 @@ mod tests {
     #[test]
     fn kernels_are_compared_by_number() {
         let verdicts = ["5.15.0-91-generic", "6.0.19", "6.1.0-18-amd64", "6.18.4", "10.0"]
-            .map(|release| kernel(release).verdict);
-        use Verdict::{Bad, Ok};
+            .map(|release| kernel(release, false).verdict);
+        use Verdict::{Bad, Ok, Warn};
         assert_eq!(verdicts, [Bad, Bad, Ok, Ok, Ok]);
-        assert_eq!(kernel("unknown").verdict, Verdict::Warn);
+        assert_eq!(kernel("unknown", false).verdict, Warn);
+    }
+
+    #[test]
+    fn an_old_kernel_is_no_obstacle_where_an_engine_runs() {
+        assert_eq!(kernel("5.15.0-91-generic", true).verdict, Verdict::Warn);
     }
 
     #[test]

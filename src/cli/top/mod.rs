@@ -112,7 +112,7 @@ fn page(model: &Model, colour: bool) -> String {
 }
 
 fn colour() -> bool {
-    std::env::var_os("NO_COLOR").is_none()
+    !crate::observe::logger::no_color()
 }
 
 /// What the asking thread has to say.

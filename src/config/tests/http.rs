@@ -37,6 +37,46 @@ fn an_http_listener_has_the_defaults_of_the_interface() {
 }
 
 #[test]
+fn a_listener_that_answers_by_itself_has_no_pool_and_no_pools_timeouts() {
+    let route = "[[listener.a.route]]\nredirect = { scheme = \"https\" }\n";
+    let text = http(route).replace("[pool.p]\n", "[pool.p]\nhandshake_timeout = \"1s\"\n");
+    let plan = plan_of("a.toml", &text);
+    assert_eq!(plan.listeners[0].first_pool(), None);
+    let handshake = plan.timeouts(&plan.listeners[0]).handshake;
+    assert_eq!(handshake, crate::config::plan::Timeouts::default().handshake);
+}
+
+#[test]
+fn a_listener_has_no_policies_to_drop() {
+    let policy = "[policy.t]\ntype = \"size-limit\"\nbody = \"1MiB\"\n";
+    let told = |policies: &str| {
+        let route = "[[listener.a.route]]\npool = \"p\"\npolicies = [\"!*\"]\n";
+        rendered("a.toml", &http(&format!("policies = {policies}\n{route}{policy}")))
+    };
+    assert_eq!(told("[\"t\"]"), "", "a route may");
+    assert!(told("[\"!*\", \"t\"]").contains("drops nothing"), "{}", told("[\"!*\", \"t\"]"));
+}
+
+#[test]
+fn no_bound_is_taken_that_would_not_be_kept() {
+    for (line, key, most) in [
+        ("http.max_header = \"161KiB\"\n", "`max_header`", "160KiB"),
+        ("http.max_uri = \"161KiB\"\n", "`max_uri`", "160KiB"),
+        ("http.max_headers = 257\n", "`max_headers`", "256"),
+    ] {
+        let told = rendered("a.toml", &http(&("pool = \"p\"\n".to_owned() + line)));
+        assert!(told.contains(key) && told.contains(most), "{line}: {told}");
+    }
+    let lease = "store = { redis = \"redis://127.0.0.1\", lease = 1001 }\n";
+    let policy = format!(
+        "policies = [\"r\"]\npool = \"p\"\n[policy.r]\ntype = \"rate-limit\"\nkey = \"ip\"\n\
+         limit = \"9/s\"\n{lease}"
+    );
+    let told = rendered("a.toml", &http(&policy));
+    assert!(told.contains("`lease`") && told.contains("1000"), "{told}");
+}
+
+#[test]
 fn tables_that_say_nothing_mean_their_defaults() {
     let plan = plan_of(
         "a.toml",

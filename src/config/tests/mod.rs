@@ -168,6 +168,16 @@ fn a_pool_speaks_before_its_listener_and_that_before_the_defaults() {
 }
 
 #[test]
+fn a_proxy_header_on_a_unix_socket_is_warned_of_because_nobody_is_trusted_there() {
+    let told = rendered(
+        "a.toml",
+        "[listener.a]\nbind = \"unix:/run/a.sock\"\npool = \"p\"\naccept_proxy = true\n\
+         trusted = [\"10.0.0.0/8\"]\n[pool.p]\nservers.s = \"10.0.0.1:2\"\n",
+    );
+    assert!(told.contains("warning[W405]: `accept_proxy` does nothing"), "{told}");
+}
+
+#[test]
 fn secrets_come_from_the_environment_and_are_not_shown() {
     // PATH is the one variable that every test run has, and it is long enough.
     let plan = plan_of(
@@ -256,7 +266,7 @@ fn the_full_example_is_read_as_it_says() {
         plan.listeners.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
         ["db", "local", "cache", "edge", "api", "plain", "gateway"]
     );
-    let web = &plan.pools[plan.listeners[1].first_pool()];
+    let web = &plan.pools[plan.listeners[1].first_pool().unwrap()];
     assert_eq!(web.name, "web");
     let Some(CheckKind::Http(check)) = web.check.as_ref().map(|check| &check.kind) else {
         panic!()

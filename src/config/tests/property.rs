@@ -89,7 +89,8 @@ fn holds(name: &str, bytes: &[u8]) {
                     .plan
                     .listeners
                     .iter()
-                    .all(|listener| listener.first_pool() < loaded.plan.pools.len().max(1))
+                    .filter_map(crate::config::plan::Listener::first_pool)
+                    .all(|pool| pool < loaded.plan.pools.len())
             );
             check(&loaded.warnings);
         }

@@ -104,11 +104,11 @@ fn is_our_host<B>(request: &Request<B>, hosts: &[String]) -> bool {
     let mut values = request.headers().get_all(HOST).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return false };
     let Ok(value) = value.to_str() else { return false };
-    let name = without_port(value).trim_end_matches('.').to_ascii_lowercase();
+    let name = host_name(value);
     let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
     name == "localhost"
         || literal.parse::<IpAddr>().is_ok()
-        || hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
+        || hosts.iter().any(|host| host_name(host) == name)
 }
 
 /// Browsers say from which origin a page asks; others do not. Ours is the one asked.
@@ -121,12 +121,13 @@ fn is_our_origin<B>(request: &Request<B>) -> bool {
     authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
 }
 
-/// `[::1]:9901` → `[::1]`, `a:1` → `a`.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
+/// What names the host, as both sides may write it: `[::1]:9901` → `[::1]`, `A.test.:1` → `a.test`.
+fn host_name(host: &str) -> String {
+    let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
-    }
+    };
+    name.trim_end_matches('.').to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -139,7 +140,7 @@ mod tests {
             bind: BindAddr::Ip("127.0.0.1:0".parse().unwrap()),
             token: Some(Secret("full-token-0123456".into())),
             read_token: Some(Secret("read-token-0123456".into())),
-            hosts: vec!["lb1.example.com".into()],
+            hosts: vec!["lb1.example.com".into(), "LB2.example.com.:9901".into()],
             tls: None,
         }
     }
@@ -216,6 +217,9 @@ mod tests {
             ("[::1]:9901", true),
             ("10.0.0.1", true),
             ("lb1.example.com:80", true),
+            ("lb1.example.com.", true),
+            ("lb2.example.com", true),
+            ("lb2.example.com:80", true),
             ("lb1.example.com.evil", false),
             ("localhost.evil", false),
             ("", false),

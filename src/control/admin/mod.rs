@@ -29,11 +29,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use super::Command;
 use super::checks::Checks;
+use super::commands::Teller;
 use super::desk::Desk;
 use super::start::AdminSocket;
 use crate::config::plan::BindAddr;
@@ -76,7 +75,7 @@ struct Context {
     desk: Rc<Desk>,
     checks: Rc<Checks>,
     streams: stream::Streams,
-    commands: mpsc::Sender<Command>,
+    commands: Teller,
 }
 
 /// Accepts for ever.
@@ -84,7 +83,7 @@ pub(super) async fn serve(
     socket: AdminSocket,
     desk: Rc<Desk>,
     checks: Rc<Checks>,
-    commands: mpsc::Sender<Command>,
+    commands: Teller,
 ) {
     let listener = match Listener::try_from(socket) {
         Ok(listener) => listener,

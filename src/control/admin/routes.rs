@@ -5,11 +5,12 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, StatusCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::answers::{self, Answer, JSON, PLAIN, error, text};
 use super::{Context, page, servers};
 use crate::control::Command;
+use crate::control::commands::Teller;
 use crate::control::instance::{Instance, Phase};
 use crate::observe::{clock, metrics};
 
@@ -124,13 +125,18 @@ pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Ans
     }
 }
 
-/// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong.
-async fn reload(commands: &mpsc::Sender<Command>) -> Answer {
+/// Reads the configuration again: 200 with what changed, 422 with the report of what is wrong;
+/// 503 when this is not the time for it.
+async fn reload(commands: &Teller) -> Answer {
     let (reply, done) = oneshot::channel();
     // Not taken: the reply is gone with it, which is heard here.
     let _ = commands.send(Command::Reload(Some(reply))).await;
-    let Ok(reload) = done.await else {
-        return error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is stopping");
+    let reload = match done.await {
+        Ok(Ok(reload)) => reload,
+        Ok(Err(why)) => return error(StatusCode::SERVICE_UNAVAILABLE, "not-now", why),
+        Err(_) => {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is stopping");
+        }
     };
     let body = serde_json::json!({
         "ok": reload.outcome.is_ok(),

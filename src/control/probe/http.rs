@@ -12,7 +12,6 @@ use hyper_util::rt::TokioIo;
 
 use super::{Failure, Stream, ms};
 use crate::config::plan::HttpCheck;
-use crate::net::Endpoint;
 
 /// How much of the body is searched. A health page is short; a large one is not read to the
 /// end every two seconds.
@@ -21,10 +20,10 @@ const BODY_MAX: usize = 64 * 1_024;
 pub(super) async fn ask(
     stream: impl Stream + 'static,
     check: &HttpCheck,
-    address: &Endpoint,
+    host: &str,
     started: Instant,
 ) -> Result<String, Failure> {
-    let request = request(check, address)?;
+    let request = request(check, host)?;
     exchange(stream, request, async |response| judge(response, check, started).await).await
 }
 
@@ -51,11 +50,8 @@ pub(in crate::control) async fn exchange<T>(
     }
 }
 
-fn request(check: &HttpCheck, address: &Endpoint) -> Result<Request<Empty<Bytes>>, Failure> {
-    let host = check.host.clone().unwrap_or_else(|| match address {
-        Endpoint::Ip(address) => address.to_string(),
-        Endpoint::Unix(_) => "localhost".into(),
-    });
+fn request(check: &HttpCheck, host: &str) -> Result<Request<Empty<Bytes>>, Failure> {
+    let host = check.host.as_deref().unwrap_or(host);
     // `check` has refused what cannot be sent; if something slipped through, it is ours.
     let ours = |error: String| Failure::Ours(format!("the check cannot be sent: {error}"));
     let mut request = Request::builder()

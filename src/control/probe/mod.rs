@@ -67,6 +67,8 @@ impl Failure {
 pub struct Target<'a> {
     pub address: &'a Endpoint,
     pub check: &'a Check,
+    /// The Host of requests, unless the check says another.
+    pub host: &'a str,
     pub send_proxy: SendProxy,
     /// Local address to connect from.
     pub source: Option<IpAddr>,
@@ -138,7 +140,7 @@ async fn converse(
 ) -> Result<String, Failure> {
     match &target.check.kind {
         CheckKind::Tcp => Ok(tcp::passed(started.elapsed())),
-        CheckKind::Http(check) => http::ask(stream, check, target.address, started).await,
+        CheckKind::Http(check) => http::ask(stream, check, target.host, started).await,
         CheckKind::Redis { password } => redis::ask(stream, password.as_ref(), started).await,
         CheckKind::Postgres { user } => postgres::ask(stream, user, started).await,
     }

@@ -44,8 +44,14 @@ fn check_with(
             script(stream, steps).await
         });
         let check = Check { timeout: Duration::from_secs(10), ..fixture::check(kind) };
-        let target =
-            Target { address: &address, check: &check, send_proxy, source: None, tls: None };
+        let target = Target {
+            address: &address,
+            check: &check,
+            host: "s.test",
+            send_proxy,
+            source: None,
+            tls: None,
+        };
         let result = run(target).await;
         (result, server.await.unwrap())
     })
@@ -88,6 +94,7 @@ fn a_closed_port_is_refused_and_an_absent_socket_is_named() {
         let target = Target {
             address: &address,
             check: &check,
+            host: "",
             send_proxy: SendProxy::Off,
             source: None,
             tls: None,
@@ -105,6 +112,7 @@ fn silence_is_a_timeout_in_the_words_of_the_configuration() {
     let target = Target {
         address: &address,
         check: &check,
+        host: "",
         send_proxy: SendProxy::Off,
         source: None,
         tls: None,
@@ -118,8 +126,14 @@ fn a_source_that_is_not_ours_does_not_count_against_the_server() {
     let address = Endpoint::Ip(SocketAddr::from(([127, 0, 0, 1], 9)));
     let check = fixture::check(CheckKind::Tcp);
     let source = Some(IpAddr::from([192, 0, 2, 1]));
-    let target =
-        Target { address: &address, check: &check, send_proxy: SendProxy::Off, source, tls: None };
+    let target = Target {
+        address: &address,
+        check: &check,
+        host: "",
+        send_proxy: SendProxy::Off,
+        source,
+        tls: None,
+    };
     assert!(matches!(runtime.block_on(run(target)), Err(Failure::Ours(_))));
 }
 
@@ -130,7 +144,7 @@ fn http_passes_on_an_expected_status_and_sends_what_was_configured() {
     assert!(result.unwrap().starts_with("status 200 in "));
     let seen = String::from_utf8(seen).unwrap().to_lowercase();
     assert!(seen.starts_with("get /health http/1.1\r\n"), "{seen}");
-    assert!(seen.contains("host: 127.0.0.1:") && seen.contains("x-from: lb\r\n"), "{seen}");
+    assert!(seen.contains("host: s.test\r\n") && seen.contains("x-from: lb\r\n"), "{seen}");
 }
 
 #[test]
@@ -239,6 +253,7 @@ fn unix_sockets_are_checked_too() {
         let target = Target {
             address: &address,
             check: &check,
+            host: "",
             send_proxy: SendProxy::Off,
             source: None,
             tls: None,

@@ -36,9 +36,12 @@ pub(super) fn tls(view: &View<'_>, text: &mut Text) {
             text.sample("tls_handshakes_total", &labels, sums.handshakes[result as usize]);
         }
     }
+    // A certificate that nobody is shown any more alarms nobody.
+    let listeners = &view.snapshot.plan.listeners;
+    let in_use = || with_tls().filter(|(id, _)| !listeners[usize::from(id.0)].retired);
     let help = "When the certificate in use expires, in seconds since 1970.";
     text.family("cert_not_after_seconds", Kind::Gauge, help);
-    for (id, listener) in with_tls() {
+    for (id, listener) in in_use() {
         for (label, certificate) in view.certificates(id) {
             let labels = [("listener", listener), ("cert", label.as_str())];
             text.sample("cert_not_after_seconds", &labels, certificate.not_after);
@@ -46,7 +49,7 @@ pub(super) fn tls(view: &View<'_>, text: &mut Text) {
     }
     let help = "1 if the certificate files, as they are now, are in use.";
     text.family("cert_last_reload_successful", Kind::Gauge, help);
-    for (id, listener) in with_tls() {
+    for (id, listener) in in_use() {
         let kept = view.tls_kept.listeners.contains_key(&id);
         text.sample("cert_last_reload_successful", &[("listener", listener)], u8::from(!kept));
     }

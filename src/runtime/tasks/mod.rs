@@ -22,7 +22,7 @@ mod sockets;
 mod turns;
 
 pub use executor::{TaskId, Tasks};
-pub use inbox::Inbox;
+pub use inbox::{Inbox, LARGE as HEAD_BYTES_MAX};
 pub use lent::Lent;
 pub use shell::Shell;
 pub use sleep::Elapsed;
