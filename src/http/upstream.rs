@@ -369,7 +369,7 @@ impl<D: Driver> Office<D> {
         if let Some((tls, name)) = self.pool_tls(pool, server) {
             let shaking = pin!(crate::l4::connect_tls(&mut stream, &tls, name, false));
             let shaken = shell.timeout(shell.now() + patience.handshake, shaking).await;
-            if !matches!(shaken, Ok(Ok(_))) {
+            if !matches!(shaken, Ok(Ok(()))) {
                 return Err(Failed::Tls);
             }
         }
