@@ -307,7 +307,7 @@ fn a_session_through_tls_that_is_too_long_says_no_goodbye_in_the_middle_of_bytes
     ));
     let mut client = gate.connect("outer");
     // What comes of a time that is too short or too long here is no failure.
-    std::thread::sleep(Duration::from_millis(600));
+    thread::park_timeout(Duration::from_millis(600));
     let end = std::io::copy(&mut client, &mut std::io::sink());
     assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
     assert_eq!(gate.log(1)[0]["reason"], "session-timeout");
