@@ -173,7 +173,7 @@ fn write_lines(
     out: &mut Vec<u8>,
 ) {
     let cors = site.replaced(errand.route()).cors;
-    let keeps_length = terms.compress.is_none() && tells_length(errand, head);
+    let keeps_length = terms.compress.is_none() && tells_length(head);
     for field in fields.end_to_end() {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         let dropped = match field.known {
@@ -197,11 +197,11 @@ fn write_lines(
     }
 }
 
-/// Whether a length without a body tells of one that another request would get: to HEAD, and of
-/// 304. Of 1xx and 204 there never is one, and some clients wait for it (RFC 9110 §8.6).
-fn tells_length(errand: &Errand, head: &ResponseHead) -> bool {
-    let is_head = errand.method == Method::Head && head.status >= 200 && head.status != 204;
-    head.framing == Framing::None && (is_head || head.status == 304)
+/// Whether a length without a body is true: none, or to HEAD and of 304 that of a body which
+/// another request would get. Of 1xx and 204 there never is one, and some clients wait for it
+/// (RFC 9110 §8.6).
+fn tells_length(head: &ResponseHead) -> bool {
+    head.framing == Framing::None && head.status >= 200 && head.status != 204
 }
 
 fn is_cors(name: &[u8]) -> bool {

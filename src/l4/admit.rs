@@ -33,8 +33,7 @@ impl<D: Driver> Gate<D> {
         let make = |generation| Session::new(generation, listener, pool, peer, now);
         let slot = self.sessions.insert(make);
         self.publish_sessions();
-        // Two receives a session: what starves later never allocates.
-        self.starved.reserve((2 * self.sessions.len()).saturating_sub(self.starved.len()));
+        self.make_room(slot);
         let session = &mut self.sessions[slot];
         session.phase = Phase::Connecting { started: now, timed_out: false };
         session.holds.descriptor = true;
@@ -50,6 +49,17 @@ impl<D: Driver> Gate<D> {
             Err(reason) => self.reset_both(slot, reason),
         }
         self.settle(slot);
+    }
+
+    /// What a session may ever need of the tables is there from its beginning: later nothing allocates.
+    fn make_room(&mut self, slot: u32) {
+        let sessions = self.sessions.len();
+        // Two receives each, and a timer.
+        self.starved.reserve((2 * sessions).saturating_sub(self.starved.len()));
+        self.expired.reserve(sessions.saturating_sub(self.expired.len()));
+        if slot as usize >= self.counted.len() {
+            self.counted.resize(slot as usize + 1, [0; 2]);
+        }
     }
 
     /// The TCP peer is one that has to send a PROXY header first.

@@ -325,9 +325,6 @@ impl<D: Driver> Gate<D> {
         let relays = self.sessions.live().filter(|(_, one)| one.phase == Phase::Relaying);
         for (slot, session) in relays {
             let at = slot as usize;
-            if at >= counted.len() {
-                counted.resize(at + 1, [0; 2]);
-            }
             self.count_bytes(slot, counted[at]);
             counted[at] = SIDES.map(|side| session.half(side).total);
         }
@@ -340,8 +337,8 @@ impl<D: Driver> Gate<D> {
         let session = self.sessions[slot];
         let (sent, received) =
             (session.half(Side::Client).total, session.half(Side::Upstream).total);
-        let counted = self.counted.get_mut(slot as usize).map(std::mem::take);
-        self.count_bytes(slot, counted.unwrap_or_default());
+        let counted = std::mem::take(&mut self.counted[slot as usize]);
+        self.count_bytes(slot, counted);
         self.counts.listener(session.listener).ended[reason as usize].add(1);
         if let Some(server) = session.server {
             let counts = self.counts.server(server);

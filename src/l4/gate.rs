@@ -71,7 +71,7 @@ pub struct Gate<D: Driver> {
     pub(super) handed_over: bool,
     /// Who holds a pipe with bytes in it: (slot, generation, side).
     pub(super) piped: Vec<(u32, u32, Side)>,
-    expired: Vec<u32>,
+    pub(super) expired: Vec<u32>,
     /// By slot: bytes of either side that the counters have already.
     pub(super) counted: Vec<[u64; 2]>,
     /// Which sessions are logged.
