@@ -213,12 +213,8 @@ fn a_total_timeout_before_the_answer_is_answered_and_after_its_head_breaks_the_c
 #[test]
 fn a_server_that_takes_no_body_is_a_timeout_of_the_server() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let gate = Gate::start(&format!(
-        "version = 1\n[log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
-         mode = \"http\"\npool = \"app\"\n\
-         [pool.app]\nbody_timeout = \"300ms\"\n[pool.app.servers]\na = \"{}\"\n",
-        silent.local_addr().expect("bound")
-    ));
+    let server = silent.local_addr().expect("bound").to_string();
+    let gate = gate(&server, "pool = \"app\"\nbody_timeout = \"300ms\"", "");
     let mut client = gate.connect("web");
     let mut sender = client.try_clone().expect("a descriptor");
     let sending = std::thread::spawn(move || {
@@ -238,13 +234,10 @@ fn a_server_that_takes_no_body_is_a_timeout_of_the_server() {
 #[test]
 fn a_tls_handshake_with_a_server_has_a_time_of_its_own() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    let gate = Gate::start(&format!(
-        "version = 1\n[log]\naccess = \"stdout\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
-         mode = \"http\"\npool = \"app\"\n[pool.app]\nconnect_timeout = \"1h\"\n\
-         request_timeout = \"1h\"\nhandshake_timeout = \"100ms\"\n\
-         tls = {{ verify = \"insecure\" }}\n[pool.app.servers]\na = \"{}\"\n",
-        silent.local_addr().expect("bound")
-    ));
+    let server = silent.local_addr().expect("bound").to_string();
+    let times = "connect_timeout = \"1h\"\nrequest_timeout = \"1h\"\nhandshake_timeout = \"100ms\"";
+    let listener = format!("pool = \"app\"\n{times}");
+    let gate = gate(&server, &listener, "[pool.app.tls]\nverify = \"insecure\"");
     assert_eq!(Talk::to(&gate, "web").get("/").status, 502);
     assert_eq!(gate.log(1)[0]["reason"], "tls-failed");
 }

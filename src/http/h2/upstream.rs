@@ -161,7 +161,8 @@ impl Host {
 }
 
 impl<D: Driver> Office<D> {
-    /// A request's place on a line to the server of `place`, opened if there is none with room. `fresh`: those there are have failed.
+    /// A request's place on a line to the server of `place`, opened if there is none with room.
+    /// `fresh`: those there are have failed.
     pub(in crate::http) async fn share(
         self: &Rc<Self>,
         pool: PoolId,

@@ -91,9 +91,9 @@ impl<D: Driver> Office<D> {
 }
 
 fn speaks_alike(before: &plan::Plan, after: &plan::Plan, pool: usize) -> bool {
-    let speaks = |plan: &plan::Plan| {
-        let pool = plan.pools.get(pool)?;
-        Some((pool.tls.clone(), pool.protocol, pool.send_proxy))
+    let (Some(before), Some(after)) = (before.pools.get(pool), after.pools.get(pool)) else {
+        return false;
     };
-    speaks(before) == speaks(after)
+    let speaks = |pool: &plan::Pool| (pool.protocol, pool.send_proxy);
+    before.tls == after.tls && speaks(before) == speaks(after)
 }
