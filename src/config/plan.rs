@@ -309,7 +309,8 @@ pub struct Pool {
     pub check: Option<Check>,
     pub send_proxy: SendProxy,
     pub slow_start: Option<Duration>,
-    /// How long a new client waits while no server is up; `None`: refuse at once.
+    /// How long a new client waits while no server is up; `None`: refuse at once. While all are
+    /// full, see [`Pool::wait_for_room`].
     pub hold: Option<Duration>,
     /// Clients waiting at once in this pool, whatever they wait for.
     pub max_held: u32,
@@ -485,6 +486,13 @@ impl Listener {
 }
 
 impl Pool {
+    /// How long a client waits while all servers are full, with this `connect_timeout`: who is
+    /// willing to hold clients is so then too.
+    #[must_use]
+    pub fn wait_for_room(&self, connect: Duration) -> Duration {
+        self.hold.map_or(connect, |hold| hold.max(connect))
+    }
+
     /// A pool with nothing said about it but these.
     #[must_use]
     pub fn of(name: &str, servers: Vec<Server>) -> Self {

@@ -92,17 +92,15 @@ impl Desk {
         format!("{}/{} ({})", self.plan_of(state).name, state.name, state.address)
     }
 
-    /// Posts to every worker. What a stuck one does not take is lost to it.
+    /// Posts to every worker, as [`Desk::post`].
     pub fn post_all(&self, mail: impl Fn() -> Mail) {
         for worker in &self.instance.shared.workers {
-            if worker.mailbox.post(mail()).is_err() {
-                self.log.warn(format_args!("worker {} takes no mail: it is stuck", worker.id));
-            }
+            self.post(worker.id, mail());
         }
     }
 
-    /// Posts to one worker what it must get, later if its box is full.
-    pub fn post_for_sure(&self, worker: u16, mail: Mail) {
+    /// Posts to one worker, later if its box is full.
+    pub fn post(&self, worker: u16, mail: Mail) {
         let at = usize::from(worker);
         let mailbox = &self.instance.shared.workers[at].mailbox;
         let unsent = &mut self.unsent.borrow_mut()[at];
@@ -115,14 +113,14 @@ impl Desk {
         }
     }
 
-    /// What [`Desk::post_for_sure`] could not post.
+    /// What [`Desk::post`] could not post.
     fn post_unsent(&self) {
         for at in 0..self.instance.shared.workers.len() {
             let first = self.unsent.borrow_mut()[at].pop_front();
             if let Some(mail) = first {
                 let rest = std::mem::take(&mut self.unsent.borrow_mut()[at]);
                 for mail in std::iter::once(mail).chain(rest) {
-                    self.post_for_sure(at as u16, mail);
+                    self.post(at as u16, mail);
                 }
             }
         }
@@ -153,12 +151,8 @@ impl Desk {
         let (id, pool) = (pool, &snapshot.pools[usize::from(pool.0)]);
         let workers = &self.instance.shared.workers;
         while pool.state.release(pool.places(clock::now()), |waiter| {
-            let mail = Mail::Released {
-                pool: id,
-                slot: waiter.slot,
-                generation: waiter.generation,
-                arrival: waiter.arrival,
-            };
+            let mail =
+                Mail::Released { pool: id, slot: waiter.slot, generation: waiter.generation };
             workers.get(usize::from(waiter.worker)).is_some_and(|it| it.mailbox.post(mail).is_ok())
         }) {}
     }

@@ -36,6 +36,9 @@ use crate::runtime::worker::pairs_max;
 /// How long workers may take to end once they were told to at once.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Between two looks at what was lost to a full mailbox, or has no moment of its own.
+const HOUSE_PERIOD: Duration = Duration::from_secs(1);
+
 /// How long the start gives names to resolve: enough for a hosts file or a resolver next door,
 /// so that the first client of a pool of names finds servers; too short to be waiting for DNS.
 const NAMES_GRACE: Duration = Duration::from_millis(50);
@@ -92,7 +95,10 @@ pub(super) async fn live(
         admin.abort();
     }
     let handed_over = matches!(command, Command::HandedOver { .. });
-    drain(&desk, command, &mut commands).await;
+    tokio::select! {
+        () = drain(&desk, command, &mut commands) => {}
+        () = keep_house(&desk) => {}
+    }
     end_workers(&desk, &mut workers).await;
     // It takes up to its deadline; nothing else is left to do.
     let _ = tokio::task::spawn_blocking(move || access_log.finish()).await;
@@ -226,7 +232,7 @@ async fn serve(
                 Command::Upgrade => upgrader.begin(),
                 command => return command,
             },
-            () = sleep(Duration::from_secs(1)) => desk.keep_house(),
+            () = sleep(HOUSE_PERIOD) => desk.keep_house(),
             () = desk.worker_news.notified() => {}
         }
         if let Some(id) = workers.iter().position(JoinHandle::is_finished) {
@@ -274,6 +280,14 @@ async fn told_to_stop(
             Command::Upgrade | Command::HandedOver { .. } => {}
             command => return command,
         }
+    }
+}
+
+/// Until whatever is beside it has ended: sessions that are left may live for days.
+async fn keep_house(desk: &Desk) {
+    loop {
+        sleep(HOUSE_PERIOD).await;
+        desk.keep_house();
     }
 }
 

@@ -29,16 +29,22 @@ pub enum Notice {
     WorkerFailed { worker: u16, error: String },
 }
 
-/// The bounded way from the workers to control. Losing a notice when it is full is harmless
-/// for all but the last two, and those are two a worker.
+impl Notice {
+    /// Whether it comes with every failure, and the next active check finds out anyway.
+    const fn can_be_lost(&self) -> bool {
+        matches!(self, Self::ConnectFailed { .. } | Self::Outlier { .. })
+    }
+}
+
+/// The bounded way from the workers to control. Those that can be lost leave half of it to the
+/// others, which come once for a change of something.
 #[derive(Debug)]
 pub struct Notices {
     queue: ArrayQueue<Notice>,
     wake: Notify,
 }
 
-/// A burst of one notice from each of 8,192 sessions; past it they are dropped, and the next
-/// active check finds out anyway.
+/// A burst of one notice from each of 4,096 sessions, and as many of what must arrive.
 const NOTICES_MAX: usize = 8_192;
 
 impl Default for Notices {
@@ -49,6 +55,9 @@ impl Default for Notices {
 
 impl Notices {
     pub fn post(&self, notice: Notice) {
+        if notice.can_be_lost() && self.queue.len() >= NOTICES_MAX / 2 {
+            return;
+        }
         if self.queue.push(notice).is_ok() {
             self.wake.notify_one();
         }
@@ -68,5 +77,25 @@ impl Notices {
             }
             self.wake.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_connects_leave_room_for_what_must_arrive() {
+        let notices = Notices::default();
+        for _ in 0..NOTICES_MAX {
+            let result = ConnectResult::Refused;
+            notices.post(Notice::ConnectFailed { server: ServerId(0), result });
+        }
+        notices.post(Notice::WorkerDone { worker: 1 });
+        let mut last = None;
+        while let Some(notice) = notices.next_now() {
+            last = Some(notice);
+        }
+        assert!(matches!(last, Some(Notice::WorkerDone { worker: 1 })), "{last:?}");
     }
 }

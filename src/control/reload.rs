@@ -185,7 +185,7 @@ impl Reloader {
         // Every worker knows the new listeners before one of them lets a client in.
         desk.tell_membership(&change.snapshot);
         for (worker, doors) in workers.iter().zip(rearranged.doors) {
-            desk.post_for_sure(worker.id, Mail::Doors(doors));
+            desk.post(worker.id, Mail::Doors(doors));
         }
         self.followers.follow_checks(&before, &change);
         self.followers.follow();

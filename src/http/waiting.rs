@@ -148,7 +148,7 @@ pub(super) struct Wait<D: Driver> {
 }
 
 impl<D: Driver> Wait<D> {
-    /// `connect`: how long at most while all servers are full.
+    /// `connect`: how long at least while all servers are full.
     ///
     /// # Errors
     /// When there is nothing to wait for, or the queue is full.
@@ -159,7 +159,9 @@ impl<D: Driver> Wait<D> {
         until: Time,
     ) -> Result<Self, Reason> {
         let (reason, limit) = match office.nobody(pool) {
-            Nobody::AllFull => (Reason::ServerFull, Some(connect)),
+            Nobody::AllFull => {
+                (Reason::ServerFull, Some(office.pool_plan(pool).wait_for_room(connect)))
+            }
             _ => (Reason::NoServer, office.pool_plan(pool).hold),
         };
         let until = limit.map_or(Time::ZERO, |limit| until.min(office.now() + limit));

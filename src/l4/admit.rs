@@ -135,7 +135,7 @@ impl<D: Driver> Gate<D> {
         let (limit, reason) = if up {
             (hold.unwrap_or(Duration::ZERO), Reason::NoServer)
         } else {
-            (self.timeouts(slot).connect, Reason::ServerFull)
+            (plan.wait_for_room(self.timeouts(slot).connect), Reason::ServerFull)
         };
         let session = &mut self.sessions[slot];
         session.last_failure = reason;
@@ -206,8 +206,8 @@ impl<D: Driver> Gate<D> {
         }
         let workers = &self.shared.workers;
         pool.state.release(pool.places(now), |waiter| {
-            let Waiter { slot, generation, arrival, .. } = waiter;
-            let mail = Mail::Released { pool: id, slot, generation, arrival };
+            let Waiter { slot, generation, .. } = waiter;
+            let mail = Mail::Released { pool: id, slot, generation };
             workers[usize::from(waiter.worker)].mailbox.post(mail).is_ok()
         });
     }

@@ -20,10 +20,10 @@ use super::driver::{Completion, Driver, Interest};
 use super::engine::Engine;
 use super::epoll::Epoll;
 use super::mail::{Mail, Mailbox};
+use super::sys;
 use super::time::Time;
 use super::token::{Tag, Token};
 use super::uring::{Uring, UringConfig};
-use super::{buffers, sys};
 use crate::config::plan::{Outlier, Plan};
 use crate::control::notice::{Notice, Notices};
 use crate::http::Passwords;
@@ -298,14 +298,26 @@ impl<D: Driver> Worker<D> {
     }
 
     fn run(mut self) {
-        while !self.gate.is_done() {
-            if let Err(error) = self.turn() {
-                let error = error.to_string();
-                self.shared.notices.post(Notice::WorkerFailed { worker: self.id, error });
-                return;
+        let notice = match self.turn_until_done() {
+            Ok(()) => Notice::WorkerDone { worker: self.id },
+            Err(error) => Notice::WorkerFailed { worker: self.id, error: error.to_string() },
+        };
+        self.shared.notices.post(notice);
+    }
+
+    fn turn_until_done(&mut self) -> io::Result<()> {
+        loop {
+            while !self.gate.is_done() {
+                self.turn()?;
             }
+            // A client that another worker has handed over at the last moment is served here.
+            self.mailbox.close();
+            self.read_mail();
+            if self.gate.is_done() {
+                return Ok(());
+            }
+            self.mailbox.reopen();
         }
-        self.shared.notices.post(Notice::WorkerDone { worker: self.id });
     }
 
     fn turn(&mut self) -> io::Result<()> {
@@ -362,7 +374,7 @@ impl<D: Driver> Worker<D> {
     fn on_mail(&mut self, mail: Mail) {
         match mail {
             Mail::Adopt { fd, listener, peer } => self.gate.adopt(fd, listener, peer),
-            Mail::Released { pool, slot, generation, .. } => {
+            Mail::Released { pool, slot, generation } => {
                 self.gate.on_released(pool, slot, generation);
             }
             Mail::Told(told) => self.gate.on_told(told),
@@ -389,13 +401,6 @@ impl<D: Driver> Worker<D> {
             }
         }
     }
-}
-
-/// The memory a worker may touch for slow peers, for status and `doctor`.
-#[must_use]
-pub fn overflow_bytes_max() -> u64 {
-    let sizes = buffers::Sizes::default();
-    u64::from(sizes.block_count) * u64::from(sizes.block_size)
 }
 
 #[cfg(test)]

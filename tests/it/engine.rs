@@ -170,8 +170,8 @@ impl Engine {
     /// Lets as many waiting clients go as may be on their way at once; workers do the rest.
     pub fn release_waiters(&self, pool: u16) {
         let state = &self.snapshot.pools[usize::from(pool)].state;
-        while state.release(u32::MAX, |Waiter { worker, slot, generation, arrival }| {
-            let mail = Mail::Released { pool: PoolId(pool), slot, generation, arrival };
+        while state.release(u32::MAX, |Waiter { worker, slot, generation, .. }| {
+            let mail = Mail::Released { pool: PoolId(pool), slot, generation };
             self.shared.workers[usize::from(worker)].mailbox.post(mail).is_ok()
         }) {}
     }

@@ -153,7 +153,7 @@ impl Course {
         self.gate.tick();
         while let Some(mail) = self.shared.workers[0].mailbox.take() {
             match mail {
-                Mail::Released { pool, slot, generation, .. } => {
+                Mail::Released { pool, slot, generation } => {
                     self.gate.on_released(pool, slot, generation);
                 }
                 other => panic!("nobody else posts: {other:?}"),
