@@ -1,9 +1,9 @@
 //! What is in the files that `tls` names: certificates, keys, authorities, revocation lists.
 //!
 //! Looked into while the configuration is checked, so that what would fail at start is told
-//! with the place of the key that names it; and last what would serve is built. A certificate that has expired still starts: it is
-//! a warning, since no service at all helps nobody. What is read here is not kept; those who
-//! serve read the files again, and watch them.
+//! with the place of the key that names it; and last what would serve is built. A certificate
+//! that has expired still starts: it is a warning, since no service at all helps nobody. What is
+//! read here is not kept; those who serve read the files again, and watch them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,8 +62,13 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
     for pool in &draft.pools {
         let Some(tls) = pool.fields.table("tls") else { continue };
         pair(tls, "client_cert", "client_key", now, found);
-        if let Some(Scalar::Verify(Verify::File(path))) = tls.scalar("verify") {
-            roots(tls, "verify", &Pem::File(path), found);
+        believed(tls, found);
+    }
+    for policy in draft.root.named("policy").iter().filter_map(|(_, said)| said.fields()) {
+        let within = ["jwks", "store"].into_iter().filter(|key| policy.knows(key));
+        let within = within.filter_map(|key| policy.table(key));
+        for fields in std::iter::once(policy).chain(within).filter(|one| one.knows("verify")) {
+            believed(fields, found);
         }
     }
 }
@@ -301,6 +306,13 @@ fn covers(own: &str, name: &str) -> bool {
 fn authorities(fields: &Fields, found: &mut Findings) {
     if let Some(ca) = pem(fields, "client_ca") {
         roots(fields, "client_ca", &ca, found);
+    }
+}
+
+/// The authorities that a server's certificate must be from.
+fn believed(fields: &Fields, found: &mut Findings) {
+    if let Some(Scalar::Verify(Verify::File(path))) = fields.scalar("verify") {
+        roots(fields, "verify", &Pem::File(path), found);
     }
 }
 

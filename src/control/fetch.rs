@@ -1,9 +1,10 @@
 //! Small documents over HTTP or HTTPS, fetched on the control thread.
 //!
 //! A connection for each, since they are rare. Only a 200 is an answer: a redirect could lead to
-//! anybody. Everything is bounded: the bytes here, the time by whoever asks.
+//! anybody. Everything is bounded: the bytes, and the time.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use http_body_util::Empty;
@@ -11,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use rustls::pki_types::ServerName;
+use tokio::time::timeout;
 
 use super::dns;
 use super::probe::{Failure, TargetTls, connect, http, secure};
@@ -18,8 +20,7 @@ use crate::config::blank;
 use crate::config::plan::{Dns, PoolTls, Verify};
 use crate::tls::upstream::{ClientTls, server_name};
 
-/// Addresses of a name that are tried in turn, so that one that is silent does not use up the
-/// time of all.
+/// Addresses of a name that are tried in turn.
 const ADDRESSES_TRIED_MAX: usize = 3;
 
 /// How names are resolved.
@@ -97,15 +98,34 @@ impl Source {
         &self.shown
     }
 
-    /// Fetches the document. Takes as long as the other side likes; put a timeout around it.
+    /// Fetches the document, within `limit`.
     ///
     /// # Errors
     /// Why there is none, in words; also if it is longer than `bytes_max`.
-    pub async fn fetch(&self, names: &Names, bytes_max: usize) -> Result<Vec<u8>, String> {
-        let addresses = names.addresses(&self.host, self.port).await?;
+    pub async fn fetch(
+        &self,
+        names: &Names,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> Result<Vec<u8>, String> {
+        let document = timeout(limit, self.fetch_from_any(names, bytes_max, limit));
+        document.await.unwrap_or_else(|_| Err(format!("timeout after {limit:?}")))
+    }
+
+    async fn fetch_from_any(
+        &self,
+        names: &Names,
+        bytes_max: usize,
+        limit: Duration,
+    ) -> Result<Vec<u8>, String> {
+        let mut addresses = names.addresses(&self.host, self.port).await?;
+        addresses.truncate(ADDRESSES_TRIED_MAX);
         let mut last = format!("`{}` has no address", self.host);
-        for address in addresses.into_iter().take(ADDRESSES_TRIED_MAX) {
-            let stream = match connect::tcp(address, None).await {
+        // One that is silent does not use up the time of all, and leaves some for the document.
+        let patience = limit / (addresses.len() as u32 + 1);
+        for address in addresses {
+            let connected = timeout(patience, connect::tcp(address, None)).await;
+            let stream = match connected.unwrap_or_else(|_| Err(Failure::server("timeout"))) {
                 Ok(stream) => stream,
                 Err(failure) => {
                     last = format!("{address}: {}", words(failure));

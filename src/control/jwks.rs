@@ -156,8 +156,7 @@ async fn fetch(
     shared: &SharedKeys,
     reporter: &mut Reporter<'_>,
 ) -> Step {
-    let document = jwks.source.fetch(names, JWKS_BYTES_MAX);
-    let document = tokio::time::timeout(jwks.timeout, document);
+    let document = jwks.source.fetch(names, JWKS_BYTES_MAX, jwks.timeout);
     tokio::pin!(document);
     let fetched = loop {
         tokio::select! {
@@ -168,8 +167,7 @@ async fn fetch(
             }
         }
     };
-    let document = fetched.unwrap_or_else(|_| Err(format!("timeout after {:?}", jwks.timeout)));
-    let keys = document
+    let keys = fetched
         .and_then(|document| KeySet::parse_jwks(&document).map_err(|error| error.to_string()));
     // Said before it is counted: who sees the count finds the line.
     reporter.on_fetched(&keys, ring.keys().is_some());

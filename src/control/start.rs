@@ -6,8 +6,6 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -32,7 +30,7 @@ const ADMIN_SOCKET_MODE: u32 = 0o660;
 
 /// Who may wait to be accepted by the admin API: a crowd that comes at once must not make the
 /// kernel drop a person's first packet. The library's own number is 128.
-const ADMIN_BACKLOG: i32 = 1_024;
+const ADMIN_BACKLOG: u32 = 1_024;
 
 /// The socket of the admin API.
 #[derive(Debug)]
@@ -164,12 +162,15 @@ fn bind_admin(bind: &BindAddr, mut given: Vec<OwnedFd>) -> io::Result<(AdminSock
     match bind {
         BindAddr::Ip(address) => {
             let socket = std::net::TcpListener::bind(address)?;
-            nix::sys::socket::listen(&socket, Backlog::new(ADMIN_BACKLOG)?)?;
+            nix::sys::socket::listen(&socket, Backlog::new(ADMIN_BACKLOG as i32)?)?;
             socket.set_nonblocking(true)?;
             let address = BindAddr::Ip(socket.local_addr()?);
             Ok((AdminSocket::Tcp(socket), address))
         }
-        BindAddr::Unix(path) => Ok((bind_admin_unix(path)?, bind.clone())),
+        BindAddr::Unix(path) => {
+            let socket = listen::bind_unix(path, ADMIN_SOCKET_MODE, ADMIN_BACKLOG)?;
+            Ok((AdminSocket::Unix(socket.into()), bind.clone()))
+        }
     }
 }
 
@@ -187,12 +188,4 @@ fn adopt_admin(bind: &BindAddr, fd: OwnedFd) -> io::Result<Option<(AdminSocket, 
         }
         _ => None,
     })
-}
-
-fn bind_admin_unix(path: &Path) -> io::Result<AdminSocket> {
-    listen::remove_stale(path)?;
-    let socket = std::os::unix::net::UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(ADMIN_SOCKET_MODE))?;
-    socket.set_nonblocking(true)?;
-    Ok(AdminSocket::Unix(socket))
 }

@@ -241,14 +241,14 @@ impl Writer {
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                () = tokio::time::sleep(period) => period = self.collect(&snapshot()),
+                () = tokio::time::sleep(period) => period = self.collect(&snapshot),
                 written = finished(&mut self.writing) => self.on_written(written),
                 () = state.reopen.notified() => self.reopens = true,
             }
             self.reopen(&snapshot());
             self.submit_write();
         }
-        self.finish(&snapshot()).await
+        self.finish(&snapshot).await
     }
 
     /// A4. Opening may wait for a disk; this thread has nothing else to do.
@@ -267,7 +267,7 @@ impl Writer {
         }
     }
 
-    async fn finish(&mut self, snapshot: &Snapshot) -> bool {
+    async fn finish(&mut self, snapshot: &impl Fn() -> Arc<Snapshot>) -> bool {
         let deadline = tokio::time::Instant::now() + WRITE_DEADLINE;
         loop {
             self.collect(snapshot);
@@ -285,13 +285,15 @@ impl Writer {
     }
 
     /// Empties the queues into lines. Returns when to come back.
-    fn collect(&mut self, snapshot: &Snapshot) -> Duration {
+    fn collect(&mut self, snapshot: &impl Fn() -> Arc<Snapshot>) -> Duration {
         self.notice_stall();
         let mut fullest = 0;
         let sessions = take_all(&self.shared.records, &mut fullest);
         let requests = take_all(&self.shared.requests, &mut fullest);
         if self.file.is_some() && !(sessions.is_empty() && requests.is_empty()) {
-            self.format.update(snapshot);
+            // Of after the queues: nobody writes of a listener that it does not have.
+            let snapshot = snapshot();
+            self.format.update(&snapshot);
             if self.state.stalled.load(Ordering::Relaxed) || self.pending.text.len() > PENDING_MAX {
                 let logged = sessions.iter().filter(|record| {
                     snapshot.plan.listeners[usize::from(record.listener.0)].access_log

@@ -204,9 +204,11 @@ impl Sockets {
                     bind_tcp(plan, planned, *ip, doors.len(), alone).map_err(failed)?;
                 (BindAddr::Ip(real), sockets, false)
             }
-            BindAddr::Unix(path) => {
-                (address.clone(), vec![bind_unix(planned, path).map_err(failed)?], true)
-            }
+            BindAddr::Unix(path) => (
+                address.clone(),
+                vec![bind_unix(path, planned.unix_mode, planned.backlog).map_err(failed)?],
+                true,
+            ),
         };
         let id = SocketId(self.next);
         self.next += 1;
@@ -330,12 +332,17 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> std::io::Result<Sock> {
     Ok(socket)
 }
 
-fn bind_unix(listener: &Listener, path: &Path) -> std::io::Result<OwnedFd> {
+/// A unix socket that listens, in place of one that nobody listens on. Nobody connects before it
+/// has its mode.
+///
+/// # Errors
+/// The kernel's; what is there is no dead socket.
+pub fn bind_unix(path: &Path, mode: u32, backlog: u32) -> std::io::Result<OwnedFd> {
     remove_stale(path)?;
     let socket = Sock::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(listener.unix_mode))?;
-    socket.listen(listener.backlog.min(i32::MAX as u32) as i32)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(backlog.min(i32::MAX as u32) as i32)?;
     Ok(OwnedFd::from(socket))
 }
 

@@ -39,6 +39,15 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
+/// Where a text asks a metric for one of our reasons: the metric, and the label with its value.
+fn reasons(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.match_indices("{reason=\"").map(|(at, _)| {
+        let name = text[..at].rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let end = at + text[at..].find('}').expect("a closed brace");
+        (&text[name.map_or(0, |before| before + 1)..at], &text[at + 1..end])
+    })
+}
+
 #[test]
 fn every_metric_of_the_dashboard_and_the_rules_is_one_that_there_is() {
     let backend = Backend::start(|_| Reply::ok("hello"));
@@ -53,6 +62,11 @@ fn every_metric_of_the_dashboard_and_the_rules_is_one_that_there_is() {
         assert!(named.len() > 10, "{named:?}");
         let unknown: Vec<_> = named.difference(&there).collect();
         assert!(unknown.is_empty(), "{file} has {unknown:?}");
+        for (metric, label) in reasons(&text) {
+            let start = format!("{metric}{{");
+            let is_there = |line: &str| line.starts_with(&start) && line.contains(label);
+            assert!(metrics.lines().any(is_there), "{file} asks {metric} for {label}");
+        }
     }
     let dashboard = std::fs::read_to_string(format!("{ROOT}/config/grafana.json")).expect("there");
     serde_json::from_str::<serde_json::Value>(&dashboard).expect("JSON");

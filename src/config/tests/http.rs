@@ -234,6 +234,28 @@ fn a_certificate_out_of_date_is_a_warning_and_starts() {
 }
 
 #[test]
+fn authorities_that_policies_believe_are_read_when_the_file_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("bad.pem"), "no certificate\n").unwrap();
+    let path = dir.path().join("a.toml");
+    let policies = "policies = [\"asked\", \"outside\", \"token\", \"rate\"]\n\
+        [policy.asked]\ntype = \"introspection\"\nurl = \"https://a.test/i\"\nverify = \"file:bad.pem\"\n\
+        client_id = \"a\"\nclient_secret = \"env:PATH\"\n\
+        [policy.outside]\ntype = \"forward-auth\"\nurl = \"https://a.test/f\"\nverify = \"file:bad.pem\"\n\
+        [policy.token]\ntype = \"jwt\"\nalgorithms = [\"RS256\"]\n\
+        jwks = { url = \"https://a.test/j\", verify = \"file:bad.pem\" }\n\
+        [policy.rate]\ntype = \"rate-limit\"\nkey = \"ip\"\nlimit = \"9/s\"\n\
+        store = { redis = \"rediss://a.test\", verify = \"file:bad.pem\" }\n";
+    let text = http(&format!("pool = \"p\"\n{policies}"));
+    std::fs::write(&path, &text).unwrap();
+    let shown = load(&path).unwrap_err().render(false);
+    assert_eq!(shown.matches("bad.pem, which has no certificate in it").count(), 4, "{shown}");
+    for policy in ["asked", "outside", "token", "rate"] {
+        assert!(shown.contains(&format!("[policy.{policy}")), "{shown}");
+    }
+}
+
+#[test]
 fn an_encrypted_key_is_told_from_no_key() {
     let dir = tempfile::tempdir().unwrap();
     let pem = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";

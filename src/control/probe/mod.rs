@@ -2,10 +2,10 @@
 //!
 //! A probe connects the way the traffic does (source address, PROXY header, TLS) and then speaks
 //! a few words. It says nothing about up or down; that is `health::Health`. Each kind is one
-//! file with one function, and a row of [`PROBES`].
+//! file with one function.
 //!
-//! To add one: write `probe/<name>.rs` with an `ask`, add the variant to
-//! [`plan::CheckKind`], an arm in [`speak`], and a row to [`PROBES`].
+//! To add one: write `probe/<name>.rs` with an `ask`, add the variant to [`CheckKind`], an arm in
+//! [`speak`], and its word and keys to the table of `check` in `config/table.rs`.
 
 pub(super) mod connect;
 pub(super) mod http;
@@ -27,26 +27,6 @@ use crate::l4::proxy_protocol::Header;
 use crate::net::Endpoint;
 use crate::tls::upstream::ClientTls;
 
-/// One row of the table of probes.
-#[derive(Clone, Copy, Debug)]
-pub struct ProbeRow {
-    /// The word in the configuration.
-    pub name: &'static str,
-    /// One sentence for the reference.
-    pub doc: &'static str,
-}
-
-/// Every kind of check there is, in the order of the documentation.
-pub static PROBES: [ProbeRow; 4] = [
-    ProbeRow { name: "tcp", doc: "A connection is accepted." },
-    ProbeRow { name: "http", doc: "A request gets an expected status, and body if one is set." },
-    ProbeRow { name: "redis", doc: "`PING` (after `AUTH` with a password) gets `+PONG`." },
-    ProbeRow {
-        name: "postgres",
-        doc: "A start-up message gets an answer other than that the server is starting up.",
-    },
-];
-
 /// Why a probe did not pass, by whose fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -57,7 +37,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn server(text: impl Display) -> Self {
+    pub(super) fn server(text: impl Display) -> Self {
         Self::Server(text.to_string())
     }
 }
