@@ -112,9 +112,12 @@ impl PoolRun {
             }
             last = Some(index);
         }
+        // The load changes faster than it can be read: no longer the best choice then, but a bound
+        // stays one.
         let index = last.unwrap_or(0);
-        members[index].state.load.fetch_add(1, Ordering::AcqRel);
-        Ok(Reserved { server: members[index].state.id, member: index, raced: true })
+        let member = &members[index];
+        let reserved = Reserved { server: member.state.id, member: index, raced: true };
+        member.reserve().then_some(reserved).ok_or(Nobody::AllFull)
     }
 
     /// The local address to connect to `server` from: each of its family in its turn. `None`: the
@@ -129,7 +132,19 @@ impl PoolRun {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::registry::{PoolId, ServerState};
+
+    #[test]
+    fn a_place_that_is_taken_after_lost_races_is_one_of_those_there_are() {
+        let address = Endpoint::Ip("127.0.0.1:80".parse().unwrap());
+        let state = Arc::new(ServerState::new(ServerId(0), PoolId(0), "a", address, true));
+        let member = Member { state, weight: 1, max_conns: Some(2), backup: false };
+        assert_eq!([(); 3].map(|()| member.reserve()), [true, true, false]);
+        assert_eq!(member.state.load.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn a_server_is_connected_to_from_each_source_of_its_own_family_in_turn() {

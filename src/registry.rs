@@ -2,8 +2,8 @@
 //!
 //! A plan says what should be; this is what is: sessions per server, health, who waits. It
 //! lives as long as the process, so a session may hold an id across any change of the
-//! membership. What workers write is one padded atomic per server (`load`), one per listener
-//! (`active`), a hint about unused connections (`kept_by`), which changes rarely, and the wait
+//! membership. What workers write is two padded atomics per server (`load`, and `errors_in_row`,
+//! which only a failing one has), one per listener (`active`), a hint about unused connections (`kept_by`), which changes rarely, and the wait
 //! queue, which only matters when a pool is out of servers; what they count of retries has a part
 //! for each of them. All else is written by the control thread and read by workers.
 
@@ -17,7 +17,7 @@ use crossbeam::utils::CachePadded;
 use rustls::pki_types::ServerName;
 use sluicegate_l7::policy::breaker::BreakerPlan;
 
-use crate::balance::Nobody;
+use crate::balance::{Nobody, sticky_key};
 use crate::config::plan;
 use crate::fronts::Fronts;
 use crate::limits::{PoolBreaker, RetryBudget};
@@ -64,9 +64,11 @@ pub struct ServerState {
     /// When `slow_start` began; 0 is not warming up.
     pub warm_from: AtomicU64,
     /// Failures in a row as workers see them; reset by an answer.
-    pub errors_in_row: AtomicU32,
+    pub errors_in_row: CachePadded<AtomicU32>,
     /// A bit for each of the first 64 workers: it may have unused connections.
     pub kept_by: AtomicU64,
+    /// What a cookie that keeps a client here says, once one was asked for.
+    sticky: OnceLock<u64>,
     /// The last check in words, for status. Locked by control only.
     pub last_check: Mutex<Option<CheckResult>>,
 }
@@ -148,10 +150,16 @@ impl ServerState {
             removed: AtomicBool::new(false),
             ejected_until: AtomicU64::new(0),
             warm_from: AtomicU64::new(0),
-            errors_in_row: AtomicU32::new(0),
+            errors_in_row: CachePadded::new(AtomicU32::new(0)),
+            sticky: OnceLock::new(),
             kept_by: AtomicU64::new(0),
             last_check: Mutex::new(None),
         }
+    }
+
+    /// What a cookie that keeps a client here says: the same in every instance.
+    pub fn sticky_value(&self, pool: &str) -> u64 {
+        *self.sticky.get_or_init(|| sticky_key(pool, &self.name, &self.address))
     }
 
     /// It answered: no failure of before is followed by another in a row.
@@ -366,6 +374,16 @@ pub struct Member {
     pub weight: u16,
     pub max_conns: Option<u32>,
     pub backup: bool,
+}
+
+impl Member {
+    /// Takes a place at the server, whatever state it is in; false if all are taken.
+    #[must_use]
+    pub fn reserve(&self) -> bool {
+        let max = self.max_conns.unwrap_or(u32::MAX);
+        let more = |load: u32| (load < max).then(|| load + 1);
+        self.state.load.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
 }
 
 /// What a worker holds: the plan, and the run-time state that goes with it. Replaced as a

@@ -17,7 +17,7 @@ mod http;
 
 use super::check::print_report;
 use super::{CONFIG, USAGE, fail, print_all};
-use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster, sticky_key};
+use crate::balance::{AnyPolicy, FlowKey, Policy, Rng, Roster};
 use crate::config;
 use crate::config::plan::{Balance, HashBy, Listener, Plan, Pool, Server, ServerAddr, SniRoutes};
 use crate::control::membership::Membership;
@@ -204,7 +204,7 @@ impl Sticky<'_> {
     /// The server that it names, if that takes the request.
     fn pick(&self, pool: &str, members: &[Member]) -> Option<(usize, String)> {
         let index = members.iter().position(|Member { state, .. }| {
-            let named = sticky_key(pool, &state.name, &state.address) == self.value;
+            let named = state.sticky_value(pool) == self.value;
             let again = self.spec.keep_on_drain && state.is_eligible_again(Time::ZERO);
             named && (again || state.is_eligible(Time::ZERO))
         })?;

@@ -23,7 +23,7 @@ use super::policies::{Passwords, Rules};
 use super::site::Site;
 use super::upstream::{Kept as Connections, Manner, Place, Stay};
 use super::waiting::{Tickets, Told, Wait};
-use crate::balance::{FlowKey, Nobody, Rng, sticky_key};
+use crate::balance::{FlowKey, Nobody, Rng};
 use crate::config::plan::{self, HashBy};
 use crate::control::jwks::HeldKeys;
 use crate::control::notice::Notice;
@@ -43,12 +43,17 @@ use crate::runtime::time::Time;
 use crate::runtime::worker::Shared;
 use crate::tls::upstream::ClientTls;
 
+/// A worker's hold on a server: its requests count who holds it, and no other worker writes there.
+pub(super) type ServerRef = Rc<Arc<ServerState>>;
+
 /// Shared by the HTTP sessions of one worker.
 pub struct Office<D: Driver> {
     shell: Rc<Shell<D>>,
     worker: u16,
     snapshot: RefCell<Arc<Snapshot>>,
     pools: RefCell<Vec<PoolRun>>,
+    /// By id, those that were asked for something.
+    servers: RefCell<Vec<Option<ServerRef>>>,
     rng: RefCell<Rng>,
     kept: RefCell<Connections<D>>,
     lines: RefCell<Lines>,
@@ -106,6 +111,7 @@ impl<D: Driver> Office<D> {
             worker,
             snapshot: RefCell::new(snapshot),
             pools: RefCell::new(pools),
+            servers: RefCell::default(),
             rng: RefCell::new(Rng::new(seed)),
             kept: RefCell::new(Connections::new(worker)),
             lines: RefCell::default(),
@@ -247,8 +253,15 @@ impl<D: Driver> Office<D> {
         let slow_start = snapshot.plan.pools[at].slow_start;
         let reserved = self.pools.borrow_mut()[at].reserve(members, slow_start, &asking, rng)?;
         self.counts.pick_races.add(u64::from(reserved.raced));
-        let state = Arc::clone(&members[reserved.member].state);
-        Ok(Place::new(Rc::clone(self), state))
+        Ok(Place::new(Rc::clone(self), self.hold(&members[reserved.member].state)))
+    }
+
+    fn hold(&self, state: &Arc<ServerState>) -> ServerRef {
+        let (mut servers, at) = (self.servers.borrow_mut(), state.id.0 as usize);
+        if servers.len() <= at {
+            servers.resize_with(at + 1, || None);
+        }
+        Rc::clone(servers[at].get_or_insert_with(|| Rc::new(Arc::clone(state))))
     }
 
     /// A place at the server that a sticky cookie names, if it can take the request. `keeps`:
@@ -262,23 +275,20 @@ impl<D: Driver> Office<D> {
         let (snapshot, now) = (self.snapshot.borrow(), self.now());
         let members = &snapshot.pools[usize::from(pool.0)].members;
         let member = members.iter().find(|member| self.sticky_value(&member.state) == value)?;
-        let max = member.max_conns.unwrap_or(u32::MAX);
-        let more = |load: u32| (load < max).then(|| load + 1);
         let takes = member.state.is_eligible(now) || keeps && member.state.is_eligible_again(now);
         // Who was sent to a backup comes home once it is not needed.
         let primary_up = || members.iter().any(|one| !one.backup && one.state.is_eligible(now));
-        if !takes || member.backup && primary_up() {
+        if !takes || member.backup && primary_up() || !member.reserve() {
             return None;
         }
-        member.state.load.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Place::new(Rc::clone(self), Arc::clone(&member.state)))
+        Some(Place::new(Rc::clone(self), self.hold(&member.state)))
     }
 
-    /// What a sticky cookie says for this server: the same in every instance.
+    /// What a sticky cookie says for this server.
     pub(super) fn sticky_value(&self, server: &ServerState) -> u64 {
         let snapshot = self.snapshot.borrow();
         let pool = &snapshot.plan.pools[usize::from(server.pool.0)].name;
-        sticky_key(pool, &server.name, &server.address)
+        server.sticky_value(pool)
     }
 
     /// Waits in the pool's queue, in order of arrival, for a place at a server: `hold` while

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::office::Office;
+use super::office::{Office, ServerRef};
 use super::session::Peers;
 use crate::config::plan::{KeepAlive, Protocol, SendProxy, Timeouts};
 use crate::l4::proxy_protocol::Header;
@@ -28,11 +28,11 @@ const KEPT_MAX: usize = 4096;
 /// A place at a server, given back when dropped.
 pub struct Place<D: Driver> {
     office: Rc<Office<D>>,
-    pub state: Arc<ServerState>,
+    pub state: ServerRef,
 }
 
 impl<D: Driver> Place<D> {
-    pub(super) const fn new(office: Rc<Office<D>>, state: Arc<ServerState>) -> Self {
+    pub(super) const fn new(office: Rc<Office<D>>, state: ServerRef) -> Self {
         Self { office, state }
     }
 }

@@ -349,7 +349,7 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
         let route = "[[listener.web.route]]\npool = \"app\"\nsticky = { cookie = \"sg\" }\n";
         let get = "GET http://x.test/";
         let address = crate::net::Endpoint::Ip("10.0.0.7:80".parse().unwrap());
-        let value = sticky_key("app", "s7", &address);
+        let value = crate::balance::sticky_key("app", "s7", &address);
         let told = with_routes(route, get, &[&format!("Cookie: a=b; sg={value:016x}")]);
         let line = "server    s7 (10.0.0.7:80), weight 1\n          by the cookie `sg`, while";
         assert!(told.contains(line), "{told}");
