@@ -15,9 +15,9 @@ use crate::runtime::driver::Driver;
 use crate::runtime::tasks::{Inbox, Socket};
 use crate::tls::info::TlsInfo;
 
-/// Plaintext that one receive of ciphertext may bring at least: a partial record that was there
-/// before, and a ring buffer's worth.
-const PLAIN_ROOM: usize = 24 << 10;
+/// Plaintext that is taken at a time at least: a record's worth (RFC 8446 §5.1), and no more than
+/// a small inbox has room for.
+const PLAIN_ROOM: usize = 16 << 10;
 
 /// Ciphertext that waits for the kernel before more is encrypted.
 const UNSENT_MAX: usize = 256 << 10;
@@ -58,14 +58,10 @@ pub struct Tls {
 
 impl Tls {
     #[must_use]
-    pub fn new(connection: Connection) -> Self {
+    pub fn new(mut connection: Connection) -> Self {
+        // Ours is the bound.
+        connection.set_buffer_limit(None);
         Self { connection, wire: Inbox::default(), fin_seen: false }
-    }
-
-    /// As [`Tls::new`], with bytes that were received already.
-    #[must_use]
-    pub fn with_received(connection: Connection, wire: Inbox) -> Self {
-        Self { connection, wire, fin_seen: false }
     }
 
     #[must_use]

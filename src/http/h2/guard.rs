@@ -15,8 +15,6 @@
 //! pass or calls by another name: a first frame that is not SETTINGS, and frames of fixed size
 //! that have another. It ends nothing: whoever owns the connection asks, and says GOAWAY.
 
-use std::time::Duration;
-
 use crate::runtime::time::Time;
 
 /// The client's preface (RFC 9113 §3.4).
@@ -72,13 +70,15 @@ const OURS: [&[u8]; 3] = [&[0, 0, 0, 0], &[0, 0, 0, 2], &[0, 0, 0, 8]];
 struct Budget {
     left: u32,
     max: u32,
-    per_second: u32,
+    /// Nanoseconds until one more is there.
+    period: u64,
+    /// When the last of those came.
     filled_at: Time,
 }
 
 impl Budget {
     const fn new((max, per_second): (u32, u32), now: Time) -> Self {
-        Self { left: max, max, per_second, filled_at: now }
+        Self { left: max, max, period: 1_000_000_000 / per_second as u64, filled_at: now }
     }
 
     fn earn(&mut self, count: u32) {
@@ -87,12 +87,9 @@ impl Budget {
 
     /// False if there is none left.
     fn spend(&mut self, now: Time) -> bool {
-        if self.left == 0 {
-            let one = Duration::from_secs(1) / self.per_second;
-            let earned = now.since(self.filled_at).as_nanos() / one.as_nanos();
-            self.earn(u32::try_from(earned).unwrap_or(u32::MAX));
-            self.filled_at = now;
-        }
+        let earned = now.0.saturating_sub(self.filled_at.0) / self.period;
+        self.earn(u32::try_from(earned).unwrap_or(u32::MAX));
+        self.filled_at.0 += earned * self.period;
         let some = self.left > 0;
         self.left = self.left.saturating_sub(1);
         some
@@ -331,6 +328,18 @@ mod tests {
             guard.receive(&frame(kind::RST_STREAM, 0, 4), Time(at * 50_000_000));
         }
         assert!(!is_over(&guard));
+    }
+
+    #[test]
+    fn a_time_of_rest_gives_as_many_as_a_new_connection_has_and_no_more() {
+        let reset = frame(kind::RST_STREAM, 0, 4);
+        let mut guard = guard();
+        guard.receive(&reset.repeat(RESETS.0 as usize - 1), Time::ZERO);
+        let later = Time(3_600_000_000_000);
+        guard.receive(&reset.repeat(RESETS.0 as usize), later);
+        assert!(!is_over(&guard));
+        guard.receive(&reset, later);
+        assert!(is_over(&guard));
     }
 
     #[test]

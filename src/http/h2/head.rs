@@ -6,8 +6,10 @@
 
 use std::io::Write as _;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
+use sluicegate_l7::text;
 
 /// How a body goes in HTTP/1's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +84,7 @@ fn has_trailers(fields: &HeaderMap) -> bool {
 }
 
 fn is_grpc(fields: &HeaderMap) -> bool {
-    let kind = fields.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    kind.starts_with(b"application/grpc")
+    fields.get(header::CONTENT_TYPE).is_some_and(|kind| text::is_grpc(kind.as_bytes()))
 }
 
 fn write_fields(fields: &HeaderMap, form: Form, out: &mut Vec<u8>) -> Result<(), Malformed> {
@@ -162,18 +163,20 @@ struct Own {
     len: usize,
 }
 
+/// Fields for which a map has room at once, so that it need not grow for nearly every head.
+const FIELDS_USUAL: usize = 24;
+
 /// The first line of a head, and the rest; `None` if it is not one of ours.
 fn own(bytes: &[u8]) -> Option<(&[u8], Own)> {
-    let mut lines = Lines(bytes);
-    let first = lines.next()?;
-    let mut own = Own { fields: HeaderMap::new(), framed: Framed::Not, host: None, len: 0 };
-    loop {
-        let line = lines.next()?;
-        if line.is_empty() {
-            own.len = bytes.len() - lines.0.len();
-            return Some((first, own));
-        }
-        let (name, value) = field(line)?;
+    let (first, section) = bytes.split_at(Lines(bytes).next()?.len() + 2);
+    let section = &section[..section_len(section)?];
+    let fields = HeaderMap::with_capacity(FIELDS_USUAL);
+    let len = first.len() + section.len();
+    let mut own = Own { fields, framed: Framed::Not, host: None, len };
+    // One copy for all values.
+    let section = Bytes::copy_from_slice(section);
+    for line in Lines(&section).take_while(|line| !line.is_empty()) {
+        let (name, value) = field(line, &section)?;
         match name {
             header::CONTENT_LENGTH => {
                 own.framed = Framed::Length(value.to_str().ok()?.parse().ok()?);
@@ -185,12 +188,22 @@ fn own(bytes: &[u8]) -> Option<(&[u8], Own)> {
             _ => drop(own.fields.try_append(name, value).ok()?),
         }
     }
+    Some((first, own))
 }
 
-fn field(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+/// The length of a section of fields, with the empty line that ends it.
+fn section_len(bytes: &[u8]) -> Option<usize> {
+    let mut lines = Lines(bytes);
+    while !lines.next()?.is_empty() {}
+    Some(bytes.len() - lines.0.len())
+}
+
+/// A line of `section`, whose memory its value shares.
+fn field(line: &[u8], section: &Bytes) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|&byte| byte == b':')?;
     let name = HeaderName::from_bytes(&line[..colon]).ok()?;
-    Some((name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).ok()?))
+    let value = section.slice_ref(line[colon + 1..].trim_ascii());
+    Some((name, HeaderValue::from_maybe_shared(value).ok()?))
 }
 
 struct Lines<'b>(&'b [u8]);
@@ -238,9 +251,9 @@ pub fn read_request(bytes: &[u8], scheme: &'static str) -> Option<(Request<()>, 
 
 /// Trailer lines, each with its CRLF.
 pub fn read_trailers(bytes: &[u8]) -> Option<HeaderMap> {
-    let mut fields = HeaderMap::new();
-    for line in Lines(bytes).take_while(|line| !line.is_empty()) {
-        let (name, value) = field(line)?;
+    let (mut fields, section) = (HeaderMap::new(), Bytes::copy_from_slice(bytes));
+    for line in Lines(&section).take_while(|line| !line.is_empty()) {
+        let (name, value) = field(line, &section)?;
         fields.try_append(name, value).ok()?;
     }
     Some(fields)

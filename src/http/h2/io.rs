@@ -2,7 +2,7 @@
 //!
 //! Received bytes pass the guard first. What is written is gathered, so that frames of many
 //! streams go in one call of the kernel, and one TLS record; it goes when `h2` flushes, or when
-//! [`GATHERED_MAX`] is reached.
+//! [`GATHERED_MAX`] is reached. A connection on which nothing moves holds no buffer.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,8 +28,7 @@ pub struct Wire<D: Driver> {
     shell: Rc<Shell<D>>,
     /// Bytes at the front of `inbox` that have passed the guard.
     passed: usize,
-    out: Vec<u8>,
-    sent: usize,
+    out: Inbox,
     /// `None`: a server's connection.
     pub guard: Option<Guard>,
 }
@@ -41,7 +40,7 @@ impl<D: Driver> Wire<D> {
         shell: Rc<Shell<D>>,
         guard: Option<Guard>,
     ) -> Self {
-        Self { stream, inbox, shell, passed: 0, out: Vec::new(), sent: 0, guard }
+        Self { stream, inbox, shell, passed: 0, out: Inbox::new(), guard }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -80,28 +79,24 @@ impl<D: Driver> Wire<D> {
         if let Some(guard) = &mut self.guard {
             guard.send(&bytes[..n], self.shell.now());
         }
-        self.out.extend_from_slice(&bytes[..n]);
+        let fits = self.shell.reserve(&mut self.out, n);
+        debug_assert!(fits, "twice GATHERED_MAX fits an inbox");
+        self.out.push(&bytes[..n]);
         Poll::Ready(Ok(n))
     }
 
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.out.len() {
-            self.sent +=
-                ready!(self.stream.poll_send(cx, &self.out[self.sent..])).map_err(io_error)?;
+        while !self.out.is_empty() {
+            let sent = ready!(self.stream.poll_send(cx, self.out.bytes())).map_err(io_error)?;
+            self.out.consume(sent);
         }
-        self.out.clear();
-        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_out(cx))?;
-        ready!(self.stream.poll_flush(cx)).map_err(io_error)?;
-        if self.out.capacity() > GATHERED_MAX / 4 {
-            // An idle connection holds no buffer.
-            self.out = Vec::new();
-        }
-        Poll::Ready(Ok(()))
+        self.shell.rest(&mut self.out);
+        self.stream.poll_flush(cx).map_err(io_error)
     }
 }
 

@@ -153,13 +153,13 @@ impl<D: Driver> ClientMessage<D> {
         let Request::Head(sender) = &mut self.request else {
             return Poll::Ready(Err(StreamError::Reset));
         };
+        if ready!(sender.poll_ready(cx)).is_err() {
+            return Poll::Ready(Err(self.refuse()));
+        }
         let Some((request, framed, len)) = head::read_request(bytes, self.line.scheme) else {
             debug_assert!(false, "our own head: {}", bytes.escape_ascii());
             return Poll::Ready(Err(StreamError::Reset));
         };
-        if ready!(sender.poll_ready(cx)).is_err() {
-            return Poll::Ready(Err(self.refuse()));
-        }
         self.is_head = request.method() == http::Method::HEAD;
         let ends = matches!(framed, Framed::Not | Framed::Length(0));
         let Ok((answer, body)) = sender.send_request(request, ends) else {

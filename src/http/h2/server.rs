@@ -32,7 +32,7 @@ use crate::http::site::{Site, SiteRef};
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
-use crate::runtime::tasks::{Inbox, Shell};
+use crate::runtime::tasks::{HEAD_BYTES_MAX, Inbox, Shell};
 use crate::runtime::time::Time;
 use crate::stream::Stream;
 
@@ -148,8 +148,9 @@ fn builder(site: &Site) -> h2::server::Builder {
     builder
         .max_concurrent_streams(limits.streams_max)
         // Beyond it the crate answers by itself, without a body and a line in the log. What is only
-        // too long for the listener comes as far as the rules that HTTP/1 has.
-        .max_header_list_size(limits.header_bytes_max.saturating_mul(2))
+        // too long for the listener comes as far as the rules that HTTP/1 has; in its form, which is
+        // the shorter one (RFC 9113 §6.5.2 adds 32 bytes a field), it fits an inbox.
+        .max_header_list_size(limits.header_bytes_max.saturating_mul(2).min(HEAD_BYTES_MAX as u32))
         .initial_window_size(WINDOW_STREAM)
         .initial_connection_window_size(WINDOW_CONNECTION)
         .header_table_size(HEADER_TABLE)
@@ -309,8 +310,8 @@ async fn serve_stream<D: Driver>(
     let mut head = office.draft();
     let mut inbox = Inbox::default();
     let form = head::write_request(&request, ends, &mut head);
-    let fits = shell.reserve(&mut inbox, head.len());
-    let (Ok(form), true) = (form, fits) else {
+    let (Ok(form), true) = (form, shell.reserve(&mut inbox, head.len())) else {
+        // Malformed: what `h2` lets in fits.
         office.put_away(head);
         respond.send_reset(Code::PROTOCOL_ERROR);
         return;

@@ -99,7 +99,10 @@ impl Opening {
             if self.over.get() {
                 return Poll::Ready(self.failed.get());
             }
-            self.waiting.borrow_mut().push(cx.waker().clone());
+            let mut waiting = self.waiting.borrow_mut();
+            if !waiting.iter().any(|one| one.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
             Poll::Pending
         })
         .await

@@ -44,6 +44,11 @@ impl Spares {
 
 impl Inbox {
     #[must_use]
+    pub const fn new() -> Self {
+        Self { store: None, start: 0, end: 0 }
+    }
+
+    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.store.as_ref().map_or(&[], |store| &store[self.start..self.end])
     }

@@ -2,7 +2,6 @@
 
 use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -131,19 +130,6 @@ impl<D: Driver> Shell<D> {
         poll_fn(|cx| self.desk().handshakes.poll(&mut ticket, cx.waker())).await;
     }
 
-    /// Lets the other tasks and completions have a turn.
-    pub async fn yield_now(&self) {
-        let mut yielded = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-    }
-
     /// Connects to a server.
     ///
     /// # Errors
@@ -184,17 +170,5 @@ impl<D: Driver> Shell<D> {
     /// Makes room in an inbox; false if it has reached its bound.
     pub fn reserve(&self, inbox: &mut Inbox, more: usize) -> bool {
         inbox.reserve(more, &mut self.desk().spares)
-    }
-
-    /// The peer of a connection; `None` for a unix socket or one that is gone.
-    #[must_use]
-    pub fn peer(&self, fd: Fd) -> Option<SocketAddr> {
-        self.desk().driver().peer_now(fd)
-    }
-
-    /// The local address of a connection.
-    #[must_use]
-    pub fn local(&self, fd: Fd) -> Option<SocketAddr> {
-        self.desk().driver().local_now(fd)
     }
 }

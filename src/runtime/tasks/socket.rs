@@ -25,7 +25,7 @@ const BULK_ROOM: usize = 128 << 10;
 /// It goes on like that, without a receive of the ring first, while this much comes at once.
 const BULK_MIN: usize = 32 << 10;
 
-/// A connection. Dropping it closes it, with a reset if so said.
+/// A connection. Dropping it closes it.
 #[derive(Debug)]
 pub struct Socket<D: Driver> {
     shell: Rc<Shell<D>>,
@@ -70,13 +70,6 @@ impl<D: Driver> Socket<D> {
     /// Gives the connection to another worker, if nothing comes on it until its watch has ended.
     pub fn part(mut self, stolen: Stolen) {
         self.end = End::Part(stolen);
-    }
-
-    /// When dropped, the peer gets an RST.
-    pub fn reset_on_drop(&mut self) {
-        if self.end == End::Close {
-            self.end = End::Reset;
-        }
     }
 
     /// Connects again if the few local ports that were offered are taken. False if all are.

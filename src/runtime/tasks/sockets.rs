@@ -31,8 +31,6 @@ pub enum Released {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Close,
-    /// An RST first.
-    Reset,
     /// It stays open and goes back to whom it was borrowed from.
     Return {
         to: u64,
@@ -282,9 +280,6 @@ impl Sockets {
                 driver.release(chunk);
             }
             if entry.recv.is_armed() || entry.write.is_armed() {
-                if end == End::Reset && !entry.write.is_armed() {
-                    driver.reset_now(entry.fd);
-                }
                 if entry.recv.is_armed() {
                     driver.submit_cancel(recv);
                 }
@@ -301,10 +296,6 @@ impl Sockets {
                     released.push(Released::Parted(Stolen { fd, ..stolen }));
                 }
                 End::Close => driver.close_now(entry.fd),
-                End::Reset => {
-                    driver.reset_now(entry.fd);
-                    driver.close_now(entry.fd);
-                }
             }
             entry.used = false;
             self.free.push(slot);
