@@ -47,7 +47,7 @@ pub const ANSWERS: &[Answer] = &[
     row("quota", 429, "the quota is used up; try again later"),
     row("ip-limit", 429, "too many connections from this address"),
     row("ip-rate-limit", 429, "too many connections from this address; try again later"),
-    row("internal", 500, "the gateway failed; this is its fault, not yours"),
+    INTERNAL,
     row("bad-upstream", 502, "the server's answer was not valid"),
     row("server-reset", 502, "the server closed the connection before it answered"),
     row("connect-refused", 502, "no server accepted the connection"),
@@ -70,21 +70,22 @@ pub const ANSWERS: &[Answer] = &[
     row("idle-timeout", 504, "the server stopped answering"),
 ];
 
+const INTERNAL: Answer = row("internal", 500, "the gateway failed; this is its fault, not yours");
+
 impl Answer {
     /// The row of a reason; `internal` for a word without one.
     #[must_use]
     pub fn of(reason: &str) -> Self {
         let found = ANSWERS.iter().find(|row| row.reason == reason);
-        found.copied().unwrap_or(row("internal", 500, "the gateway failed; this is its fault"))
+        found.copied().unwrap_or(INTERNAL)
     }
 
-    /// The same reason with another status, where one has several: 414, 431, 415, 421, 501,
-    /// 505, 508, and 429 or 503 for `overloaded`.
+    /// The same reason with another status, where one has several: 414, 415, 417, 421, 431,
+    /// 501, 505, 508, and 429 or 503 for `overloaded`.
     #[must_use]
     pub const fn with_status(mut self, status: u16) -> Self {
         self.status = status;
         self.detail = match status {
-            411 => "the request needs a Content-Length",
             414 => "the address of the request is too long",
             415 => "the body is in a format or encoding that is not accepted here",
             417 => "the expectation cannot be met",

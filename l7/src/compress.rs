@@ -11,6 +11,7 @@ pub use encoder::Encoder;
 
 use crate::route::spec::{Algorithm, CompressionSpec};
 use crate::route::{Fields, lines};
+use crate::text::is_grpc;
 
 /// What becomes of an answer's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +103,7 @@ fn fits_types(content_type: &[u8], types: &[String]) -> bool {
     let media_type = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
     let media_type = media_type.trim_ascii();
     // gRPC has a compression of its own, message by message, and knows no other.
-    const GRPC: &[u8] = b"application/grpc";
-    if media_type.len() >= GRPC.len() && media_type[..GRPC.len()].eq_ignore_ascii_case(GRPC) {
+    if is_grpc(media_type) {
         return false;
     }
     types.iter().any(|pattern| match pattern.split_once('*') {

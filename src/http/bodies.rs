@@ -137,8 +137,12 @@ impl<D: Driver> Session<D> {
                 }
             });
             let more = shell.timeout(shell.now() + gap, more).await;
-            let Some(got) = more.map_err(|_| Reason::RequestTimeout)?? else { continue };
-            done = whole.receive(got, inbox).map_err(|_| Reason::BadUpstream)?;
+            let Some(got) = more.map_err(|_| Reason::IdleTimeout)?? else { continue };
+            let got = got.map_err(|error| match error {
+                StreamError::Truncated => Reason::BadUpstream,
+                _ => Reason::ServerReset,
+            })?;
+            done = whole.receive(Ok(got), inbox).map_err(|_| Reason::BadUpstream)?;
         }
         let changes = site.rules.answer_changes(chain);
         changed(whole.bytes, changes).map_err(|_| Reason::BadUpstream)

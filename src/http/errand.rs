@@ -193,7 +193,7 @@ pub enum Act {
 pub struct Bench<'a> {
     pub site: &'a Site,
     pub peers: &'a Peers,
-    /// Two random numbers: for an id, and for chance.
+    /// Random numbers: two for an id, and one for chance.
     pub random: [u64; 3],
     pub has_servers: &'a dyn Fn(usize) -> bool,
     /// This pool and that of its fallback, as far as they go by something else than addresses.

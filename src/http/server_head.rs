@@ -45,7 +45,8 @@ pub(super) fn write_head(
         client: case.client.ip,
         scheme: case.scheme,
         host: case.head.host.map_or(&b""[..], |span| span.of(bytes)),
-        port: bench.peers.local.map_or(0, |local| local.port()),
+        // A unix socket has none: that of the scheme then.
+        port: bench.peers.local.map_or(web_port(case.scheme), |local| local.port()),
         request_id: case.id.as_bytes(),
         version: match case.head.version {
             _ if bench.is_http2 => "2.0",
@@ -65,6 +66,10 @@ pub(super) fn write_head(
     headers::write_all(&changes, case, out);
     out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+const fn web_port(scheme: &str) -> u16 {
+    if scheme.len() == "https".len() { 443 } else { 80 }
 }
 
 /// What stands behind the path: as it came, without a credential in it, as policies change it.

@@ -20,6 +20,7 @@ use sluicegate_l7::answer::How as Manner;
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
 use sluicegate_l7::identity::Client;
+use sluicegate_l7::text::is_grpc;
 
 use super::errand::{self, Act, Bench, Errand, RequestId, Scratch, Verdict};
 use super::h2::{self, Preface};
@@ -225,6 +226,8 @@ impl<D: Driver> Session<D> {
             Err(reject) => Box::pin(self.refuse(reject, Some(&head), &mut account)).await,
             Ok(Verdict { mut errand, act: Act::Forward }) => {
                 self.inbox.consume(head.len);
+                // A server may take its time.
+                self.office.shell().rest(&mut self.inbox);
                 errand.timeouts = self.office.http_timeouts(&self.site, errand.pool);
                 account.of(&errand);
                 if errand.changes_body {
@@ -429,7 +432,7 @@ impl<D: Driver> Session<D> {
 
     fn asks_grpc(&self) -> bool {
         let kind = self.fields.first(self.inbox.bytes(), Known::ContentType);
-        kind.is_some_and(|kind| kind.starts_with(b"application/grpc"))
+        kind.is_some_and(is_grpc)
     }
 
     /// Counts and logs a request.

@@ -112,9 +112,11 @@ impl Site {
         let specs = rules.specs();
         let chain = |own: &[Mention]| Chain::of(&http.policies, own, specs);
         let chains: Vec<Chain> = routes.iter().map(|route| chain(&route.policies)).collect();
-        let used = chains.iter().flat_map(Chain::steps).flat_map(|&step| rules.with_parts(step));
-        let mut owned: Vec<String> = used
-            .flat_map(|step| specs[step].owned_headers().map(str::to_ascii_lowercase))
+        // Of all policies, whoever uses them: a server behind two listeners believes the same names.
+        let mut owned: Vec<String> = specs
+            .iter()
+            .filter(|spec| !spec.retired)
+            .flat_map(|spec| spec.owned_headers().map(str::to_ascii_lowercase))
             .collect();
         owned.sort_unstable();
         owned.dedup();

@@ -20,8 +20,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// For a session: the client's address, and the one it connected to. Without both, or with
-    /// addresses of unlike families, the header says that the client is unknown. Empty for
+    /// For a session: the client's address, and the one it connected to. Without both the header
+    /// says that the client is unknown; of unlike families, as a PROXY header in front of us may
+    /// make them, the IPv4 one is written as the IPv6 one that it is mapped to. Empty for
     /// [`SendProxy::Off`].
     #[must_use]
     pub fn for_session(
@@ -29,7 +30,7 @@ impl Header {
         client: Option<SocketAddr>,
         local: Option<SocketAddr>,
     ) -> Self {
-        let pair = client.zip(local).map(|(client, local)| (canonical(client), canonical(local)));
+        let pair = client.zip(local).map(|(client, local)| alike(client, local));
         match version {
             SendProxy::Off => Self::NONE,
             SendProxy::V1 => Self::v1(pair),
@@ -137,6 +138,16 @@ const fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// Both of one family.
+fn alike(one: SocketAddr, other: SocketAddr) -> (SocketAddr, SocketAddr) {
+    let (one, other) = (canonical(one), canonical(other));
+    let mapped = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
+        SocketAddr::V6(_) => address,
+    };
+    if one.is_ipv4() == other.is_ipv4() { (one, other) } else { (mapped(one), mapped(other)) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -195,10 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn unix_clients_and_unlike_families_are_unknown() {
-        for (client, local) in
-            [("unix", "unix"), ("192.0.2.1:5", "unix"), ("192.0.2.1:5", "[::1]:6")]
-        {
+    fn a_client_of_another_family_than_ours_is_told() {
+        for (client, local, told) in [
+            ("[2001:db8::9]:5", "192.0.2.1:6", "TCP6 2001:db8::9 ::ffff:192.0.2.1 5 6"),
+            ("192.0.2.1:5", "[2001:db8::9]:6", "TCP6 ::ffff:192.0.2.1 2001:db8::9 5 6"),
+        ] {
+            check(SendProxy::V1, client, local, format!("PROXY {told}\r\n").as_bytes());
+        }
+    }
+
+    #[test]
+    fn unix_clients_are_unknown() {
+        for (client, local) in [("unix", "unix"), ("192.0.2.1:5", "unix")] {
             check(SendProxy::V1, client, local, b"PROXY UNKNOWN\r\n");
             check(SendProxy::V2, client, local, b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0");
         }
@@ -275,8 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_strict_reader_gets_the_addresses_back(client in any_address(), local in any_address()) {
-            let (one, other) = (canonical(client), canonical(local));
-            let want = (one.is_ipv4() == other.is_ipv4()).then_some((one, other));
+            let want = Some(alike(client, local));
             let header = |version| Header::for_session(version, Some(client), Some(local));
             prop_assert_eq!(read_v1(header(SendProxy::V1).as_bytes()), want);
             prop_assert_eq!(read_v2(header(SendProxy::V2).as_bytes()), want);

@@ -50,6 +50,7 @@ impl ResponseReader {
     }
 
     /// Nothing of the response has arrived.
+    #[cfg(test)]
     #[must_use]
     pub const fn is_untouched(&self) -> bool {
         self.body.is_none() && self.partial.is_empty() && !self.done

@@ -52,6 +52,7 @@ impl TlsInfo {
     }
 
     /// Of a connection to a server: without names.
+    #[cfg(test)]
     #[must_use]
     pub fn of_upstream(connection: &rustls::ClientConnection) -> Option<Self> {
         Some(Self { client: None, ..Self::agreed(connection, None)? })

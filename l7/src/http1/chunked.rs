@@ -264,8 +264,6 @@ pub struct ChunkHead {
 
 /// What stands behind a chunk's data.
 pub const CHUNK_END: &[u8] = b"\r\n";
-/// The last chunk, and an empty trailer section.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 impl ChunkHead {
     /// `len` must not be 0: that is the last chunk's size.

@@ -1,6 +1,6 @@
 //! Why a message is refused: a closed set with one table.
 //!
-//! A reject from a server's bytes is a 502 to the client; its detail then goes to the log.
+//! A reject from a server's bytes is a 502 to the client, who is not told more.
 
 /// Why a message is refused. After each of them the connection is closed: where the next
 /// message begins is not known.
@@ -145,21 +145,10 @@ impl Reject {
         TABLE[self as usize].1
     }
 
-    /// One sentence for the answer's `detail` and the log.
+    /// One sentence for the answer's `detail`.
     #[must_use]
     pub fn detail(self) -> &'static str {
         TABLE[self as usize].2
-    }
-
-    /// The log's `reason` word, when the bytes came from a client.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self.status() {
-            405 => "method",
-            408 => "client-timeout",
-            413 | 414 | 431 => "too-large",
-            _ => "bad-request",
-        }
     }
 
     /// Every reject, for tables in docs and tests.

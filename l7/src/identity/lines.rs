@@ -9,7 +9,7 @@ use crate::text::{push_decimal, push_ip};
 pub const REQUEST_ID_LEN_MAX: usize = 128;
 
 /// Takes a name and what appends its value.
-pub type Emit<'e> = dyn FnMut(&'static str, &dyn Fn(&mut Vec<u8>)) + 'e;
+type Emit<'e> = dyn FnMut(&'static str, &dyn Fn(&mut Vec<u8>)) + 'e;
 
 /// What a server is told about one request. Values from the peer are believed only if it is
 /// trusted.
@@ -26,7 +26,7 @@ pub struct Identity<'i> {
     /// The port that the client reached.
     pub port: u16,
     pub request_id: &'i [u8],
-    /// Of the message that came in: `1.0`, `1.1` or `2`.
+    /// Of the message that came in: `1.0`, `1.1` or `2.0`.
     pub version: &'i str,
     /// Our name in Via, one of its own for each process.
     pub via: &'i str,
@@ -56,8 +56,7 @@ impl Identity<'_> {
         self.each(&mut emit);
     }
 
-    /// Gives each line, for HTTP/2.
-    pub fn each(&self, emit: &mut Emit<'_>) {
+    fn each(&self, emit: &mut Emit<'_>) {
         if let Some(peer) = self.peer {
             emit("X-Forwarded-For", &|out| self.write_forwarded_for(peer, out));
         }

@@ -3,28 +3,10 @@
 //! The session writes a head as it would be without them, takes out what [`replaced`] names with
 //! [`drop_lines`], and appends what [`write_all`] gives. So a set field takes the place of all
 //! received ones, and of the gateway's own, and an added one stands beside them. Framing is not
-//! the operator's to change: see [`is_framing`].
+//! the operator's to change: a configuration that names its fields is refused.
 
 use super::spec::HeaderSpec;
 use super::template::{Template, Variables};
-
-/// Fields that say where a message ends or which connection it is on. A configuration that
-/// names one in an operation is wrong.
-pub const FRAMING: &[&str] = &[
-    "connection",
-    "content-length",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Whether operations on this field are refused.
-#[must_use]
-pub fn is_framing(name: &[u8]) -> bool {
-    FRAMING.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
-}
 
 /// Whether a line of this name stays: it is neither removed nor set.
 #[must_use]
@@ -161,11 +143,5 @@ mod tests {
         let mut out = Vec::new();
         write_all(&[spec(), later].iter(), &Host("a"), &mut out);
         assert_eq!(out, b"X-User: a\r\n");
-    }
-
-    #[test]
-    fn framing_is_told_apart() {
-        assert!(is_framing(b"Content-Length"));
-        assert!(!is_framing(b"Content-Type"));
     }
 }
