@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use nix::errno::Errno;
 use rustls::Connection;
 
-use crate::runtime::driver::Driver;
+use crate::runtime::driver::{Driver, Fd};
 use crate::runtime::tasks::{Inbox, Socket};
 use crate::tls::info::TlsInfo;
 
@@ -217,6 +217,15 @@ impl<D: Driver> Stream<D> {
     #[must_use]
     pub const fn is_message(&self) -> bool {
         matches!(self.line, Line::Message(_))
+    }
+
+    /// The descriptor of a TCP connection, with TLS on it or not.
+    #[must_use]
+    pub fn tcp_fd(&self) -> Option<Fd> {
+        match &self.line {
+            Line::Socket(socket) => (!socket.is_unix()).then(|| socket.fd()),
+            Line::Message(_) => None,
+        }
     }
 
     /// Ready when the peer has given this message up. A connection never tells: its end is read.

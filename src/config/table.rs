@@ -300,7 +300,7 @@ static POOL: Section = Section {
         Key::new(
             "hold",
             time_or_off(MS, DURATION_MAX),
-            "How long new clients wait while no server is up, instead of being refused.",
+            "How long new clients wait while no server is up, or all are full, instead of being refused.",
         )
         .or("off"),
         Key::new(

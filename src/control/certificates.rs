@@ -2,8 +2,8 @@
 //!
 //! Once a second, on a blocking thread: the files of every listener and pool with TLS are looked
 //! at. A good new set is published in the next snapshot, for connections made from then on. A
-//! bad one is said once, in the log and as an event, and shown in status and metrics until the
-//! files are good again; what was there before goes on to serve.
+//! bad one is said once, in the log and as an event, and that of a listener or pool is shown in
+//! status and metrics until the files are good again; what was there before goes on to serve.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use super::bodies::{self, Fit};
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::reply::{self, Passage};
-use super::session::{Account, Session, Then};
+use super::session::{Account, Passed, Session, Then};
 use super::upstream::Upstream;
 use crate::l4::Outcome;
 use crate::observe::reason::Reason;
@@ -74,11 +74,11 @@ impl<D: Driver> Session<D> {
         reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
-            let sent = self.stream.send(&out).await;
+            let sent = self.send_in_time(&out, errand.timeouts.body).await;
             self.office.put_away(out);
             return match sent {
                 Ok(()) => Box::pin(self.become_other(pool, errand, upstream, inbox, account)).await,
-                Err(_) => Then::Abort(Reason::ClientReset),
+                Err(reason) => Then::Abort(reason),
             };
         }
         let body = Body::new(head.framing, &self.site.limits.of_answers());
@@ -88,6 +88,7 @@ impl<D: Driver> Session<D> {
         let gaps = Gaps { source: idle, target: errand.timeouts.body };
         let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
         account.bytes_out += answer.given;
+        self.passed.bytes_out = 0;
         let whole = answer.is_through();
         let reusable = whole
             && head.keep_alive
@@ -207,6 +208,7 @@ impl<D: Driver> Session<D> {
                 }
                 let polled =
                     answer.poll(cx, &mut upstream.stream, inbox, &mut self.stream, &mut moved);
+                self.passed = Passed { bytes_in: flow.total, bytes_out: answer.given };
                 match polled {
                     Poll::Pending if moved => Poll::Ready(Ok(false)),
                     Poll::Pending => Poll::Pending,
@@ -246,8 +248,8 @@ impl<D: Driver> Session<D> {
             // What the server said right behind its 101.
             let bytes = early.bytes().to_vec();
             early.consume(bytes.len());
-            if self.stream.send(&bytes).await.is_err() {
-                return Then::Abort(Reason::ClientReset);
+            if let Err(reason) = self.send_in_time(&bytes, errand.timeouts.body).await {
+                return Then::Abort(reason);
             }
             account.bytes_out += bytes.len() as u64;
         }

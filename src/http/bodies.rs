@@ -66,8 +66,8 @@ impl<D: Driver> Session<D> {
         let max = site.rules.body_max(chain);
         if errand.expects {
             // The body is wanted, whatever the server will say of it.
-            let sent = self.stream.send(b"HTTP/1.1 100 Continue\r\n\r\n").await;
-            sent.map_err(|_| Err(Reason::ClientReset))?;
+            let told = self.send_in_time(b"HTTP/1.1 100 Continue\r\n\r\n", errand.timeouts.body);
+            told.await.map_err(Err)?;
         }
         let max = errand.gate.body_max().map_or(max, |own| own.min(max));
         let mut whole = Whole::new(self.body_of(errand), max);

@@ -80,6 +80,7 @@ impl<D: Driver> Session<D> {
         }
         // No more of it is read.
         account.bytes_in += flow.total;
+        self.passed.bytes_in = 0;
         let then = match result {
             Attempt::Answered(then) => then,
             Attempt::Refused(reject) => return self.refuse_late(reject, errand, account).await,
@@ -371,9 +372,10 @@ impl<D: Driver> Session<D> {
         inbox.consume(head.len);
         // HTTP/1.0 knows no interim answers (RFC 9110 §15.2).
         let passes = errand.version == Version::Http11;
-        let sent = if passes { self.stream.send(&out).await } else { Ok(()) };
+        let gap = errand.timeouts.body;
+        let sent = if passes { self.send_in_time(&out, gap).await } else { Ok(()) };
         self.office.put_away(out);
-        sent.map_err(|_| Reason::ClientReset)
+        sent
     }
 
     /// Sends the request's body on until the head of an answer is there.
@@ -389,6 +391,7 @@ impl<D: Driver> Session<D> {
         let shell = Rc::clone(self.office.shell());
         let limits = self.site.limits.of_answers();
         let (client, client_inbox) = (&mut self.stream, &mut self.inbox);
+        let passed = &mut self.passed;
         let asked = Asked { head: errand.method == Method::Head, upgrade: errand.upgrades };
         // From the request's last byte on.
         let request_timeout = wait.until.since(shell.now());
@@ -403,6 +406,7 @@ impl<D: Driver> Session<D> {
                 if !flow.is_through() {
                     let sending =
                         flow.poll(cx, client, client_inbox, &mut upstream.stream, &mut moved);
+                    passed.bytes_in = flow.total;
                     if let Poll::Ready(Err(Broken::Source(reject))) = sending {
                         return Poll::Ready(Err(Attempt::Refused(reject)));
                     }

@@ -1,6 +1,7 @@
 //! Answers that are made here and not by a server.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
 use sluicegate_l7::http1::{Framing, Reject, Version};
@@ -61,6 +62,15 @@ impl<D: Driver> Session<D> {
             account.bytes_out += (out.len() - head) as u64;
         }
         sent
+    }
+
+    /// Sends what is not a whole answer to the client, who has `limit` to take it.
+    pub(super) async fn send_in_time(&mut self, out: &[u8], limit: Duration) -> Result<(), Reason> {
+        let shell = Rc::clone(self.office.shell());
+        match shell.timeout(shell.now() + limit, self.stream.send(out)).await {
+            Ok(sent) => sent.map_err(|_| Reason::ClientReset),
+            Err(_) => Err(Reason::ClientTimeout),
+        }
     }
 
     /// Answers what is answered here: no route, another method, redirect, fixed answer.

@@ -190,7 +190,7 @@ impl<D: Driver> Copy<D> {
         let mut work = pin!(shell.timeout(until, sending));
         let result = poll_fn(|cx| {
             bell.set(cx);
-            if office.is_stopped() {
+            if office.stopped().is_some() {
                 return Poll::Ready(Mirrored::Failed);
             }
             work.as_mut().poll(cx).map(|sent| sent.unwrap_or(Mirrored::Timeout))

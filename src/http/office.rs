@@ -81,8 +81,8 @@ pub struct Office<D: Driver> {
     /// By policy: where its limits are shared, and the connection there.
     stores: RefCell<Vec<Option<stores::Store<D>>>>,
     draining: Cell<bool>,
-    /// What nobody waits for ends where it is.
-    stopped: Cell<bool>,
+    /// Everything ends where it is.
+    stopped: Cell<Option<Reason>>,
     /// Clients that ask nothing now are not waited for.
     closes_idle: Cell<bool>,
     /// Heads under construction, kept for the next session that makes one.
@@ -131,7 +131,7 @@ impl<D: Driver> Office<D> {
             held_keys: RefCell::default(),
             stores: RefCell::default(),
             draining: Cell::new(false),
-            stopped: Cell::new(false),
+            stopped: Cell::new(None),
             closes_idle: Cell::new(false),
             drafts: RefCell::default(),
         })
@@ -169,13 +169,14 @@ impl<D: Driver> Office<D> {
         self.bells.ring();
     }
 
-    /// Ends what nobody waits for.
-    pub fn stop(&self) {
-        self.stopped.set(true);
+    /// Ends requests, and what nobody waits for.
+    pub fn stop(&self, reason: Reason) {
+        self.stopped.set(Some(reason));
         self.bells.ring();
     }
 
-    pub(super) fn is_stopped(&self) -> bool {
+    /// Why everything ends where it is, if it does.
+    pub(super) fn stopped(&self) -> Option<Reason> {
         self.stopped.get()
     }
 

@@ -10,13 +10,15 @@
 //! While it waits for a request it holds no buffer. After an answer that closes, what the client
 //! still sends is read for a while: an RST for it would take the answer away from the client.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use sluicegate_l7::answer::How as Manner;
+use sluicegate_l7::answer::{Answer, How as Manner};
 use sluicegate_l7::http1::request::{self, Method, RequestHead};
 use sluicegate_l7::http1::{Body, Fields, Known, Lines, Reject, Version};
 use sluicegate_l7::identity::Client;
@@ -46,6 +48,12 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Bytes that are read meanwhile, at most.
 const LINGER_BYTES_MAX: usize = 4 << 20;
+
+/// Until the first look whether a client whose request waits for a server has reset its
+/// connection, on which nothing is received meanwhile. From one look to the next it is twice as
+/// long, so many times.
+const LOOK_FIRST: Duration = Duration::from_secs(1);
+const LOOKS_MAX: u8 = 4;
 
 /// Who is at both ends of a connection.
 #[derive(Clone, Debug)]
@@ -91,6 +99,15 @@ pub(super) struct Session<D: Driver> {
     pub is_grpc: bool,
     /// A server's connection that this one is to be joined to.
     pub joined: Option<Box<Joined<D>>>,
+    /// Of the request at hand, for one that is cut short.
+    pub passed: Passed,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Payload that has passed of a request and its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed {
     pub bytes_in: u64,
     pub bytes_out: u64,
 }
@@ -182,6 +199,7 @@ pub async fn serve<D: Driver>(
         is_http2: false,
         is_grpc: false,
         joined: None,
+        passed: Passed::default(),
         bytes_in: 0,
         bytes_out: 0,
     };
@@ -274,31 +292,51 @@ impl<D: Driver> Session<D> {
         then
     }
 
-    /// A request and its answer within `total_timeout`, if there is one.
+    /// A request and its answer: within `total_timeout`, if there is one, and while there is a
+    /// client and a worker for it.
     async fn forward_in_time(
         &mut self,
         errand: &Errand,
         draft: &mut Vec<u8>,
         account: &mut Account,
     ) -> Then {
-        let shell = Rc::clone(self.office.shell());
-        let total = errand.timeouts.total;
-        let until = total.map_or(Time::NEVER, |total| account.started_at + total);
-        let in_time = {
-            let forward = pin!(self.forward(errand, draft, account));
-            shell.timeout(until, forward).await
+        let office = Rc::clone(&self.office);
+        let shell = office.shell();
+        let until = errand.timeouts.total.map_or(Time::NEVER, |total| account.started_at + total);
+        let client = self.stream.tcp_fd();
+        self.passed = Passed::default();
+        let cut = {
+            let mut forward = pin!(self.forward(errand, draft, account));
+            let mut looks = 0_u8;
+            loop {
+                let look = client.map_or(Time::NEVER, |_| shell.now() + LOOK_FIRST * (1 << looks));
+                let work = poll_fn(|cx| match office.stopped() {
+                    Some(reason) => Poll::Ready(Err(reason)),
+                    None => forward.as_mut().poll(cx).map(Ok),
+                });
+                match shell.timeout(until.min(look), work).await {
+                    Ok(Ok(then)) => return then,
+                    Ok(Err(reason)) => break reason,
+                    Err(_) if until <= shell.now() => break Reason::RequestTimeout,
+                    Err(_) if client.is_some_and(|fd| shell.is_gone(fd)) => {
+                        break Reason::ClientReset;
+                    }
+                    Err(_) => looks = LOOKS_MAX.min(looks + 1),
+                }
+            }
         };
-        match in_time {
-            Ok(then) => then,
-            Err(_) if account.status == 0 => {
-                Box::pin(self.fail(Reason::RequestTimeout, errand, false, account)).await
-            }
-            Err(_) => {
-                // How much of an answer is out is not known: only a broken connection is no lie.
-                account.reason = Reason::RequestTimeout;
-                Then::Abort(Reason::RequestTimeout)
-            }
+        account.bytes_in += self.passed.bytes_in;
+        account.bytes_out += self.passed.bytes_out;
+        if account.status == 0 && matches!(cut, Reason::RequestTimeout | Reason::ClientReset) {
+            return Box::pin(self.fail(cut, errand, false, account)).await;
         }
+        if account.status == 0 {
+            // Nobody hears it any more; the log says what it would have been.
+            account.status = Answer::of(cut.as_str()).status;
+        }
+        // How much of an answer is out is not known: only a broken connection is no lie.
+        account.reason = cut;
+        Then::Abort(cut)
     }
 
     /// What becomes of a request, with what its policies say.

@@ -333,7 +333,10 @@ impl<D: Driver> Gate<D> {
 
     /// Resets every session.
     pub fn stop(&mut self, reason: Reason) {
-        self.office.stop();
+        self.office.stop(reason);
+        // Requests end first: each has a line in the log.
+        self.tasks.poll_all(&mut self.driver);
+        self.run_tasks();
         self.close_where(reason, |_| true);
     }
 

@@ -312,7 +312,7 @@ impl<D: Driver> Worker<D> {
             }
             // A client that another worker has handed over at the last moment is served here.
             self.mailbox.close();
-            self.read_mail();
+            self.empty_mailbox();
             if self.gate.is_done() {
                 return Ok(());
             }
@@ -363,6 +363,10 @@ impl<D: Driver> Worker<D> {
         sys::eventfd_clear(self.mailbox.wake_fd().0);
         let wake = self.mailbox.wake_fd();
         self.gate.driver.submit_poll(wake, Interest::Readable, MAILBOX);
+        self.empty_mailbox();
+    }
+
+    fn empty_mailbox(&mut self) {
         while let Some(mail) = self.mailbox.take() {
             let read = AssertUnwindSafe(|| self.on_mail(mail));
             if catch_unwind(read).is_err() {

@@ -178,6 +178,43 @@ fn a_client_whom_the_service_refuses_too_often_has_to_wait() {
     assert!(waits.contains("\"error\":\"rate-limited\""), "{waits}");
 }
 
+#[test]
+fn who_tries_many_bad_credentials_at_once_hears_of_no_more_of_them_than_one_after_the_other() {
+    const TRIES: usize = 12;
+    let (asked, changed) = (Mutex::new(0), Condvar::new());
+    // Nobody is answered before all have asked.
+    let auth = Backend::start(move |seen| {
+        let mut count = asked.lock().expect("not poisoned");
+        *count += 1;
+        changed.notify_all();
+        let some = |count: &mut usize| *count < TRIES;
+        drop(changed.wait_timeout_while(count, PATIENCE, some).expect("not poisoned"));
+        Reply::raw(match seen.field("Authorization") {
+            Some("Token right") => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            _ => "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+        })
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.decider]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         max_failures = \"2/h\"\nsend = [\"Authorization\"]\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"decider\"]", &rest);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = |at| {
+            let gate = &gate;
+            scope.spawn(move || status(&get(gate, "/a", &format!("Authorization: Token {at}\r\n"))))
+        };
+        let asking: Vec<_> = (0..TRIES).map(ask).collect();
+        asking.into_iter().map(|one| one.join().expect("answered")).collect()
+    });
+    let count = |wanted| statuses.iter().filter(|&&status| status == wanted).count();
+    assert_eq!((count(401), count(429)), (2, TRIES - 2), "{statuses:?}");
+    let right = get(&gate, "/a", "Authorization: Token right\r\n");
+    assert_eq!(status(&right), 429, "{right}");
+}
+
 /// How many ask a service, and whether the first of them is to be answered.
 #[derive(Default)]
 struct Desk {

@@ -479,3 +479,28 @@ fn trailers_of_a_stream_are_judged_as_those_of_a_body_in_chunks() {
     assert_eq!((&*seen[0].body, &*seen[0].trailers), (&b"abc"[..], "x-sum: root\r\n"));
     assert_eq!(seen[0].field("X-Own"), Some("1"));
 }
+
+#[test]
+fn streams_that_the_end_of_the_process_cuts_off_have_their_lines() {
+    let asked = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let seen = std::sync::Arc::clone(&asked);
+    let backend = Backend::start(move |_| {
+        seen.wait();
+        seen.wait(); // until the test is over
+        Reply::ok("late")
+    });
+    let mut gate = Gate::start(&format!(
+        "version = 1\n[runtime]\ndrain_timeout = \"200ms\"\n[log]\naccess = \"stdout\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\npool = \"app\"\n\
+         http = {{ h2c = true }}\n[pool.app.servers]\na = \"{}\"\n",
+        backend.address
+    ));
+    let mut client = Client::greet(&gate);
+    client.send(&request(1, "GET", "/slow", true));
+    asked.wait();
+    gate.signal(Signal::SIGTERM);
+    gate.wait_exit();
+    let line = &gate.log(1)[0];
+    assert_eq!((&line["reason"], &line["proto"]), (&"drain-timeout".into(), &"HTTP/2".into()));
+    asked.wait();
+}

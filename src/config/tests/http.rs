@@ -251,7 +251,7 @@ fn authorities_that_policies_believe_are_read_when_the_file_is_checked() {
     let shown = load(&path).unwrap_err().render(false);
     assert_eq!(shown.matches("bad.pem, which has no certificate in it").count(), 4, "{shown}");
     for policy in ["asked", "outside", "token", "rate"] {
-        assert!(shown.contains(&format!("[policy.{policy}")), "{shown}");
+        assert!(shown.contains(&format!("policy `{policy}`")), "{shown}");
     }
 }
 

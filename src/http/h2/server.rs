@@ -27,7 +27,7 @@ use super::message::ServerMessage;
 use super::watch::Bell;
 use super::{HEADER_TABLE, SEND_BUFFER_MAX, WINDOW_CONNECTION, WINDOW_STREAM};
 use crate::http::office::Office;
-use crate::http::session::{Peers, Session, Then};
+use crate::http::session::{Passed, Peers, Session, Then};
 use crate::http::site::{Site, SiteRef};
 use crate::l4::{How, Outcome};
 use crate::observe::reason::Reason;
@@ -331,6 +331,7 @@ async fn serve_stream<D: Driver>(
         is_http2: true,
         is_grpc: false,
         joined: None,
+        passed: Passed::default(),
         bytes_in: 0,
         bytes_out: 0,
     };

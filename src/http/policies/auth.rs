@@ -109,19 +109,36 @@ async fn one<D: Driver>(
     spec: &AuthSpec,
     errand: &mut Errand,
 ) -> Outcome {
-    if let Some((rate, decision)) = failures(step, at, spec, false).filter(|now| !now.1.allowed) {
-        let name = &step.site.rules.specs()[at].name;
-        if let Some(line) = LimitLine::of_rates(name, &[rate], &decision) {
-            errand.gate.standings.push((at as u16, limits::standing(&line)));
-        }
-        return Outcome::Refused(Refusal::Denied(limits::too_many("rate-limited", &decision)));
+    if let Some(counted) = failures(step, at, spec, false).filter(|now| !now.1.allowed) {
+        return too_many(step, at, counted, errand);
     }
+    let began = step.office.now();
     let outcome = judged(step, at, spec).await;
-    if outcome.is_failure() {
-        // It is one more; whether it was one too many the next will hear.
-        failures(step, at, spec, true);
+    let fails = outcome.is_failure();
+    if !fails && step.office.now() == began {
+        return outcome;
     }
-    outcome
+    // Others of this client were judged meanwhile: who tries many at once hears of no more of them
+    // than who tries one after the other.
+    let counted = failures(step, at, spec, fails);
+    match counted.filter(|(_, decision)| !decision.allowed) {
+        Some(counted) => too_many(step, at, counted, errand),
+        None => outcome,
+    }
+}
+
+/// What a client with too many bad credentials hears, whatever this one is.
+fn too_many<D: Driver>(
+    step: &Step<'_, '_, D>,
+    at: usize,
+    (rate, decision): (Rate, Decision),
+    errand: &mut Errand,
+) -> Outcome {
+    let name = &step.site.rules.specs()[at].name;
+    if let Some(line) = LimitLine::of_rates(name, &[rate], &decision) {
+        errand.gate.standings.push((at as u16, limits::standing(&line)));
+    }
+    Outcome::Refused(Refusal::Denied(limits::too_many("rate-limited", &decision)))
 }
 
 /// How this client stands with its bad credentials, where they are counted; `takes`: here is one

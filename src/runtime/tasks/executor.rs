@@ -157,6 +157,16 @@ impl<D: Driver> Tasks<D> {
         self.sweep(driver);
     }
 
+    /// Polls every task once: what is told to all of them at once wakes none.
+    pub fn poll_all(&mut self, driver: &mut Lent<D>) {
+        for entry in self.slots.iter().filter(|entry| entry.job.is_some()) {
+            entry.waker.wake_by_ref();
+        }
+        for _ in 0..self.slots.len().div_ceil(POLLS_MAX) {
+            self.run(driver);
+        }
+    }
+
     fn poll(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
         entry.wake.queued.store(false, Ordering::Release);

@@ -162,6 +162,12 @@ impl<D: Driver> Shell<D> {
         Socket::new(Rc::clone(self), slot)
     }
 
+    /// Whether a TCP connection was reset; one whose peer has only said its end was not.
+    #[must_use]
+    pub fn is_gone(&self, fd: Fd) -> bool {
+        self.desk().driver().peer_now(fd).is_none()
+    }
+
     /// Gives an empty inbox's memory back.
     pub fn rest(&self, inbox: &mut Inbox) {
         inbox.rest(&mut self.desk().spares);

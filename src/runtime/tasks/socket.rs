@@ -52,6 +52,11 @@ impl<D: Driver> Socket<D> {
         self.shell.desk().sockets.fd(self.slot)
     }
 
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        self.shell.desk().sockets.is_unix(self.slot)
+    }
+
     /// Nothing is in flight on it, nothing came that nobody took, and no reset was seen.
     pub fn is_at_rest(&self) -> bool {
         self.shell.desk().sockets.is_at_rest(self.slot)
