@@ -402,6 +402,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The member of a pool that the value of a sticky cookie names.
+    #[must_use]
+    pub fn named_by_cookie(&self, pool: PoolId, value: u64) -> Option<&Member> {
+        let at = usize::from(pool.0);
+        let name = &self.plan.pools[at].name;
+        self.pools[at].members.iter().find(|member| member.state.sticky_value(name) == value)
+    }
+
     /// The name that a server's certificate has to have, unless the pool's `sni` says another:
     /// that of its `dns:` entry, or its address.
     #[must_use]

@@ -263,7 +263,11 @@ pub(super) static ROUTE: Section = Section {
             Kind::Table(&RETRIES),
             "When a request is tried again, on another server while there is one.",
         ),
-        Key::new("sticky", Kind::Table(&STICKY), "A cookie keeps a client at its server."),
+        Key::new(
+            "sticky",
+            Kind::Table(&STICKY),
+            "A cookie keeps a client at its server, and so in its pool of a `split`.",
+        ),
         Key::new(
             "timeout",
             time(MS, DURATION_MAX),

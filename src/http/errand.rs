@@ -196,6 +196,9 @@ pub struct Bench<'a> {
     /// Random numbers: two for an id, and one for chance.
     pub random: [u64; 3],
     pub has_servers: &'a dyn Fn(usize) -> bool,
+    /// Whether a sticky cookie's value names a server of this pool, which can take the request;
+    /// the last says that clients stay with servers that drain.
+    pub keeps_client: &'a dyn Fn(usize, u64, bool) -> bool,
     /// This pool and that of its fallback, as far as they go by something else than addresses.
     pub hashes: &'a dyn Fn(usize) -> Vec<(usize, HashBy)>,
     /// The head came in HTTP/2's form.
@@ -433,19 +436,15 @@ fn decide(
 ) -> Result<Act, Reject> {
     let spec = bench.site.table.spec(errand.route);
     let chain = bench.site.chain(Some(errand.route));
+    errand.sticky = spec.sticky.as_ref().and_then(|spec| sticky::find(spec, &case.lines));
     let pool = match &spec.action {
         ActionSpec::Pool(pool) => *pool,
         ActionSpec::Split { pools, by } => {
-            let point = match (by, case.client.ip) {
-                (SplitBy::Client, Some(ip)) => FlowKey::of_ip(ip).bits(),
-                (SplitBy::Consumer, ip) => match (case.principal, ip) {
-                    (Some(principal), _) => FlowKey::of_text(&principal.id).bits(),
-                    (None, Some(ip)) => FlowKey::of_ip(ip).bits(),
-                    (None, None) => bench.random[2],
-                },
-                _ => bench.random[2],
-            };
-            split::choose(pools, point, bench.has_servers).unwrap_or_default()
+            let keeps = spec.sticky.as_ref().is_some_and(|sticky| sticky.keep_on_drain);
+            match errand.sticky.and_then(|value| pool_of_cookie(bench, pools, value, keeps)) {
+                Some(pool) => pool,
+                None => drawn(bench, case, pools, *by),
+            }
         }
         ActionSpec::Redirect(redirect) => {
             let own = redirect::Address {
@@ -465,7 +464,6 @@ fn decide(
         hashes.extend((bench.hashes)(mirror.pool));
     }
     errand.flows = FlowKeys::of(hashes, case, case.principal);
-    errand.sticky = spec.sticky.as_ref().and_then(|spec| sticky::find(spec, &case.lines));
     errand.upgrades = spec.websocket && case.head.upgrade.is_some();
     let compression = match &spec.compression {
         Some(own) => own.as_ref(),
@@ -482,4 +480,29 @@ fn decide(
     }
     server_head::write_head(bench, case, spec, errand, draft)?;
     Ok(Act::Forward)
+}
+
+/// The pool of a split that a client was sent to before.
+fn pool_of_cookie(
+    bench: &Bench<'_>,
+    pools: &[(usize, u32)],
+    value: u64,
+    keeps: bool,
+) -> Option<usize> {
+    let mut pools = pools.iter().map(|(pool, _)| *pool);
+    pools.find(|&pool| (bench.keeps_client)(pool, value, keeps))
+}
+
+/// The pool of a split for a client that none of them knows.
+fn drawn(bench: &Bench<'_>, case: &Scene<'_>, pools: &[(usize, u32)], by: SplitBy) -> usize {
+    let point = match (by, case.client.ip) {
+        (SplitBy::Client, Some(ip)) => FlowKey::of_ip(ip).bits(),
+        (SplitBy::Consumer, ip) => match (case.principal, ip) {
+            (Some(principal), _) => FlowKey::of_text(&principal.id).bits(),
+            (None, Some(ip)) => FlowKey::of_ip(ip).bits(),
+            (None, None) => bench.random[2],
+        },
+        _ => bench.random[2],
+    };
+    split::choose(pools, point, bench.has_servers).unwrap_or_default()
 }

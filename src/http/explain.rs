@@ -4,6 +4,7 @@
 //! session does it; what the table says of the other routes comes from the same conditions.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use sluicegate_l7::http1::request;
 use sluicegate_l7::http1::{Fields, Reject};
@@ -15,6 +16,7 @@ use super::session::{Peers, reason_of};
 use super::site::Site;
 use crate::balance::FlowKey;
 use crate::config::plan::Plan;
+use crate::control::membership::Membership;
 use crate::observe::reason::Reason;
 use crate::registry::PoolId;
 
@@ -87,7 +89,7 @@ impl From<Reject> for Refused {
 /// # Errors
 /// When it is a bad request.
 pub fn explain(
-    plan: &Plan,
+    plan: &Arc<Plan>,
     site: &Site,
     bytes: &[u8],
     peer: Option<IpAddr>,
@@ -104,6 +106,7 @@ pub fn explain(
         // The same question gets the same answer.
         random: [0; 3],
         has_servers: &|_| true,
+        keeps_client: &|pool, value, _| names_server(plan, pool, value),
         hashes: &|pool| plan.hashes(pool),
     };
     let mut scratch = Scratch::default();
@@ -123,6 +126,14 @@ pub fn explain(
         fate,
         routes: routes.into_iter().map(|(route, why)| (route, why.to_string())).collect(),
     })
+}
+
+/// Whether a sticky cookie's value names a server of the pool. Members of names are not known
+/// here.
+#[must_use]
+pub fn names_server(plan: &Arc<Plan>, pool: usize, value: u64) -> bool {
+    let snapshot = Membership::plain(plan).snapshot();
+    snapshot.named_by_cookie(PoolId(pool as u16), value).is_some()
 }
 
 /// The policies that run for a preflight which one of them answers, and that one.

@@ -275,7 +275,7 @@ impl<D: Driver> Office<D> {
     ) -> Option<Place<D>> {
         let (snapshot, now) = (self.snapshot.borrow(), self.now());
         let members = &snapshot.pools[usize::from(pool.0)].members;
-        let member = members.iter().find(|member| self.sticky_value(&member.state) == value)?;
+        let member = snapshot.named_by_cookie(pool, value)?;
         let takes = member.state.is_eligible(now) || keeps && member.state.is_eligible_again(now);
         // Who was sent to a backup comes home once it is not needed.
         let primary_up = || members.iter().any(|one| !one.backup && one.state.is_eligible(now));
@@ -290,6 +290,17 @@ impl<D: Driver> Office<D> {
         let snapshot = self.snapshot.borrow();
         let pool = &snapshot.plan.pools[usize::from(server.pool.0)].name;
         server.sticky_value(pool)
+    }
+
+    /// Whether a client of a split stays with the pool that its cookie is of: while any server
+    /// there takes requests, or with `keeps` the one that drains, so that a restart of one does
+    /// not show the client another version.
+    pub(super) fn keeps_client(&self, pool: usize, value: u64, keeps: bool) -> bool {
+        let (snapshot, now) = (self.snapshot.borrow(), self.now());
+        let named = snapshot.named_by_cookie(PoolId(pool as u16), value);
+        named.is_some_and(|member| {
+            keeps && member.state.is_eligible_again(now) || self.has_servers(pool)
+        })
     }
 
     /// Waits in the pool's queue, in order of arrival, for a place at a server: `hold` while

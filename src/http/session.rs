@@ -347,6 +347,7 @@ impl<D: Driver> Session<D> {
             peers: &self.peers,
             random: [office.random(), office.random(), office.random()],
             has_servers: &|pool| office.has_servers(pool),
+            keeps_client: &|pool, value, keeps| office.keeps_client(pool, value, keeps),
             hashes: &|pool| office.hashes(pool),
             is_http2: self.is_http2,
         };

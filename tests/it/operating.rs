@@ -204,6 +204,42 @@ fn checked(servers: [&Checked; 2]) -> Gate {
 }
 
 #[test]
+fn a_cookie_keeps_a_client_in_its_pool_of_a_split_while_that_takes_requests() {
+    let servers = ["p1", "p2", "q1"].map(|name| Backend::start(move |_| Reply::ok(name)));
+    let gate = start(&format!(
+        "version = 1\n[admin]\nbind = \"{{admin}}\"\n\
+         [listener.web]\nbind = \"127.0.0.1:0\"\nmode = \"http\"\n[[listener.web.route]]\n\
+         split = {{ p = 50, q = 50 }}\nsticky = {{ cookie = \"sg\" }}\n\
+         [pool.p]\nservers = {{ p1 = \"{}\", p2 = \"{}\" }}\n\
+         [pool.q]\nservers = {{ q1 = \"{}\" }}\n",
+        servers[0].address, servers[1].address, servers[2].address,
+    ));
+    let mut talk = Talk::to(&gate, "web");
+    let mut cookies = BTreeMap::new();
+    until("a cookie of each server", || {
+        let said = talk.get("/");
+        let pair = said.field("Set-Cookie").and_then(|cookie| cookie.split(';').next());
+        cookies.insert(said.body.clone(), format!("Cookie: {}\r\n", pair.expect("a cookie")));
+        if cookies.len() == 3 { Ok(()) } else { Err(cookies.len()) }
+    });
+    for (server, cookie) in cookies.iter().flat_map(|one| [one; 20]) {
+        let said = talk.ask("GET", "/", cookie, b"");
+        assert_eq!((&said.body, said.field("Set-Cookie")), (server, None), "{}", said.head);
+    }
+    change(&gate, "p/p1", r#"{"state":"maint"}"#);
+    let [of_p, of_q] = [&b"p1"[..], b"q1"].map(|name| cookies[name].clone());
+    for _ in 0..20 {
+        assert_eq!(talk.ask("GET", "/", &of_p, b"").body, b"p2", "the pool has another");
+    }
+    change(&gate, "q/q1", r#"{"state":"drain"}"#);
+    for _ in 0..20 {
+        let said = talk.ask("GET", "/", &of_q, b"");
+        assert_eq!(said.body, b"p2", "a pool without servers yields its clients");
+        assert!(said.field("Set-Cookie").is_some(), "{}", said.head);
+    }
+}
+
+#[test]
 fn a_server_in_maintenance_is_not_checked_and_comes_back_after_a_check() {
     let (a, b) = (Checked::start("a"), Checked::start("b"));
     let gate = checked([&a, &b]);

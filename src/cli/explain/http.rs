@@ -9,7 +9,7 @@ use sluicegate_l7::route::spec::{ActionSpec, MirrorSpec, SplitBy};
 use super::{Asked, Question, Sticky, pool};
 use crate::config::plan::{HttpListener, Plan};
 use crate::config::units::size_text;
-use crate::http::explain::{Explained, Fate, explain as judge, head_of};
+use crate::http::explain::{Explained, Fate, explain as judge, head_of, names_server};
 use crate::http::{Rules, Site};
 use crate::observe::labels::Labels;
 use crate::registry::ListenerId;
@@ -71,15 +71,16 @@ fn said(plan: &Arc<Plan>, site: &Site, question: &Question, found: &Explained, t
     match &found.fate {
         Fate::Forward { route, pool: at, line, host, flow, sticky } => {
             let _ = writeln!(text, "route     {}", route_name(site, *route));
+            let cookie = site.table.spec(*route).sticky.as_ref().zip(*sticky);
+            let sticky = cookie.map(|(spec, value)| Sticky { spec, value });
             if let ActionSpec::Split { pools, by } = &site.table.spec(*route).action {
-                let _ = writeln!(text, "split     {}", shares(plan, pools, *by));
+                let named = sticky.as_ref().filter(|own| names_server(plan, *at, own.value));
+                let _ = writeln!(text, "split     {}", shares(plan, pools, *by, named));
             }
             let _ = writeln!(text, "sends     {line}, Host: {host}");
             if let Some(mirror) = &site.table.spec(*route).mirror {
                 let _ = writeln!(text, "mirror    {}", copies(plan, mirror));
             }
-            let cookie = site.table.spec(*route).sticky.as_ref().zip(*sticky);
-            let sticky = cookie.map(|(spec, value)| Sticky { spec, value });
             pool(plan, *at, &Asked { client: found.client, flow: *flow, sticky }, text);
         }
         Fate::Redirect { route, status, location } => {
@@ -138,11 +139,16 @@ fn copies(plan: &Plan, mirror: &MirrorSpec) -> String {
     )
 }
 
-fn shares(plan: &Plan, pools: &[(usize, u32)], by: SplitBy) -> String {
+/// `named`: the cookie that chose the pool.
+fn shares(plan: &Plan, pools: &[(usize, u32)], by: SplitBy, named: Option<&Sticky<'_>>) -> String {
     let total: u32 = pools.iter().map(|(_, weight)| weight).sum();
     let share =
         |(pool, weight): &(usize, u32)| format!("{} {weight} of {total}", plan.pools[*pool].name);
     let all: Vec<String> = pools.iter().map(share).collect();
+    if let Some(Sticky { spec, .. }) = named {
+        let cookie = &spec.cookie;
+        return format!("{}: by the cookie `{cookie}`, which names a server", all.join(", "));
+    }
     let by = match by {
         SplitBy::Request => "by chance; what follows is an example",
         SplitBy::Client => "by the client's address",
@@ -356,6 +362,28 @@ servers = { u1 = "10.0.1.11:8080", u2 = "10.0.1.12:8080" }
         assert_eq!(told.matches("\nnot       s").count(), 7, "{told}");
         let stranger = with_routes(route, get, &["Cookie: sg=0000000000000001"]);
         assert_eq!(stranger, with_routes(route, get, &[]), "it names nobody");
+    }
+
+    #[test]
+    fn a_sticky_cookie_chooses_the_pool_of_a_split() {
+        let route = "[[listener.web.route]]\nsplit = { app = 1, other = 1 }\n\
+                     sticky = { cookie = \"sg\" }\n[pool.other]\nservers = { o = \"10.1.0.1:80\" }\n";
+        for (pool, server, address) in [("app", "s7", "10.0.0.7:80"), ("other", "o", "10.1.0.1:80")]
+        {
+            let at = crate::net::Endpoint::Ip(address.parse().unwrap());
+            let value = crate::balance::sticky_key(pool, server, &at);
+            let cookie = format!("Cookie: sg={value:016x}");
+            let told = with_routes(route, "GET http://x.test/", &[&cookie]);
+            assert!(
+                told.contains(&format!("server    {server} ({address}), weight 1\n")),
+                "{told}"
+            );
+            let split =
+                "split     app 1 of 2, other 1 of 2: by the cookie `sg`, which names a server\n";
+            assert!(told.contains(split), "{told}");
+        }
+        let stranger = with_routes(route, "GET http://x.test/", &["Cookie: sg=0000000000000001"]);
+        assert!(stranger.contains("by chance"), "{stranger}");
     }
 
     #[test]
