@@ -24,7 +24,7 @@ pub enum Outcome {
     Compress(Algorithm),
 }
 
-/// What becomes of one field line of a compressed answer.
+/// What becomes of one field line of an answer that is compressed, or whose body is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     Keep,
@@ -208,7 +208,7 @@ pub fn lacks_vary(fields: &dyn Fields) -> bool {
     !items(fields, "vary").any(|item| item == b"*" || item.eq_ignore_ascii_case(b"accept-encoding"))
 }
 
-/// What becomes of a line of an answer that is compressed.
+/// What becomes of a line of an answer that is compressed, or whose body is changed.
 #[must_use]
 pub fn change(name: &[u8], value: &[u8]) -> Change {
     const OF_THE_BYTES: [&str; 7] = [

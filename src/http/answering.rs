@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sluicegate_l7::compress::Encoder;
 use sluicegate_l7::http1::response::ResponseHead;
-use sluicegate_l7::http1::{Body, Fields, Framing};
+use sluicegate_l7::http1::{Body, Fields, Framing, Method};
 
 use super::bodies::{self, Fit};
 use super::errand::Errand;
@@ -55,20 +55,21 @@ impl<D: Driver> Session<D> {
         let closes = !errand.keep_alive
             || self.office.is_draining()
             || (!flow.has_all() && head.status != 101);
-        match self.changes(errand, fields, inbox.bytes(), &head) {
+        let fit = self.changes(errand, fields, inbox.bytes(), &head);
+        match fit {
             Fit::Json => {
                 let arrival = Arrival { upstream, inbox, head };
                 let changing = self.finish_changed(pool, errand, arrival, fields, flow, account);
                 return Box::pin(changing).await;
             }
-            Fit::Other => {}
+            Fit::Unseen | Fit::Other => {}
             Fit::Encoded => {
                 return self.fail(Reason::BadUpstream, errand, flow.has_all(), account).await;
             }
         }
         account.status = head.status;
         let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
-        terms.sticky = self.sticky_for(errand, &upstream);
+        (terms.changed, terms.sticky) = (fit == Fit::Unseen, self.sticky_for(errand, &upstream));
         terms.upstream = account.upstream;
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
@@ -116,7 +117,10 @@ impl<D: Driver> Session<D> {
     fn changes(&self, errand: &Errand, fields: &Fields, bytes: &[u8], head: &ResponseHead) -> Fit {
         let chain = self.site.chain(Some(errand.route));
         match self.site.rules.answer_changes(chain).next() {
-            Some(_) => bodies::changes_answer(fields, bytes, head),
+            Some(_) => {
+                let is_head = errand.method == Method::Head;
+                bodies::changes_answer(fields, bytes, head, is_head)
+            }
             None => Fit::Other,
         }
     }
@@ -152,7 +156,7 @@ impl<D: Driver> Session<D> {
         let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes);
         terms.sticky = self.sticky_for(errand, &upstream);
         terms.upstream = account.upstream;
-        (terms.compress, terms.passage) = (None, Passage::Raw);
+        (terms.changed, terms.compress, terms.passage) = (true, None, Passage::Raw);
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, &bytes, &head, fields, terms, &mut out);
         out.extend_from_slice(&body);

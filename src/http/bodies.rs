@@ -21,6 +21,8 @@ use crate::stream::StreamError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     Json,
+    /// The head of an answer whose body would be changed, if it came.
+    Unseen,
     /// It goes on as it is.
     Other,
     /// JSON that would have to be decoded first.
@@ -215,6 +217,18 @@ fn write_body(body: &[u8], draft: &mut Vec<u8>) {
 }
 
 /// Whether the answer is one whose body is changed.
-pub fn changes_answer(fields: &Fields, bytes: &[u8], head: &ResponseHead) -> Fit {
-    fit(&Lines { bytes, fields }, head.framing)
+pub fn changes_answer(fields: &Fields, bytes: &[u8], head: &ResponseHead, is_head: bool) -> Fit {
+    let lines = Lines { bytes, fields };
+    match head.status {
+        // A part of a document is none.
+        206 => Fit::Other,
+        // It speaks of what was changed when it came, and seldom says of what type that is.
+        304 => Fit::Unseen,
+        // As if there were a body.
+        _ if is_head => match fit(&lines, Framing::UntilClose) {
+            Fit::Json => Fit::Unseen,
+            _ => Fit::Other,
+        },
+        _ => fit(&lines, head.framing),
+    }
 }

@@ -474,7 +474,7 @@ fn decide(
     if bench.site.rules.request_changes(chain).next().is_some() {
         match bodies::fit(&case.lines, case.head.framing) {
             Fit::Json => errand.changes_body = true,
-            Fit::Other => {}
+            Fit::Unseen | Fit::Other => {}
             Fit::Encoded => return Err(Reject::BodyCoding),
         }
     }

@@ -24,6 +24,8 @@ pub enum Passage {
 pub struct Terms {
     pub passage: Passage,
     pub compress: Option<Algorithm>,
+    /// A policy changes the body: what the server says of its bytes is true no more.
+    pub changed: bool,
     /// Another client would get it compressed: caches have to know.
     pub varies: bool,
     /// Of the cookie that keeps the client at this server.
@@ -71,7 +73,7 @@ pub fn terms(
             Passage::Raw
         }
     };
-    Terms { passage, compress, varies, sticky: None, upstream: None, closes }
+    Terms { passage, compress, changed: false, varies, sticky: None, upstream: None, closes }
 }
 
 /// Appends the head for the client.
@@ -142,6 +144,7 @@ pub fn write_interim(
     let terms = Terms {
         passage: Passage::Raw,
         compress: None,
+        changed: false,
         varies: false,
         sticky: None,
         upstream: None,
@@ -173,7 +176,8 @@ fn write_lines(
     out: &mut Vec<u8>,
 ) {
     let cors = site.replaced(errand.route()).cors;
-    let keeps_length = terms.compress.is_none() && tells_length(head);
+    let other_bytes = terms.changed || terms.compress.is_some();
+    let keeps_length = !other_bytes && tells_length(head);
     for field in fields.end_to_end() {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         let dropped = match field.known {
@@ -184,8 +188,7 @@ fn write_lines(
         if dropped {
             continue;
         }
-        let change =
-            if terms.compress.is_some() { compress::change(name, value) } else { Change::Keep };
+        let change = if other_bytes { compress::change(name, value) } else { Change::Keep };
         let weak: &[u8] = match change {
             Change::Drop => continue,
             Change::Weaken => b"W/",

@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use super::backend::{Backend, Reply};
 use super::gate::Gate;
 use super::http::{read_answer, read_head};
+use super::talk::Talk;
 
 /// A server that lets `converse` answer the request whose head it has read.
 fn server(converse: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
@@ -89,4 +91,77 @@ fn a_body_that_comes_slowly_is_waited_for_as_long_as_it_comes() {
     let (head, body) = read_answer(&mut client);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert_eq!(body, b"{\"a\":1,\"c\":3}");
+}
+
+/// What a server says of the bytes of its document.
+const OF_THE_BYTES: [(&str, &str); 6] = [
+    ("ETag", "\"v1\""),
+    ("Accept-Ranges", "bytes"),
+    ("Content-MD5", "bXk="),
+    ("Digest", "sha-256=bXk="),
+    ("Content-Digest", "sha-256=:bXk=:"),
+    ("Repr-Digest", "sha-256=:bXk=:"),
+];
+
+/// A gate that changes the answers of a server with one document, of which it also gives parts.
+fn with_document(kind: &'static str) -> (Gate, Backend) {
+    let backend = Backend::start(move |seen| {
+        let lines = OF_THE_BYTES.map(|(name, value)| format!("{name}: {value}\r\n"));
+        let fields = format!("Content-Type: {kind}\r\n{}", lines.concat());
+        let (status, more, body) = match (seen.field("If-None-Match"), seen.field("Range")) {
+            (Some(_), _) => ("304 Not Modified", "Content-Length: 7\r\n", ""),
+            (_, Some(_)) => {
+                let more = "Content-Range: bytes 0-2/7\r\nContent-Length: 3\r\n";
+                ("206 Partial Content", more, "{\"a")
+            }
+            _ => ("200 OK", "Content-Length: 7\r\n", "{\"a\":1}"),
+        };
+        let body = if seen.line().starts_with("HEAD ") { "" } else { body };
+        Reply::raw(format!("HTTP/1.1 {status}\r\n{fields}{more}\r\n{body}"))
+    });
+    (gate(backend.address, "response = { set = { b = 2 } }"), backend)
+}
+
+#[test]
+fn a_part_of_a_document_passes_as_it_is() {
+    let (gate, _backend) = with_document("application/json");
+    let said = Talk::to(&gate, "web").ask("GET", "/", "Range: bytes=0-2\r\n", b"");
+    assert_eq!((said.status, &said.body[..]), (206, &b"{\"a"[..]), "{}", said.head);
+    for (name, value) in OF_THE_BYTES {
+        assert_eq!(said.field(name), Some(value), "{}", said.head);
+    }
+}
+
+#[test]
+fn what_a_server_says_of_bytes_that_are_changed_goes_with_them() {
+    let (gate, _backend) = with_document("application/json");
+    let mut talk = Talk::to(&gate, "web");
+    let whole = talk.get("/");
+    assert_eq!(whole.body, b"{\"a\":1,\"b\":2}");
+    assert_eq!(whole.field("Content-Length"), Some("13"));
+    let head = talk.ask("HEAD", "/", "", b"");
+    let known = talk.ask("GET", "/", "If-None-Match: W/\"v1\"\r\n", b"");
+    for said in [&head, &known] {
+        assert_eq!(said.field("Content-Length"), None, "{}", said.head);
+    }
+    for said in [&whole, &head, &known] {
+        assert_eq!(said.field("ETag"), Some("W/\"v1\""), "{}", said.head);
+        for (name, _) in &OF_THE_BYTES[1..] {
+            assert_eq!(said.field(name), None, "{}", said.head);
+        }
+    }
+    assert_eq!((head.status, known.status), (200, 304));
+}
+
+#[test]
+fn what_is_said_of_bytes_that_no_policy_changes_stays() {
+    let (gate, _backend) = with_document("text/plain");
+    let mut talk = Talk::to(&gate, "web");
+    for method in ["GET", "HEAD"] {
+        let said = talk.ask(method, "/", "", b"");
+        assert_eq!(said.field("Content-Length"), Some("7"), "{}", said.head);
+        for (name, value) in OF_THE_BYTES {
+            assert_eq!(said.field(name), Some(value), "{}", said.head);
+        }
+    }
 }
