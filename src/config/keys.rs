@@ -271,6 +271,22 @@ pub enum Text {
     Moment,
 }
 
+impl Text {
+    /// Whether `"file:/path"` stands for what the file says when it is read. Certificates and
+    /// their keys are no such form: whoever serves them reads them, and looks at them for itself.
+    #[must_use]
+    pub const fn is_in_file(self) -> bool {
+        matches!(
+            self,
+            Self::Secret { .. }
+                | Self::RedisUrl
+                | Self::Jwks
+                | Self::PasswordHash
+                | Self::Body { .. }
+        )
+    }
+}
+
 impl Key {
     #[must_use]
     pub const fn new(name: &'static str, kind: Kind, doc: &'static str) -> Self {

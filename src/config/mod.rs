@@ -65,9 +65,11 @@ pub use report::Report;
 pub use seats::TooMany;
 pub use walk::{NAME_BYTES_MAX, is_name};
 
+use fields::Fields;
 use include::Reading;
 use plan::Plan;
-use source::{FileId, Place};
+use report::Findings;
+use source::{FileId, Place, Sources};
 use tree::Table;
 
 /// A configuration that can be used.
@@ -76,7 +78,8 @@ pub struct Loaded {
     pub plan: Plan,
     /// Lints only; perhaps none.
     pub warnings: Report,
-    /// The named file first, then what it includes: what a watcher has to watch.
+    /// The named file first, then what it includes, then those that `file:` names for secrets and
+    /// bodies: what a watcher has to watch.
     pub files: Vec<PathBuf>,
     /// By which `include` may come to find more of them.
     pub patterns: Vec<PathBuf>,
@@ -99,8 +102,10 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 #[must_use]
 pub fn files(path: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut reading = Reading::default();
-    reading.read(path);
-    (reading.paths, reading.patterns)
+    let root = reading.read(path);
+    let Reading { sources, mut found, mut paths, patterns, .. } = reading;
+    paths.extend(walk(&sources, &mut found, root).1);
+    (paths, patterns)
 }
 
 /// The same for text that is in no file yet; `name` decides the format and stands in messages.
@@ -115,14 +120,14 @@ pub fn load_text(name: &str, text: &[u8]) -> Result<Loaded, Report> {
 
 fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     let hash = reading.hash();
-    let Reading { sources, mut found, paths, patterns, .. } = reading;
+    let Reading { sources, mut found, mut paths, patterns, .. } = reading;
     if found.errors() > 0 && root.entries.is_empty() {
         // The file itself could not be read: it lacks nothing else.
         return Err(found.finish(sources));
     }
     let shown = shown::root(&root);
-    let top = Place::top(FileId(0));
-    let fields = walk::Walk { sources: &sources, found: &mut found, hides: false }.root(root, top);
+    let (fields, named) = walk(&sources, &mut found, root);
+    paths.extend(named);
     let draft = build::Draft::new(&fields, &mut found);
     cross::check(&draft, &mut found);
     cross_http::check(&draft, &mut found);
@@ -137,6 +142,13 @@ fn check(reading: Reading, root: Table) -> Result<Loaded, Report> {
     let outline = Outline::of(&fields, &sources);
     let plan = draft.into_plan(shown, hash);
     Ok(Loaded { plan, warnings: found.finish(sources), files: paths, patterns, outline })
+}
+
+/// What the files say, and the files that stand for some of the values.
+fn walk(sources: &Sources, found: &mut Findings, root: Table) -> (Fields, Vec<PathBuf>) {
+    let mut walk = walk::Walk { sources, found, hides: false, files: Vec::new() };
+    let fields = walk.root(root, Place::top(FileId(0)));
+    (fields, walk.files)
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub static RUNTIME: Section = Section {
         Key::new(
             "watch",
             Kind::Bool,
-            "Reload when the configuration file or one that it includes changes, or `include` finds another.",
+            "Reload when a file of the configuration changes: the one that was named, those that it includes, those that `file:` names for secrets and bodies; and when `include` finds another. Certificates and their keys are looked at in any case.",
         )
         .or_bool(false),
     ],

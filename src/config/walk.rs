@@ -5,6 +5,7 @@
 //! checked here.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::blank;
 use super::code;
@@ -71,6 +72,8 @@ pub struct Walk<'a> {
     pub found: &'a mut Findings,
     /// Below a name that credentials have: what is refused there is not told.
     pub hides: bool,
+    /// Those that stand for a value, whether they could be read or not.
+    pub files: Vec<PathBuf>,
 }
 
 /// What a table is called and where messages about all of it point.
@@ -248,6 +251,12 @@ impl Walk<'_> {
             if !matches!(found, Value::Text(text) if names_it(text)) {
                 self.found.mask(place);
             }
+        }
+        if let (Kind::Text(form), Value::Text(text)) = (kind, found)
+            && form.is_in_file()
+            && let Some(path) = text.strip_prefix("file:")
+        {
+            self.files.push(dir.join(path));
         }
         let has_secret = matches!((kind, found), (Kind::Text(form), Value::Text(text))
             if blank::text(*form, text) != *text);

@@ -1,8 +1,9 @@
-//! `runtime.watch`: a reload when the configuration files change.
+//! `runtime.watch`: a reload when the files of the configuration change, those that `file:` names
+//! for secrets and bodies among them.
 //!
 //! Looked at once a second, by inode, size and time, with whatever the patterns of `include` find
-//! by then. A change is acted upon when it has stayed
-//! the same for one more look, so that a file is not read while it is being written.
+//! by then. A change is acted upon when it has stayed the same for one more look, so that a file
+//! is not read while it is being written.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;

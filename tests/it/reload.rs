@@ -236,6 +236,40 @@ fn a_watched_file_is_read_again_when_it_changes() {
 }
 
 #[test]
+fn a_secret_in_a_watched_file_is_read_again_when_it_changes() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let token = dir.path().join("token");
+    std::fs::write(&token, "the-first-of-two-tokens\n").expect("written");
+    let admin = format!(
+        "version = 1\n[runtime]\nwatch = true\n[admin]\nbind = \"{{admin}}\"\ntoken = \"file:{}\"\n",
+        token.display()
+    );
+    let rest = [listener("a", "p"), pool("p", &[("s", echo("one"))])].concat();
+    let gate = Gate::start(&[admin, rest].concat());
+    let ask = |token: &str| {
+        let mut talk = Talk::to(&gate, "admin");
+        talk.host = "localhost".to_owned();
+        talk.ask("GET", "/v1/status", &format!("Authorization: Bearer {token}\r\n"), b"").status
+    };
+    assert_eq!((ask("the-first-of-two-tokens"), ask("the-other-of-two-tokens")), (200, 401));
+    // As what is mounted is replaced. The first look is what later ones are compared with:
+    // another change may be needed.
+    let mut written = None::<Instant>;
+    until("the other token is taken", || {
+        if written.is_none_or(|at| at.elapsed() > PATIENCE / 4) {
+            std::fs::write(dir.path().join("fresh"), "the-other-of-two-tokens\n").expect("written");
+            std::fs::rename(dir.path().join("fresh"), &token).expect("it is ours");
+            written = Some(Instant::now());
+        }
+        match ask("the-other-of-two-tokens") {
+            200 => Ok(()),
+            status => Err(status),
+        }
+    });
+    assert_eq!(ask("the-first-of-two-tokens"), 401);
+}
+
+#[test]
 fn a_file_that_comes_to_match_a_pattern_of_include_is_read() {
     let (one, two) = (echo("one"), echo("two"));
     let dir = tempfile::tempdir().expect("a temporary directory");

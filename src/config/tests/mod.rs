@@ -317,3 +317,36 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
     let allowed = |c: char| c == '\n' || !c.is_control();
     assert!(text.chars().all(allowed), "{text:?}");
 }
+
+#[test]
+fn files_that_stand_for_values_are_among_those_to_watch_also_if_they_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let config = "version = 1\n[admin]\nbind = \"127.0.0.1:0\"\ntoken = \"file:token\"\n\
+        [log]\naccess = \"file:access.log\"\n[listener.web]\nbind = \"127.0.0.1:0\"\n\
+        mode = \"http\"\n[[listener.web.route]]\npolicies = [\"own\", \"keys\", \"login\"]\n\
+        respond = { status = 200, body = \"file:body\" }\n\
+        [policy.own]\ntype = \"jwt\"\nsecret = \"file:secret\"\nalgorithms = [\"HS256\"]\n\
+        [policy.keys]\ntype = \"jwt\"\nkeys = \"file:keys\"\n\
+        [policy.login]\ntype = \"basic\"\n[consumer.c]\nbasic = \"file:hash\"\n";
+    std::fs::write(at("main.toml"), config).unwrap();
+    let named = ["token", "body", "secret", "keys", "hash"];
+    let mut wanted: Vec<_> = named.map(at).to_vec();
+    wanted.push(at("main.toml"));
+    wanted.sort();
+    assert!(load(&at("main.toml")).is_err(), "none is there yet");
+    let (mut files, _) = files(&at("main.toml"));
+    files.sort();
+    assert_eq!(files, wanted);
+    for name in named {
+        std::fs::write(at(name), "0123456789abcdef0123456789abcdef").unwrap();
+    }
+    std::fs::copy(repository("tests/corpus/keys/jwks.json"), at("keys")).unwrap();
+    let hash = "$2b$04$bLGYbLGYbLGYbLGYbLGYbOmzkzsoJvSBKAdhuHC1e6qN5DgMfKaPy";
+    std::fs::write(at("hash"), hash).unwrap();
+    let loaded = load(&at("main.toml")).unwrap_or_else(|report| panic!("{}", report.render(false)));
+    let mut files = loaded.files;
+    assert_eq!(files[0], at("main.toml"));
+    files.sort();
+    assert_eq!(files, wanted);
+}
