@@ -255,29 +255,38 @@ fn texts(said: &Said) -> impl Iterator<Item = (&str, Place)> {
     })
 }
 
+const ALTERNATIVES: &str =
+    "it can have jwt, api-key, basic, client-cert, introspection and, as the last, forward-auth";
+
+fn no_alternative(name: &str, own: &str) -> String {
+    format!("`{name}` in `of` of policy `{own}` is no policy that finds out who it is")
+}
+
 fn alternatives(draft: &Draft<'_>, own: &str, fields: &Fields, found: &mut Findings) {
     let Some(said) = fields.said("of") else { return };
-    for (name, place) in texts(said) {
+    let mut names = texts(said).peekable();
+    while let Some((name, place)) = names.next() {
         let path = fields.path_of("of");
         let Some(&at) = draft.policy_names.get(name) else {
             no_such(draft, &fields.title, name, place, path, found);
             continue;
         };
-        let fits = match &draft.policies.specs[at].kind {
-            Kind::Auth(auth) => !matches!(auth.by, Credential::Any(_) | Credential::ForwardAuth(_)),
-            _ => false,
+        let (name, own) = (clip(name), clip(own));
+        let (message, hint) = match &draft.policies.specs[at].kind {
+            Kind::Auth(auth) => match auth.by {
+                Credential::ForwardAuth(_) if names.peek().is_some() => (
+                    format!(
+                        "`{name}` in `of` of policy `{own}` asks its service about every request, \
+                         so what stands behind it is never tried"
+                    ),
+                    "put the policy of type forward-auth last",
+                ),
+                Credential::Any(_) => (no_alternative(&name, &own), ALTERNATIVES),
+                _ => continue,
+            },
+            _ => (no_alternative(&name, &own), ALTERNATIVES),
         };
-        if !fits {
-            let message = format!(
-                "`{}` in `of` of policy `{}` is no policy that finds out by a credential who it is",
-                clip(name),
-                clip(own)
-            );
-            let finding = Finding::new(code::BAD_CHAIN, place, path, message);
-            found.add(
-                finding.hint("it can have jwt, api-key, basic, client-cert and introspection"),
-            );
-        }
+        found.add(Finding::new(code::BAD_CHAIN, place, path, message).hint(hint));
     }
 }
 

@@ -330,7 +330,7 @@ pub(super) static ANY: Section = kind_of(
         Key::new(
             "of",
             Kind::OneOrList { of: &Kind::Text(Text::PolicyName), min: 1, max: 16 },
-            "Policies that say who it is.",
+            "Policies that say who it is. One of type forward-auth, which asks about every request, only as the last.",
         )
         .required(),
         OPTIONAL,

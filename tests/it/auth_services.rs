@@ -427,3 +427,36 @@ fn a_service_that_names_a_consumer_who_cannot_be_one_lets_nobody_in() {
         assert_eq!(last(&backend).field("X-Consumer-Id"), consumer, "{path}");
     }
 }
+
+#[test]
+fn among_alternatives_a_service_is_asked_when_no_other_credential_is_there() {
+    let auth = Backend::start(|seen| match seen.field("Cookie") {
+        Some("login=carol") => Reply::raw("HTTP/1.1 204 No Content\r\nX-User: carol\r\n\r\n"),
+        _ => Reply::raw("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let backend = echo();
+    let rest = format!(
+        "[policy.either]\ntype = \"any\"\nof = [\"token\", \"ask\"]\n\
+         [policy.token]\ntype = \"jwt\"\nsecret = \"{SECRET}\"\n\
+         [policy.ask]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n\
+         consumer = \"header:X-User\"\n",
+        auth.address
+    );
+    let gate = gate(&backend, "policies = [\"either\"]", &rest);
+    let known = |fields: &str| {
+        let answer = get(&gate, "/a", fields);
+        assert_eq!(status(&answer), 200, "{answer}");
+        let seen = last(&backend);
+        ["X-Consumer-Id", "X-Consumer-Auth"].map(|name| seen.field(name).unwrap_or("").to_owned())
+    };
+    let claims = json!({ "sub": "bob", "exp": unix_now() + 600 });
+    let bearer = format!("Authorization: Bearer {}\r\n", token(&claims));
+    assert_eq!(known(&bearer), ["bob", "token"]);
+    assert_eq!(auth.seen().len(), 0, "the token decides");
+    assert_eq!(known("Cookie: login=carol\r\n"), ["carol", "ask"]);
+    assert_eq!(status(&get(&gate, "/a", "")), 401);
+    assert_eq!(auth.seen().len(), 2);
+    let bad = "Authorization: Bearer nonsense\r\nCookie: login=carol\r\n";
+    assert_eq!(status(&get(&gate, "/a", bad)), 401);
+    assert_eq!(auth.seen().len(), 2, "a bad token decides too");
+}
