@@ -61,7 +61,7 @@ reasons! {
     TooLarge "too-large" "The request's head, address or body was larger than the listener allows."
     Unauthorized "unauthorized" "A policy asked for a credential, and there was none, or a bad one."
     Forbidden "forbidden" "It is known who asked, and a policy (`acl`, or an auth service) says that they may not."
-    AuthUnavailable "auth-unavailable" "Credentials could not be checked: no keys were fetched yet, or the auth service did not answer within its `timeout`."
+    AuthUnavailable "auth-unavailable" "Credentials could not be checked: no keys were fetched yet, or the auth service did not answer within its `timeout`, or with an error of its own (5xx)."
     RateLimited "rate-limited" "A `rate-limit` policy had no token left for this client, or it had too many bad credentials (`max_failures`)."
     Quota "quota" "A `quota` policy was used up for this hour, day or month."
     Overloaded "overloaded" "A `concurrency` policy was at its limit, too many passwords waited, or the store of a limit did not answer and its policy says `on_error = \"deny\"`."
@@ -88,6 +88,8 @@ impl Reason {
             401 => Self::Unauthorized,
             429 => Self::RateLimited,
             300..=399 => Self::Ok,
+            // It broke: nothing is known of who asks.
+            500..=599 => Self::AuthUnavailable,
             _ => Self::Forbidden,
         }
     }

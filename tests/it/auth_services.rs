@@ -460,3 +460,49 @@ fn among_alternatives_a_service_is_asked_when_no_other_credential_is_there() {
     assert_eq!(status(&get(&gate, "/a", bad)), 401);
     assert_eq!(auth.seen().len(), 2, "a bad token decides too");
 }
+
+#[test]
+fn a_group_that_would_be_two_in_a_list_is_none() {
+    let idp = issuer(",\"sub\":\"erin\",\"roles\":[\"a,b\",\"c\"]");
+    let backend = echo();
+    let rest = opaque(&idp, "groups = \"claim:roles\"\n");
+    let rest = format!(
+        "{rest}[policy.token]\ntype = \"jwt\"\nsecret = \"{SECRET}\"\ngroups = \"claim:roles\"\n\
+         [[listener.web.route]]\nmatch = {{ path = \"/jwt\" }}\npool = \"app\"\n\
+         policies = [\"!opaque\", \"token\"]\n"
+    );
+    let gate = gate(&backend, "policies = [\"opaque\"]", &rest);
+    let claims = json!({ "sub": "erin", "exp": unix_now() + 600, "roles": ["a,b", "c"] });
+    for (path, token) in [("/a", "opaque".to_owned()), ("/jwt", token(&claims))] {
+        let answer = get(&gate, path, &format!("Authorization: Bearer {token}\r\n"));
+        assert_eq!(status(&answer), 200, "{answer}");
+        assert_eq!(last(&backend).field("X-Consumer-Groups"), Some("c"), "{path}");
+    }
+}
+
+#[test]
+fn the_log_tells_a_service_that_broke_from_one_that_refuses() {
+    let auth = Backend::start(|seen| {
+        let status = seen.field("X-Forwarded-Uri").unwrap_or("/500").trim_start_matches('/');
+        Reply::raw(format!("HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n\r\n"))
+    });
+    let backend = echo();
+    let rest =
+        format!("[policy.ask]\ntype = \"forward-auth\"\nurl = \"http://{}/\"\n", auth.address);
+    let gate = gate(&backend, "policies = [\"ask\"]", &rest);
+    let told = [
+        (401, "unauthorized"),
+        (403, "forbidden"),
+        (500, "auth-unavailable"),
+        (503, "auth-unavailable"),
+    ];
+    for (code, _) in told {
+        assert_eq!(status(&get(&gate, &format!("/{code}"), "")), code);
+    }
+    // Two workers, two queues: the lines need not come in the order of the requests.
+    let logged = gate.log(told.len());
+    for (code, reason) in told {
+        let line = logged.iter().find(|line| line["status"] == code).expect("a line");
+        assert_eq!(line["reason"], reason, "{line}");
+    }
+}

@@ -139,6 +139,13 @@ pub fn is_id(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
+/// Whether this can be a group: `X-Consumer-Groups` is a list, and a name with a comma would be two
+/// groups there.
+#[must_use]
+pub fn is_group(text: &str) -> bool {
+    is_id(text) && !text.contains(',')
+}
+
 /// The declared consumers.
 #[derive(Debug, Default)]
 pub struct Consumers {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluicegate_l7::policy::Denial;
 use sluicegate_l7::policy::claims::Claims;
-use sluicegate_l7::policy::consumer::{Principal, is_id};
+use sluicegate_l7::policy::consumer::{Principal, is_group, is_id};
 use sluicegate_l7::policy::credential::{self, Found};
 use sluicegate_l7::policy::jwt;
 use sluicegate_l7::policy::limit_lines::LimitLine;
@@ -326,7 +326,7 @@ pub(super) fn principal_of<D: Driver>(
         return Err(challenge(spec, Some("the token names no consumer")));
     };
     let groups = identity.groups.as_ref().map(|selector| {
-        claims.texts(selector).map(Cow::into_owned).filter(|group| is_id(group)).collect()
+        claims.texts(selector).map(Cow::into_owned).filter(|group| is_group(group)).collect()
     });
     let mut lines = Vec::new();
     for (name, selector) in &identity.forward {
