@@ -114,6 +114,8 @@ codes! {
     TRUSTS_ALL "W414" "everybody is trusted, or nobody verified";
     NO_EFFECT "W415" "a setting that has no effect where it stands";
     UNUSED_POLICY "W416" "a policy that no listener or route uses";
+    NO_STARTTLS "W417" "a listener that cannot answer PostgreSQL clients who ask for TLS";
+    SAME_TOKEN "W418" "one secret where two are meant";
 }
 
 #[cfg(test)]

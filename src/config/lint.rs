@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::build::{Draft, ListenerDraft, PoolDraft, says_servers};
 use super::code;
 use super::fields::{Fields, Said};
-use super::plan::{Balance, BindAddr, HashBy, OnDown, Server, ServerAddr, Timeouts};
+use super::plan::{Balance, BindAddr, HashBy, Mode, OnDown, Server, ServerAddr, Timeouts};
 use super::report::{Finding, Findings};
 use super::source::Place;
 use super::units::duration_text;
@@ -45,6 +45,7 @@ pub fn check(draft: &Draft<'_>, found: &mut Findings) {
         on_unix(listener, draft, found);
         limits(listener, found);
         networks(listener, found);
+        starttls(listener, draft, found);
     }
     timeouts(draft, found);
     secrets(draft, found);
@@ -249,6 +250,32 @@ fn networks(listener: &ListenerDraft<'_>, found: &mut Findings) {
     }
 }
 
+/// What a PostgreSQL client asks first, where TLS to the servers begins before the client's bytes:
+/// the question would go through inside, and no server answers it there.
+fn starttls(listener: &ListenerDraft<'_>, draft: &Draft<'_>, found: &mut Findings) {
+    let fields = listener.fields;
+    // With `sni` clients begin with a hello, and with `tls` they are answered by the listener.
+    if listener.plan.mode != Mode::Tcp || fields.has("tls") || fields.has("sni") {
+        return;
+    }
+    for pool in listener.pools().into_iter().map(|pool| &draft.pools[pool]) {
+        let Some(tls) = pool.fields.table("tls").filter(|tls| tls.has("starttls")) else {
+            continue;
+        };
+        let message = format!(
+            "listener `{}` has no answer for PostgreSQL clients who ask for TLS, as they do by \
+             default (sslmode=prefer): pool `{}` passes their question on inside its own TLS",
+            clip(listener.name),
+            clip(pool.name)
+        );
+        let hint = "give the listener tls = { cert, key, starttls = \"postgres\" }, or let clients \
+                    say sslmode=disable";
+        let (place, path) = (fields.place_of("pool"), fields.path_of("pool"));
+        let finding = Finding::new(code::NO_STARTTLS, place, path, message).hint(hint);
+        found.add(finding.related(tls.place_of("starttls"), "TLS begins here"));
+    }
+}
+
 /// Timeouts of which one can never happen. Each contradiction is told once, at the nearer of the
 /// two settings that was said.
 fn timeouts(draft: &Draft<'_>, found: &mut Findings) {
@@ -351,6 +378,27 @@ fn secrets(draft: &Draft<'_>, found: &mut Findings) {
         for key in keys {
             plain_secret(fields, key, found);
         }
+    }
+    if let Some(fields) = admin {
+        same_tokens(fields, found);
+    }
+}
+
+fn same_tokens(admin: &Fields, found: &mut Findings) {
+    let value = |key| match admin.scalar(key) {
+        Some(Scalar::Secret { value, .. }) => Some(value),
+        _ => None,
+    };
+    let (token, read) = (value("token"), value("read_token"));
+    if token.is_some() && token == read {
+        let message = format!(
+            "`read_token` of {} is the same as `token`: whoever has it can do everything",
+            admin.title
+        );
+        let hint = "make another one with `openssl rand -hex 16`";
+        let (place, path) = (admin.place_of("read_token"), admin.path_of("read_token"));
+        let finding = Finding::new(code::SAME_TOKEN, place, path, message).hint(hint);
+        found.add(finding.related(admin.place_of("token"), "`token` is here"));
     }
 }
 
