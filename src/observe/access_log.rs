@@ -13,19 +13,24 @@
 //!   tried anew, and a torn line is ended first. Said once on stderr, not once a line.
 //! - A4: the file is opened anew between two writes, and a write is whole lines; so each line is
 //!   in one file, the old or the new one.
+//! - A5: opening a pipe waits for nobody: one without a reader is an error. Nor does the end of
+//!   the process wait for this thread past [`FINISH_DEADLINE`], whatever the thread waits for.
 
-use std::fs::File as StdFile;
+use std::fs::{File as StdFile, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::{Notify, oneshot};
 
 use super::clock::WallClock;
@@ -43,6 +48,10 @@ mod file;
 
 /// A write that takes longer is a log that does not take lines.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for the thread: what it allows itself, and as long again
+/// for a disk that lets it wait.
+const FINISH_DEADLINE: Duration = WRITE_DEADLINE.saturating_mul(2);
 
 /// How often the queues are emptied: often enough that 8,192 places are a second's worth at
 /// 80,000 sessions, seldom enough that an idle process sleeps.
@@ -91,11 +100,20 @@ pub fn open(access: &plan::AccessLog) -> io::Result<Option<Target>> {
             Ok(Some(Target { file, torn: false }))
         }
         plan::AccessLog::File(path) => {
-            let file = StdFile::options().append(true).create(true).open(path)?;
+            let file = open_at_once(StdFile::options().append(true).create(true), path)?;
             let torn = file.metadata()?.is_file() && ends_within_a_line(path);
             Ok(Some(Target { file, torn }))
         }
     }
+}
+
+/// Opens without waiting for the other side of a pipe (A5). What is open then waits as any other
+/// file: the stall clock sees it.
+fn open_at_once(options: &mut OpenOptions, path: &Path) -> io::Result<StdFile> {
+    let file = options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
 }
 
 /// Why [`open`] failed, in a sentence that says what to do.
@@ -105,6 +123,10 @@ pub fn explain(access: &plan::AccessLog, error: &io::Error) -> String {
         return format!("the access log cannot be opened: {error}");
     };
     let remedy = match error.kind() {
+        // fifo(7), of a pipe; unix(7), of a socket's file.
+        _ if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+            "it is a pipe that nobody reads, so start its reader first"
+        }
         io::ErrorKind::NotFound => "make the directory that it is in",
         io::ErrorKind::PermissionDenied => "let the user that this runs as write there",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
@@ -121,7 +143,7 @@ pub fn explain(access: &plan::AccessLog, error: &io::Error) -> String {
 /// taken to be whole.
 fn ends_within_a_line(path: &Path) -> bool {
     let mut last = [b'\n'];
-    let read = StdFile::open(path).and_then(|mut file| {
+    let read = open_at_once(StdFile::options().read(true), path).and_then(|mut file| {
         file.seek(io::SeekFrom::End(-1))?;
         file.read_exact(&mut last)
     });
@@ -145,7 +167,8 @@ struct Writing {
 pub struct AccessLog {
     /// Dropped to stop.
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+    /// Says at first how the start went; closed when the thread has ended.
+    thread: Receiver<io::Result<()>>,
 }
 
 impl AccessLog {
@@ -161,8 +184,8 @@ impl AccessLog {
         snapshot: impl Fn() -> Arc<Snapshot> + Send + 'static,
     ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
-        let (ready, started) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
+        let (ready, thread) = sync_channel(1);
+        std::thread::Builder::new().name("access-log".into()).spawn(move || {
             let runtime = match AsyncRuntime::new(shared.engine) {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(ready.send(Err(error))),
@@ -172,17 +195,24 @@ impl AccessLog {
             let writer = Writer::new(shared, file, state, log);
             let clean = runtime.block_on(writer.run(snapshot, async { drop(stopped.await) }));
             // A write that nobody takes would keep its end waiting for ever.
-            if clean { runtime.finish() } else { runtime.abandon() }
+            if clean {
+                runtime.finish();
+            } else {
+                runtime.abandon();
+            }
+            drop(ready);
         })?;
-        started.recv().unwrap_or_else(|_| Err(io::Error::other("the log died at its start")))?;
+        thread.recv().unwrap_or_else(|_| Err(io::Error::other("the log died at its start")))?;
         Ok(Self { stop, thread })
     }
 
-    /// Writes what is left, for at most [`WRITE_DEADLINE`]. Blocks.
+    /// Writes what is left, for at most [`WRITE_DEADLINE`]. Blocks, for no longer than
+    /// [`FINISH_DEADLINE`].
     pub fn finish(self) {
         drop(self.stop);
-        // A panic there has been printed; there is nothing to save.
-        let _ = self.thread.join();
+        // It says nothing more. A panic there has been printed, and a thread that waits for a
+        // disk that is gone ends with the process: there is nothing to save.
+        let _ = self.thread.recv_timeout(FINISH_DEADLINE);
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nix::unistd::Uid;
 use serde_json::Value;
 
@@ -187,4 +188,32 @@ fn a_killed_process_leaves_whole_lines_and_the_next_one_goes_on_below() {
     // Each of the two may have been killed within a write.
     assert!(broken.len() <= 2, "{broken:?}");
     assert!(text.contains("\"/1\""), "{text}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_holds_up_neither_a_reload_nor_the_log_nor_the_end() {
+    let backend = Backend::start(|_| Reply::ok("hello"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (path, old) = (dir.path().join("access.log"), dir.path().join("old.log"));
+    let text = config(&format!("access = \"file:{}\"", path.display()), &backend);
+    let mut gate = Gate::start(&text);
+    let pipe = dir.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("it is new");
+    gate.rewrite(&text.replace("access.log", "pipe"));
+    let (_, answer) = gate.admin("POST", "/v1/reload");
+    assert!(answer.contains("a pipe that nobody reads"), "{answer}");
+    // The same by SIGHUP, where nobody waits for an answer: the path is a pipe now.
+    gate.rewrite(&text);
+    std::fs::rename(&path, &old).expect("it is there");
+    std::fs::rename(&pipe, &path).expect("it is there");
+    gate.signal(Signal::SIGHUP);
+    until("it says that the old file goes on", || {
+        let said = gate.diagnostics();
+        if said.contains("lines go where they went before") { Ok(()) } else { Err(said) }
+    });
+    self::answer(gate.connect("web"), "/after", "");
+    let lines = lines(&old, 1);
+    assert!(lines[0].contains("/after"), "{lines:?}");
+    gate.signal(Signal::SIGTERM);
+    assert!(gate.wait_exit().success());
 }

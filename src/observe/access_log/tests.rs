@@ -196,6 +196,72 @@ fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is(engine: Engine) {
     assert_eq!(text.lines().count(), 3);
 }
 
+fn pipe_in(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    path
+}
+
+/// What `work` returns, on a thread of its own, because the claim is that it returns.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, waits) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    waits.recv_timeout(Duration::from_secs(10)).expect("it returns")
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_refused_at_once_and_one_with_a_reader_waits_as_a_file_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let access = plan::AccessLog::File(pipe_in(dir.path()));
+    let asked = access.clone();
+    let error = in_time(move || open(&asked).map(drop)).unwrap_err();
+    let said = explain(&access, &error);
+    assert!(said.contains("a pipe that nobody reads"), "{said}");
+    let reader = StdFile::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(dir.path().join("pipe"))
+        .unwrap();
+    let target = open(&access).unwrap().unwrap();
+    let flags = OFlag::from_bits_retain(fcntl(&target.file, FcntlArg::F_GETFL).unwrap());
+    assert!(flags.contains(OFlag::O_APPEND) && !flags.contains(OFlag::O_NONBLOCK), "{flags:?}");
+    drop(reader);
+}
+
+fn a_pipe_that_nobody_reads_takes_no_lines_from_the_file_before_it(engine: Engine) {
+    let dir = tempfile::tempdir().unwrap();
+    let old = dir.path().join("old.log");
+    let file = open(&plan::AccessLog::File(old.clone())).unwrap();
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    let (shared, snapshot) = (shared(engine, 3), snapshot_with(&pipe_in(dir.path())));
+    state.reopen();
+    let said = log.clone();
+    let running = AccessLog::start(shared, file, state, log, move || snapshot.clone()).unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    while said.lines().is_empty() {
+        assert!(Instant::now() < until, "never said so");
+        pause(Duration::from_millis(5));
+    }
+    in_time(move || running.finish());
+    let line = &said.lines()[0];
+    assert!(line.contains("nobody reads") && line.contains("went before"), "{line}");
+    assert_eq!(std::fs::read_to_string(old).unwrap().lines().count(), 3);
+}
+
+fn the_end_waits_for_no_thread_that_waits_for_ever(engine: Engine) {
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    let dir = tempfile::tempdir().unwrap();
+    let file = open(&plan::AccessLog::File(dir.path().join("access.log"))).unwrap();
+    let (_never, nothing) = std::sync::mpsc::channel::<()>();
+    let nothing = std::sync::Mutex::new(nothing);
+    let hangs = move || {
+        let _ = nothing.lock().unwrap().recv();
+        snapshot()
+    };
+    let running = AccessLog::start(shared(engine, 1), file, state, log, hangs).unwrap();
+    in_time(move || running.finish());
+}
+
 fn half_a_line_of_somebody_who_was_killed_is_ended_first(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
@@ -238,5 +304,7 @@ on_both_engines! {
     a_reader_that_stops_makes_the_log_stalled_and_nothing_waits,
     a_file_that_is_renamed_again_and_again_loses_and_doubles_no_line,
     a_file_that_cannot_be_opened_anew_goes_on_where_it_is,
+    a_pipe_that_nobody_reads_takes_no_lines_from_the_file_before_it,
+    the_end_waits_for_no_thread_that_waits_for_ever,
     half_a_line_of_somebody_who_was_killed_is_ended_first,
 }
