@@ -90,6 +90,7 @@ pub(super) async fn live(
         serve(&desk, &reloader, &upgrader, &workers, &mut commands).await
     };
     reloader.release_sockets();
+    upgrader.give_up();
     drop(upgrader);
     if let (Command::HandedOver { .. }, Some(admin)) = (&command, admin) {
         admin.abort();

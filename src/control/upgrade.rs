@@ -7,18 +7,21 @@
 //!
 //! Both have the same sockets, so a client in an accept queue is served by either. Until the new
 //! process says that it accepts, the old one does; if the new one ends before, nothing has
-//! happened. The new process reads the configuration by itself.
+//! happened. If the old one is told to stop meanwhile, it ends the new one first. The new process
+//! reads the configuration by itself.
 //!
 //! The descriptors travel over its standard input, with `SCM_RIGHTS` (unix(7)). A service manager
 //! that listens for us (`LISTEN_FDS`, sd_listen_fds(3)) is taken over from in the same way.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
@@ -182,6 +185,7 @@ pub(super) struct Upgrader {
     /// point.
     program: Option<PathBuf>,
     busy: Rc<Cell<bool>>,
+    successor: Arc<Expected>,
 }
 
 impl Upgrader {
@@ -192,12 +196,18 @@ impl Upgrader {
         commands: Teller,
     ) -> Self {
         let program = std::env::current_exe().ok();
-        Self { desk, reloader, admin, commands, program, busy: Rc::default() }
+        let (busy, successor) = (Rc::default(), Arc::default());
+        Self { desk, reloader, admin, commands, program, busy, successor }
     }
 
     /// Whether another process is on its way.
     pub fn is_busy(&self) -> bool {
         self.busy.get()
+    }
+
+    /// No other process is wanted any more: one that is on its way ends now.
+    pub fn give_up(&self) {
+        self.successor.give_up();
     }
 
     /// Starts another process; [`Told::HandedOver`] comes when it accepts.
@@ -211,18 +221,22 @@ impl Upgrader {
             Ok(sockets)
         });
         let (desk, commands, busy) = (self.desk.clone(), self.commands.clone(), self.busy.clone());
-        let program = self.program.clone();
+        let (program, successor) = (self.program.clone(), self.successor.clone());
         tokio::task::spawn_local(async move {
             desk.log.info("upgrade: starting the program again");
+            let expected = successor.clone();
             let work = move || {
                 let sockets = sockets.map_err(|error| format!("no descriptor: {error}"))?;
                 let program = program.ok_or("the program's file is not known")?;
-                hand_over(&program, &sockets)
+                hand_over(&program, &sockets, &expected)
             };
             let done = tokio::task::spawn_blocking(work).await;
             match done.unwrap_or_else(|_| Err("a defect in handing over".to_owned())) {
                 // Closed: this process is at its end anyway.
                 Ok(pid) => drop(commands.send(Told::HandedOver { pid }).await),
+                Err(_) if successor.is_given_up() => {
+                    desk.log.info("upgrade: given up, because this process was told to stop");
+                }
                 Err(error) => {
                     busy.set(false);
                     let text = format!("upgrade: {error}; this process serves on");
@@ -235,63 +249,122 @@ impl Upgrader {
 }
 
 /// Starts another process of the program, hands it the sockets and waits until it accepts.
-/// Takes as long as that takes. Returns the process.
+/// Takes as long as that takes, or until `expected` is given up. Returns the process.
 ///
 /// # Errors
 /// Why it does not accept, in a sentence; it is not running then.
-pub(super) fn hand_over(program: &Path, sockets: &[(Place, Vec<OwnedFd>)]) -> Result<u32, String> {
+fn hand_over(
+    program: &Path,
+    sockets: &[(Place, Vec<OwnedFd>)],
+    expected: &Expected,
+) -> Result<u32, String> {
     let said = |what: &str| {
         let program = program.display().to_string();
         let what = what.to_owned();
         move |error: io::Error| format!("{program}: {what}: {error}")
     };
     let (ours, theirs) = UnixStream::pair().map_err(said("no socket to hand over with"))?;
-    let child = Command::new(program)
+    let line = ours.try_clone().map_err(said("no socket to hand over with"))?;
+    let mut command = Command::new(program);
+    command
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, "1")
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
         // The watchdog of the service is to be fed by whoever is its main process.
         .env_remove("WATCHDOG_PID")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .spawn()
-        .map_err(said("cannot be started"))?;
-    let mut child = Started(Some(child));
-    send(ours, sockets).and_then(await_ready).map_err(|error| {
-        let status = child.end();
+        .stdin(Stdio::from(OwnedFd::from(theirs)));
+    expected.start(&mut command, line).map_err(said("cannot be started"))?;
+    // It has the other end too; only the child may, so that its end is seen.
+    drop(command);
+    let done = send(ours, sockets).and_then(await_ready);
+    // Whoever gave it up has ended it.
+    let given_up = || format!("{}: given up", program.display());
+    let mut child = expected.take().ok_or_else(given_up)?;
+    done.map_err(|error| {
+        let status = end(&mut child);
         let status = status.map_or_else(String::new, |status| format!(" ({status})"));
         format!("{} does not get ready{status}: {error}", program.display())
     })?;
-    let child = child.0.take();
-    Ok(child.map_or(0, |child| child.id()))
+    Ok(child.id())
 }
 
-/// A process that ends with this, unless it has been let go.
-struct Started(Option<Child>);
+/// The new process, while a thread waits for it that only a word of the process or its end wakes.
+#[derive(Debug, Default)]
+struct Expected(Mutex<Expectation>);
 
-impl Started {
-    /// Ends it; how it ended, if it did by itself.
-    fn end(&mut self) -> Option<String> {
-        let mut child = self.0.take()?;
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let mut status = None;
-        while status.is_none() && Instant::now() < deadline {
-            status = child.try_wait().ok().flatten();
-            std::thread::yield_now();
+#[derive(Debug, Default)]
+enum Expectation {
+    #[default]
+    Nobody,
+    /// The line is the one that the thread reads.
+    Started { child: Child, line: UnixStream },
+    /// For good: this process is at its end.
+    GivenUp,
+}
+
+impl Expected {
+    fn state(&self) -> MutexGuard<'_, Expectation> {
+        // It is whole at every moment.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the process, unless it is given up already.
+    fn start(&self, command: &mut Command, line: UnixStream) -> io::Result<()> {
+        let mut state = self.state();
+        if matches!(*state, Expectation::GivenUp) {
+            return Err(io::ErrorKind::Interrupted.into());
         }
-        if status.is_none() {
-            // It is ours, and it hangs.
-            let _ = child.kill();
-            let _ = child.wait();
+        *state = Expectation::Started { child: command.spawn()?, line };
+        Ok(())
+    }
+
+    /// The process, which is its taker's from now on; `None` if it was given up.
+    fn take(&self) -> Option<Child> {
+        let mut state = self.state();
+        match std::mem::take(&mut *state) {
+            Expectation::Started { child, .. } => Some(child),
+            other => {
+                *state = other;
+                None
+            }
         }
-        status.map(|status| status.to_string())
+    }
+
+    /// Ends the process, if there is one that does not accept yet, and lets the thread go.
+    fn give_up(&self) {
+        let before = std::mem::replace(&mut *self.state(), Expectation::GivenUp);
+        if let Expectation::Started { mut child, line } = before {
+            kill(&mut child);
+            // A process that it has started may have its end of the line too.
+            let _ = line.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(*self.state(), Expectation::GivenUp)
     }
 }
 
-impl Drop for Started {
-    fn drop(&mut self) {
-        self.end();
+/// Ends a process that does not get ready; how it ended, if it did by itself.
+fn end(child: &mut Child) -> Option<String> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let mut status = None;
+    while status.is_none() && Instant::now() < deadline {
+        status = child.try_wait().ok().flatten();
+        std::thread::yield_now();
     }
+    if status.is_none() {
+        // It is ours, and it hangs.
+        kill(child);
+    }
+    status.map(|status| status.to_string())
+}
+
+fn kill(child: &mut Child) {
+    // It may have ended by itself.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn send(mut to: UnixStream, sockets: &[(Place, Vec<OwnedFd>)]) -> io::Result<UnixStream> {
@@ -411,8 +484,34 @@ mod tests {
         for (program, words) in
             [("/nonexistent/sg", "cannot be started"), ("/bin/true", "exit status: 0")]
         {
-            let error = hand_over(Path::new(program), &[]).unwrap_err();
+            let error = hand_over(Path::new(program), &[], &Expected::default()).unwrap_err();
             assert!(error.contains(program) && error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_program_that_hangs_ends_when_it_is_given_up_and_none_is_started_after() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("hangs");
+        // The second one has the line too, and outlives the first.
+        std::fs::write(&program, "#!/bin/sh\nsleep 30 > /dev/null 2>&1 &\nexec sleep 600\n")
+            .unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let expected = Arc::new(Expected::default());
+        let (waited, handing) = (expected.clone(), program.clone());
+        let (done, over) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(hand_over(&handing, &[], &waited)));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !matches!(*expected.state(), Expectation::Started { .. }) {
+            assert!(Instant::now() < deadline, "never started");
+            std::thread::yield_now();
+        }
+        expected.give_up();
+        let error = over.recv_timeout(Duration::from_secs(10)).expect("it ends").unwrap_err();
+        assert!(error.contains("given up"), "{error}");
+        let error = hand_over(&program, &[], &expected).unwrap_err();
+        assert!(error.contains("cannot be started"), "{error}");
     }
 }

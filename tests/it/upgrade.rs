@@ -1,6 +1,7 @@
 //! The program replaced under its clients, by SIGUSR2.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Instant;
 
@@ -125,6 +126,31 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
     let mut reign = Reign::of(&gate);
     reign.upgrade();
     assert_eq!(open(gate.address("raw")).expect("the new one").1, "e");
+}
+
+#[test]
+fn the_word_to_stop_ends_a_new_process_that_hangs_and_then_the_old_one() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = dir.path().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_sluicegate"), &program).expect("a copy to be replaced");
+    let run = format!("exec {} \"$@\"", program.display());
+    let address = free_address();
+    let mut gate =
+        Gate::start_wrapped(&["sh", "-c", &run], &config(dir.path(), echo("e"), address));
+    let (fresh, pid_file) = (dir.path().join("fresh"), dir.path().join("pid"));
+    let hangs = format!("#!/bin/sh\necho $$ > {}\nexec sleep 600\n", pid_file.display());
+    std::fs::write(&fresh, hangs).expect("it is written");
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::rename(fresh, program).expect("it is there");
+    gate.signal(Signal::SIGUSR2);
+    let pid: i32 = until("the new program hangs", || {
+        std::fs::read_to_string(&pid_file).unwrap_or_default().trim().parse()
+    });
+    gate.signal(Signal::SIGTERM);
+    assert!(gate.wait_exit().success(), "long before the new one is late");
+    assert!(kill(Pid::from_raw(pid), None).is_err(), "the new one has ended too");
+    let said = gate.diagnostics();
+    assert!(said.contains("upgrade: given up"), "{said}");
 }
 
 /// Binds the address in its first argument, and becomes the command in the others, with the
