@@ -177,7 +177,9 @@ pub(super) static HTTP: Section = section(
 pub(super) static COMPRESSION: Section = section(
     "`compression`",
     "[listener.NAME.compression]",
-    "Compresses answers for clients that accept it. `{}` means all the defaults; in a route `false` switches it off.",
+    "Compresses answers for clients that accept it. `{}` means all the defaults; in a route `false` switches it off. A \
+     worker compresses so many answers at once as fit into 64 MiB: 56 with `br`, 136 with `gzip`; what comes beyond goes \
+     out as it is.",
     &[
         Key::new(
             "algorithms",

@@ -5,14 +5,13 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use sluicegate_l7::compress::Encoder;
 use sluicegate_l7::http1::response::ResponseHead;
 use sluicegate_l7::http1::{Body, Fields, Framing, Method};
 
 use super::bodies::{self, Fit};
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
-use super::reply::{self, Passage};
+use super::reply;
 use super::session::{Account, Passed, Session, Then};
 use super::upstream::Upstream;
 use crate::l4::Outcome;
@@ -68,11 +67,13 @@ impl<D: Driver> Session<D> {
             }
         }
         account.status = head.status;
-        let mut terms = reply::terms(&self.site, errand, inbox.bytes(), &head, fields, closes);
-        (terms.changed, terms.sticky) = (fit == Fit::Unseen, self.sticky_for(errand, &upstream));
-        terms.upstream = account.upstream;
+        let room = |algorithm| self.office.encoders().have_room(algorithm);
+        let bytes = inbox.bytes();
+        let mut terms = reply::terms(&self.site, errand, bytes, &head, fields, closes, room);
+        (terms.sticky, terms.upstream) = (self.sticky_for(errand, &upstream), account.upstream);
+        terms.changed = fit == Fit::Unseen;
         let mut out = self.office.draft();
-        reply::write_head(&self.site, errand, inbox.bytes(), &head, fields, terms, &mut out);
+        reply::write_head(&self.site, errand, bytes, &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
             let sent = self.send_in_time(&out, errand.timeouts.body).await;
@@ -83,8 +84,8 @@ impl<D: Driver> Session<D> {
             };
         }
         let body = Body::new(head.framing, &self.site.limits.of_answers());
-        let encoder = terms.compress.map(|algorithm| Box::new(Encoder::new(algorithm)));
-        let mut answer = Flow::new(body, terms.passage, encoder, out);
+        let squeezer = terms.compress.map(|algorithm| self.office.encoders().add(algorithm));
+        let mut answer = Flow::new(body, terms.passage, squeezer, out);
         let idle = self.office.timeouts(self.site.listener, pool).idle;
         let gaps = Gaps { source: idle, target: errand.timeouts.body };
         let result = self.exchange(gaps, &mut upstream, &mut inbox, flow, &mut answer).await;
@@ -153,10 +154,10 @@ impl<D: Driver> Session<D> {
         head.framing = Framing::Length(body.len() as u64);
         let closes = !errand.keep_alive || self.office.is_draining() || !flow.is_through();
         account.status = head.status;
-        let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes);
+        let mut terms = reply::terms(&self.site, errand, &bytes, &head, fields, closes, |_| false);
         terms.sticky = self.sticky_for(errand, &upstream);
         terms.upstream = account.upstream;
-        (terms.changed, terms.compress, terms.passage) = (true, None, Passage::Raw);
+        terms.changed = true;
         let mut out = self.office.draft();
         reply::write_head(&self.site, errand, &bytes, &head, fields, terms, &mut out);
         out.extend_from_slice(&body);

@@ -6,12 +6,12 @@
 
 use std::task::{Context, Poll};
 
-use sluicegate_l7::compress::Encoder;
 use sluicegate_l7::http1::chunked::{self, CHUNK_END, ChunkHead};
 use sluicegate_l7::http1::{Body, Reject};
 
 use super::mirror::Copying;
 use super::reply::Passage;
+use super::squeezing::Squeezer;
 use super::trailers::Trailers;
 use crate::runtime::driver::Driver;
 use crate::runtime::tasks::Inbox;
@@ -38,7 +38,7 @@ pub enum Broken {
 pub struct Flow {
     body: Body,
     passage: Passage,
-    encoder: Option<Box<Encoder>>,
+    squeezer: Option<Squeezer>,
     /// Framed for the target, and how much of it is sent.
     pending: Vec<u8>,
     sent: usize,
@@ -63,17 +63,12 @@ pub struct Flow {
 
 impl Flow {
     /// `pending` begins with the head that stands before the body.
-    pub fn new(
-        body: Body,
-        passage: Passage,
-        encoder: Option<Box<Encoder>>,
-        pending: Vec<u8>,
-    ) -> Self {
-        let framed = body.is_done() && passage == Passage::Raw && encoder.is_none();
+    pub fn new(body: Body, passage: Passage, squeezer: Option<Squeezer>, pending: Vec<u8>) -> Self {
+        let framed = body.is_done() && passage == Passage::Raw && squeezer.is_none();
         Self {
             body,
             passage,
-            encoder,
+            squeezer,
             pending,
             sent: 0,
             kept_max: 0,
@@ -178,12 +173,11 @@ impl Flow {
             if !piece.payload.is_empty() {
                 let payload = &inbox.bytes()[piece.payload.clone()];
                 self.copy = self.copy.take().and_then(|copy| copy.push(payload));
-                self.given += push_payload(
-                    payload,
-                    self.passage,
-                    self.encoder.as_deref_mut(),
-                    &mut self.pending,
-                );
+                let payload = match &mut self.squeezer {
+                    Some(squeezer) => squeezer.push(payload),
+                    None => payload,
+                };
+                self.given += push_payload(payload, self.passage, &mut self.pending);
             }
             inbox.consume(piece.consumed);
             if piece.end {
@@ -204,14 +198,23 @@ impl Flow {
         if let Some(copy) = self.copy.take() {
             copy.finish(trailers);
         }
-        if let Some(encoder) = self.encoder.take() {
-            let mut rest = Vec::new();
-            encoder.finish(&mut rest);
-            self.given += push_payload(&rest, self.passage, None, &mut self.pending);
+        if let Some(squeezer) = self.squeezer.take() {
+            let rest = squeezer.finish();
+            self.given += push_payload(&rest, self.passage, &mut self.pending);
         }
         if self.passage == Passage::Chunked {
             chunked::push_last_chunk(&mut self.pending, trailers);
         }
+    }
+
+    /// Frames what an encoder has held back, if it has. Only when nothing more of the source is at
+    /// hand: each time costs some bytes, and a client that waits for a line of a stream gets it.
+    fn flush(&mut self) -> bool {
+        let Some(squeezer) = self.squeezer.as_mut().filter(|one| one.holds_back()) else {
+            return false;
+        };
+        self.given += push_payload(squeezer.flush(), self.passage, &mut self.pending);
+        true
     }
 
     /// Moves the body on; ready when all of it is sent.
@@ -237,6 +240,7 @@ impl Flow {
                 continue;
             }
             match from.poll_recv(cx, inbox) {
+                Poll::Pending if self.flush() => {}
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => {
                     self.source_ended = true;
@@ -280,22 +284,7 @@ impl Flow {
 }
 
 /// Appends payload as the target is to get it, and says how much of it that is.
-fn push_payload(
-    payload: &[u8],
-    passage: Passage,
-    encoder: Option<&mut Encoder>,
-    out: &mut Vec<u8>,
-) -> u64 {
-    let mut squeezed = Vec::new();
-    let payload = match encoder {
-        Some(encoder) => {
-            encoder.push(payload, &mut squeezed);
-            // A client that waits for a line of a stream gets it now.
-            encoder.flush(&mut squeezed);
-            &squeezed
-        }
-        None => payload,
-    };
+fn push_payload(payload: &[u8], passage: Passage, out: &mut Vec<u8>) -> u64 {
     if payload.is_empty() {
         return 0; // an empty chunk would be the last one
     }

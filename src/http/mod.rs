@@ -27,6 +27,7 @@
 //! - `joining` a session that becomes a relay after a 101
 //! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
+//! - `squeezing` how many answers are compressed at once
 //! - `mirror` copies of requests for another pool
 //! - `upstream` connections to servers, kept alive and watched
 //! - `stealing` those that another worker has kept and does not use
@@ -57,6 +58,7 @@ mod session;
 mod shared_answers;
 pub mod shared_limits;
 mod site;
+mod squeezing;
 mod stealing;
 mod trailers;
 mod upstream;

@@ -21,6 +21,7 @@ use super::h2::{Bells, Lines};
 use super::kept_answers::Kept;
 use super::policies::{Passwords, Rules};
 use super::site::Site;
+use super::squeezing::Encoders;
 use super::upstream::{Kept as Connections, Manner, Place, Stay};
 use super::waiting::{Tickets, Told, Wait};
 use crate::balance::{FlowKey, Nobody, Rng};
@@ -85,6 +86,7 @@ pub struct Office<D: Driver> {
     stopped: Cell<Option<Reason>>,
     /// Clients that ask nothing now are not waited for.
     closes_idle: Cell<bool>,
+    encoders: Encoders,
     /// Heads under construction, kept for the next session that makes one.
     drafts: RefCell<Vec<Vec<u8>>>,
 }
@@ -133,6 +135,7 @@ impl<D: Driver> Office<D> {
             draining: Cell::new(false),
             stopped: Cell::new(None),
             closes_idle: Cell::new(false),
+            encoders: Encoders::default(),
             drafts: RefCell::default(),
         })
     }
@@ -509,6 +512,10 @@ impl<D: Driver> Office<D> {
     /// A pool whose waiting clients may move on, since the last call.
     pub fn next_room(&self) -> Option<PoolId> {
         self.room.borrow_mut().pop()
+    }
+
+    pub(super) const fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     /// An empty buffer for a head.

@@ -36,7 +36,8 @@ pub struct Terms {
     pub closes: bool,
 }
 
-/// Decides how an answer goes on.
+/// Decides how an answer goes on. `room`: whether there may be one more encoder; an answer without
+/// one tells caches all the same that others get it compressed.
 pub fn terms(
     site: &Site,
     errand: &Errand,
@@ -44,6 +45,7 @@ pub fn terms(
     head: &ResponseHead,
     fields: &Fields,
     mut closes: bool,
+    room: impl FnOnce(Algorithm) -> bool,
 ) -> Terms {
     let lines = Lines { bytes, fields };
     let spec = site.table.spec(errand.route);
@@ -60,7 +62,9 @@ pub fn terms(
     let outcome = compression
         .map_or(Outcome::Untouched, |spec| compress::decide(spec, errand.accepts, &response));
     let compress = match outcome {
-        Outcome::Compress(algorithm) if head.framing != Framing::None => Some(algorithm),
+        Outcome::Compress(algorithm) if head.framing != Framing::None && room(algorithm) => {
+            Some(algorithm)
+        }
         _ => None,
     };
     let varies = outcome != Outcome::Untouched;

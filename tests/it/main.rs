@@ -31,6 +31,7 @@ mod black_hole;
 mod browser;
 mod bulk;
 mod command_line;
+mod compression;
 mod cut_short;
 mod dashboard;
 mod dashboard_changes;
