@@ -50,6 +50,7 @@ mod hashed;
 mod hold;
 mod http;
 mod http2;
+mod http2_floods;
 mod http2_frames;
 mod http_mutations;
 mod http_servers;

@@ -1,4 +1,4 @@
-//! What a client of HTTP/2 may make us do for nothing: pure counts over the frames that pass.
+//! What a peer of HTTP/2 may make us do for nothing: pure counts over the frames that pass.
 //!
 //! The `h2` crate bounds some floods itself: resets of streams before we have looked at them,
 //! CONTINUATION frames without end, DATA frames that are mostly framing, and it answers no
@@ -8,8 +8,12 @@
 //! - *cheap* frames: those that cost us work and the client nothing (SETTINGS, PING, PRIORITY,
 //!   WINDOW_UPDATE, CONTINUATION, unknown ones, DATA without payload). Requests and data earn
 //!   more of them, since an honest client sends them along with those;
-//! - *resets*: RST_STREAM by the client (rapid reset, CVE-2023-44487), and those that it makes
+//! - *resets*: RST_STREAM by the peer (rapid reset, CVE-2023-44487), and those that it makes
 //!   us send by what it does wrong (MadeYouReset, CVE-2025-8671).
+//!
+//! A server is watched in the same way, with budgets that are larger, since the requests of many
+//! clients meet there, and are earned by those requests. Its *heads* are counted too: an answer
+//! has as many before it as the server likes (1xx), and none of them is worth anything.
 //!
 //! It also knows since when a frame or a header block is incomplete, and judges what `h2` lets
 //! pass or calls by another name: a first frame that is not SETTINGS, and frames of fixed size
@@ -36,6 +40,21 @@ const CHEAP_PER_DATA: u32 = 4;
 /// more than `max_streams`.
 const RESETS: (u32, u32) = (200, 30);
 
+/// What a server may do that nothing of ours has earned, at once and a second: some update their
+/// windows for each kilobyte that they read, and ping while nothing moves.
+const CHEAP_OF_SERVER: (u32, u32) = (10_000, 1_000);
+const CHEAP_OF_SERVER_PER_REQUEST: u32 = 32;
+const CHEAP_OF_SERVER_PER_DATA: u32 = 16;
+
+/// Resets by a server: it may refuse every request, and end its answers early.
+const RESETS_OF_SERVER: (u32, u32) = (1_000, 100);
+const RESETS_OF_SERVER_PER_REQUEST: u32 = 2;
+
+/// Heads by a server. A request has one for its answer and one for its trailers, and before them
+/// some hints; 102 is said again and again while it is worked on.
+const HEADS_OF_SERVER: (u32, u32) = (1_000, 100);
+const HEADS_OF_SERVER_PER_REQUEST: u32 = 8;
+
 /// Types of frames, RFC 9113 §6.
 mod kind {
     pub const DATA: u8 = 0;
@@ -51,7 +70,7 @@ mod kind {
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The client has had its share (RFC 9113 §10.5).
+    /// The peer has had its share (RFC 9113 §10.5).
     Flood,
     /// The first frame is not SETTINGS (§3.4).
     NoSettings,
@@ -146,13 +165,16 @@ impl Scanner {
     }
 }
 
-/// Watches one connection of a client.
+/// Watches one connection, for what its peer does.
 #[derive(Debug)]
 pub struct Guard {
     received: Scanner,
     sent: Scanner,
     cheap: Budget,
+    cheap_per_data: u32,
     resets: Budget,
+    /// `None`: a client's, whose heads are requests, and paid for elsewhere.
+    heads: Option<Budget>,
     /// The last frame received is the beginning or middle of a header block.
     in_block: bool,
     in_data: bool,
@@ -163,13 +185,16 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// For a connection of a client.
     #[must_use]
     pub fn new(now: Time) -> Self {
         Self {
             received: Scanner { skip: PREFACE.len(), ..Scanner::default() },
             sent: Scanner::default(),
             cheap: Budget::new(CHEAP, now),
+            cheap_per_data: CHEAP_PER_DATA,
             resets: Budget::new(RESETS, now),
+            heads: None,
             in_block: false,
             in_data: false,
             stalled_since: None,
@@ -178,7 +203,21 @@ impl Guard {
         }
     }
 
-    /// Why nothing more of what the client sends is to be looked at.
+    /// For a connection to a server, on which nothing was sent yet.
+    #[must_use]
+    pub fn of_server(now: Time) -> Self {
+        Self {
+            received: Scanner::default(),
+            sent: Scanner { skip: PREFACE.len(), ..Scanner::default() },
+            cheap: Budget::new(CHEAP_OF_SERVER, now),
+            cheap_per_data: CHEAP_OF_SERVER_PER_DATA,
+            resets: Budget::new(RESETS_OF_SERVER, now),
+            heads: Some(Budget::new(HEADS_OF_SERVER, now)),
+            ..Self::new(now)
+        }
+    }
+
+    /// Why nothing more of what the peer sends is to be looked at.
     #[must_use]
     pub const fn verdict(&self) -> Option<Verdict> {
         self.verdict
@@ -224,11 +263,13 @@ impl Guard {
         self.in_data = frame.kind == kind::DATA;
         let fine = match frame.kind {
             kind::HEADERS => {
-                self.cheap.earn(CHEAP_PER_HEADERS);
-                true
+                if self.heads.is_none() {
+                    self.cheap.earn(CHEAP_PER_HEADERS);
+                }
+                self.heads.as_mut().is_none_or(|heads| heads.spend(now))
             }
             kind::DATA if frame.len > 0 => {
-                self.cheap.earn(CHEAP_PER_DATA);
+                self.cheap.earn(self.cheap_per_data);
                 true
             }
             kind::RST_STREAM => self.resets.spend(now),
@@ -251,8 +292,9 @@ impl Guard {
             used += n;
             match frame {
                 Some(frame) if frame.kind == kind::DATA && frame.len > 0 => {
-                    self.cheap.earn(CHEAP_PER_DATA);
+                    self.cheap.earn(self.cheap_per_data);
                 }
+                Some(frame) if frame.kind == kind::HEADERS => self.on_head_sent(),
                 // A code that is cut off counts as well; `h2` writes such a frame at once.
                 Some(frame) if frame.kind == kind::RST_STREAM => {
                     let ours = bytes.get(used..used + 4).is_some_and(|code| OURS.contains(&code));
@@ -261,6 +303,15 @@ impl Guard {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// A request's, if it goes to a server.
+    fn on_head_sent(&mut self) {
+        if let Some(heads) = &mut self.heads {
+            heads.earn(HEADS_OF_SERVER_PER_REQUEST);
+            self.resets.earn(RESETS_OF_SERVER_PER_REQUEST);
+            self.cheap.earn(CHEAP_OF_SERVER_PER_REQUEST);
         }
     }
 }
@@ -308,6 +359,51 @@ mod tests {
             }
             assert_eq!(passes(&frame(kind::RST_STREAM, 0, 4), step), RESETS.0 as usize);
         }
+    }
+
+    /// One of a server that has greeted, and was sent the preface.
+    fn guard_of_server() -> Guard {
+        let mut guard = Guard::of_server(Time::ZERO);
+        guard.send(&[PREFACE, &frame(kind::SETTINGS, 0, 6)].concat(), Time::ZERO);
+        guard.receive(&frame(kind::SETTINGS, 0, 6), Time::ZERO);
+        guard
+    }
+
+    #[test]
+    fn each_kind_of_flood_by_a_server_ends_too() {
+        for (kind, size, passes) in [
+            (kind::PRIORITY, 5, CHEAP_OF_SERVER.0 - 1),
+            (kind::SETTINGS, 6, CHEAP_OF_SERVER.0 - 1),
+            (kind::PING, 8, CHEAP_OF_SERVER.0 - 1),
+            (kind::WINDOW_UPDATE, 4, CHEAP_OF_SERVER.0 - 1),
+            (0xFE, 0, CHEAP_OF_SERVER.0 - 1),
+            (kind::DATA, 0, CHEAP_OF_SERVER.0 - 1),
+            (kind::HEADERS, 8, HEADS_OF_SERVER.0),
+            (kind::RST_STREAM, 4, RESETS_OF_SERVER.0),
+        ] {
+            let mut guard = guard_of_server();
+            let flood = frame(kind, END_HEADERS, size);
+            guard.receive(&flood.repeat(passes as usize), Time::ZERO);
+            assert!(!is_over(&guard), "{kind}");
+            guard.receive(&flood, Time::ZERO);
+            assert!(is_over(&guard), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_answers_never_ends_whatever_comes_with_its_answers() {
+        let (head, data) = (frame(kind::HEADERS, END_HEADERS, 9), frame(kind::DATA, 0, 100));
+        let update = frame(kind::WINDOW_UPDATE, 0, 4);
+        let mut guard = guard_of_server();
+        for _ in 0..20_000 {
+            // A request of two frames; hints, an answer with trailers, and the stream's end.
+            guard.send(&[&head[..], &data, &data].concat(), Time::ZERO);
+            guard.receive(&update.repeat(16), Time::ZERO);
+            guard.receive(&head.repeat(4), Time::ZERO);
+            guard.receive(&[&data[..], &frame(kind::PING, 0, 8)].concat(), Time::ZERO);
+            guard.receive(&[&head[..], &frame(kind::RST_STREAM, 0, 4)].concat(), Time::ZERO);
+        }
+        assert_eq!(guard.verdict(), None);
     }
 
     #[test]

@@ -29,17 +29,11 @@ pub struct Wire<D: Driver> {
     /// Bytes at the front of `inbox` that have passed the guard.
     passed: usize,
     out: Inbox,
-    /// `None`: a server's connection.
-    pub guard: Option<Guard>,
+    pub guard: Guard,
 }
 
 impl<D: Driver> Wire<D> {
-    pub const fn new(
-        stream: Stream<D>,
-        inbox: Inbox,
-        shell: Rc<Shell<D>>,
-        guard: Option<Guard>,
-    ) -> Self {
+    pub const fn new(stream: Stream<D>, inbox: Inbox, shell: Rc<Shell<D>>, guard: Guard) -> Self {
         Self { stream, inbox, shell, passed: 0, out: Inbox::new(), guard }
     }
 
@@ -51,10 +45,7 @@ impl<D: Driver> Wire<D> {
             }
         }
         if self.passed == 0 {
-            self.passed = match &mut self.guard {
-                Some(guard) => guard.receive(self.inbox.bytes(), self.shell.now()),
-                None => self.inbox.len(),
-            };
+            self.passed = self.guard.receive(self.inbox.bytes(), self.shell.now());
         }
         if self.passed == 0 {
             // The guard's word is heard when the connection is polled again.
@@ -76,9 +67,7 @@ impl<D: Driver> Wire<D> {
             ready!(self.poll_out(cx))?;
         }
         let n = bytes.len().min(GATHERED_MAX);
-        if let Some(guard) = &mut self.guard {
-            guard.send(&bytes[..n], self.shell.now());
-        }
+        self.guard.send(&bytes[..n], self.shell.now());
         let fits = self.shell.reserve(&mut self.out, n);
         debug_assert!(fits, "twice GATHERED_MAX fits an inbox");
         self.out.push(&bytes[..n]);

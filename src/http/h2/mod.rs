@@ -8,13 +8,13 @@
 //!  stream of a listener ─ io (guard) ─ h2 ─┬─ task: message ─ session ─▶ HTTP/1 server
 //!                                          ├─ task: message ─ session ─┐
 //!                                          └─ …                        │
-//!  line to a server ──── io ────────── h2 ─── message ◀────────────────┘
+//!  line to a server ──── io (guard) ─ h2 ─── message ◀─────────────────┘
 //! ```
 //!
 //! - `server` a client's connection and its streams
 //! - `upstream` shared connections to servers
 //! - `message` one stream in HTTP/1's form, `head` and `body` its parts
-//! - `guard` what a client may make us do for nothing
+//! - `guard` what a peer may make us do for nothing
 //! - `io` the connection as `h2` reads and writes it
 //! - `watch` who is to be called when the worker drains
 

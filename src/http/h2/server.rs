@@ -107,7 +107,7 @@ pub async fn serve<D: Driver>(
 ) -> Outcome {
     let shell = Rc::clone(office.shell());
     let guard = Guard::new(shell.now());
-    let wire = Rc::new(RefCell::new(Wire::new(stream, inbox, Rc::clone(&shell), Some(guard))));
+    let wire = Rc::new(RefCell::new(Wire::new(stream, inbox, Rc::clone(&shell), guard)));
     let ledger = Ledger {
         open: Cell::new(0),
         quiet_since: Cell::new(shell.now()),
@@ -209,7 +209,7 @@ impl<D: Driver> Host<D> {
     }
 
     fn poll(&mut self, cx: &mut std::task::Context<'_>, until: Time) -> Poll<Event> {
-        let verdict = self.wire.borrow().guard.as_ref().and_then(Guard::verdict);
+        let verdict = self.wire.borrow().guard.verdict();
         if let Some(verdict) = verdict
             && !matches!(self.leaving, Some(Leaving::Now { .. }))
         {
@@ -258,7 +258,7 @@ impl<D: Driver> Host<D> {
             Some(Leaving::Drain) => ledger.quiet_since.get() + GOODBYE_MAX,
             None => ledger.quiet_since.get() + wait,
         };
-        let stalled = self.wire.borrow().guard.as_ref().and_then(Guard::stalled_since);
+        let stalled = self.wire.borrow().guard.stalled_since();
         idle.min(stalled.map_or(Time::NEVER, |since| since + timeouts.header))
     }
 
@@ -267,7 +267,7 @@ impl<D: Driver> Host<D> {
         if self.deadline() > now {
             return;
         }
-        let stalled = self.wire.borrow().guard.as_ref().and_then(Guard::stalled_since);
+        let stalled = self.wire.borrow().guard.stalled_since();
         match stalled {
             // Of a client that has begun a request it is not said that it was idle, whichever of
             // the two times is over first.

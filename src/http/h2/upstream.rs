@@ -3,7 +3,8 @@
 //! A line carries as many requests as its server allows; when it is full, or the server says
 //! GOAWAY, or it breaks, a new one is opened. Requests that come while one is being opened wait
 //! for it: a burst opens one line, not a hundred. A task per line moves its frames, and ends it
-//! when it was not used for the pool's `keepalive.timeout`.
+//! when it was not used for the pool's `keepalive.timeout`, or when the server sends more for
+//! nothing than the guard lets it.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future as _, poll_fn};
@@ -14,6 +15,7 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 
+use super::guard::Guard;
 use super::io::{Hold, Wire};
 use super::message::ClientMessage;
 use super::watch::Bell;
@@ -236,7 +238,8 @@ impl<D: Driver> Office<D> {
             return Err(Failed::Tls);
         }
         let shell = Rc::clone(self.shell());
-        let wire = Wire::new(stream, Inbox::default(), shell, None);
+        let guard = Guard::of_server(shell.now());
+        let wire = Wire::new(stream, Inbox::default(), shell, guard);
         let wire = Rc::new(RefCell::new(wire));
         let mut builder = h2::client::Builder::new();
         builder
@@ -246,7 +249,7 @@ impl<D: Driver> Office<D> {
             .header_table_size(HEADER_TABLE)
             .max_send_buffer_size(SEND_BUFFER_MAX);
         let (sender, connection) = builder
-            .handshake::<_, Bytes>(Hold(wire))
+            .handshake::<_, Bytes>(Hold(Rc::clone(&wire)))
             .await
             .map_err(|_| Failed::Connect(ConnectResult::Reset))?;
         let line = Rc::new(Line {
@@ -257,7 +260,7 @@ impl<D: Driver> Office<D> {
             closed: Cell::new(false),
             bell: self.bells().add(),
         });
-        self.shell().spawn(run(Rc::clone(self), pool, connection, Rc::clone(&line)));
+        self.shell().spawn(run(Rc::clone(self), pool, wire, connection, Rc::clone(&line)));
         Ok(line)
     }
 }
@@ -266,6 +269,7 @@ impl<D: Driver> Office<D> {
 async fn run<D: Driver>(
     office: Rc<Office<D>>,
     pool: PoolId,
+    wire: Rc<RefCell<Wire<D>>>,
     mut connection: Connection<Hold<D>, Bytes>,
     line: Rc<Line>,
 ) {
@@ -276,7 +280,9 @@ async fn run<D: Driver>(
         let work = poll_fn(|cx| {
             line.bell.set(cx);
             let ended = Pin::new(&mut connection).poll(cx).is_ready();
-            if ended || line.is_over(office.is_draining()) {
+            // Whoever waits on the line finds it broken, and says `server-reset`.
+            let is_flood = wire.borrow().guard.verdict().is_some();
+            if ended || is_flood || line.is_over(office.is_draining()) {
                 Poll::Ready(())
             } else {
                 Poll::Pending
