@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use super::admin::{json, talk};
 use super::deadline::{PATIENCE, until};
@@ -139,6 +140,27 @@ fn a_crowd_that_says_nothing_keeps_nobody_out() {
         open if open < before + 10 => Ok(()),
         open => Err(open),
     });
+}
+
+#[test]
+fn a_crowd_whose_bodies_do_not_come_keeps_nobody_out() {
+    let gate = gate("");
+    let head = format!("PATCH {SERVER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n");
+    let crowd: Vec<TcpStream> = (0..CROWD / 2)
+        .map(|_| {
+            let mut stream = gate.connect("admin");
+            stream.write_all(head.as_bytes()).expect("it is sent");
+            stream
+        })
+        .collect();
+    let mut stream = gate.connect("admin");
+    // Less than any of them is waited for.
+    stream.set_read_timeout(Some(Duration::from_secs(8))).expect("an option of a socket");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is sent");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).expect("an answer before theirs");
+    assert_eq!(&head, b"HTTP/1.1 200");
+    drop(crowd);
 }
 
 #[test]

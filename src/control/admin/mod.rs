@@ -39,7 +39,7 @@ use crate::config::plan::BindAddr;
 use crate::runtime::worker::pairs_max;
 use answers::Answer;
 use patience::Patience;
-use places::{Place, Places};
+use places::{Busy, Place, Places};
 
 /// Connections at once where descriptors are plenty: scrapers, a few people, their scripts.
 const CONNECTIONS_MAX: usize = 256;
@@ -174,7 +174,7 @@ async fn connection(
         let (place, context) = (place.clone(), context.clone());
         async move {
             let busy = place.busy();
-            let mut answer = answer(request, &context).await;
+            let mut answer = answer(request, &context, &busy).await;
             answer.body_mut().keep(busy);
             Ok::<_, Infallible>(answer)
         }
@@ -198,13 +198,13 @@ async fn connection(
     }
 }
 
-async fn answer(request: Request<Incoming>, context: &Context) -> Answer {
+async fn answer(request: Request<Incoming>, context: &Context, busy: &Busy) -> Answer {
     // Tokens and names may change with a reload; the address is that of the start.
     let plan = context.desk.instance.plan();
     let Some(admin) = &plan.admin else { return answers::busy("the admin API ends") };
     let over_unix = matches!(admin.bind, BindAddr::Unix(_));
     match guard::check(&request, admin, over_unix) {
-        Ok(()) => routes::answer(request, context).await,
+        Ok(()) => routes::answer(request, context, busy).await,
         Err(refusal) => refusal.answer(),
     }
 }

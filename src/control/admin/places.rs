@@ -3,7 +3,8 @@
 //! There are so many places. When all are taken, the connection that has been idle for longest
 //! makes room for a new one, so that thousands who connect and say nothing keep nobody out: a
 //! person's request makes their connection busy at once. A connection with a request under way
-//! is never sent off; if all are busy, the next one waits.
+//! is never sent off; if all are busy, the next one waits. While a request waits for its body it is
+//! not under way: the peer says nothing then, and has asked for nothing that can be done.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ pub(super) struct Places {
 
 #[derive(Debug)]
 struct Seat {
-    /// `None`: a request is under way.
+    /// `None`: a request is under way, of which all is here.
     idle_since: Cell<Option<Instant>>,
     leave: Notify,
 }
@@ -39,6 +40,10 @@ pub(super) struct Place {
 /// A request is under way, until dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Rc<Place>);
+
+/// It waits for its peer, until dropped.
+#[derive(Debug)]
+pub(super) struct Waiting<'b>(&'b Busy);
 
 impl Places {
     pub fn new(max: usize) -> Rc<Self> {
@@ -81,9 +86,28 @@ impl Place {
         Busy(self.clone())
     }
 
+    fn rest(&self) {
+        self.seat.idle_since.set(Some(Instant::now()));
+        self.places.room.notify_one();
+    }
+
     /// Resolves when somebody else needs the place.
     pub async fn asked_to_leave(&self) {
         self.seat.leave.notified().await;
+    }
+}
+
+impl Busy {
+    /// The rest of the request has not come.
+    pub fn waits(&self) -> Waiting<'_> {
+        self.0.rest();
+        Waiting(self)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.0.seat.idle_since.set(None);
     }
 }
 
@@ -96,8 +120,7 @@ impl Drop for Place {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.seat.idle_since.set(Some(Instant::now()));
-        self.0.places.room.notify_one();
+        self.0.rest();
     }
 }
 
@@ -137,5 +160,17 @@ mod tests {
         drop(busy);
         assert!(places.try_enter().is_some());
         assert!(was_asked(&first));
+    }
+
+    #[test]
+    fn a_request_whose_body_does_not_come_makes_room_and_one_that_has_it_does_not() {
+        let places = Places::new(1);
+        let first = places.try_enter().unwrap();
+        let busy = first.busy();
+        drop(busy.waits());
+        assert!(places.try_enter().is_none(), "it has come");
+        let _waiting = busy.waits();
+        let second = places.try_enter().unwrap();
+        assert_eq!([&first, &second].map(|place| was_asked(place)), [true, false]);
     }
 }

@@ -8,6 +8,7 @@ use hyper::{Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
 use super::answers::{self, Answer, JSON, PLAIN, error, text};
+use super::places::Busy;
 use super::{Context, page, servers};
 use crate::control::Command;
 use crate::control::commands::Teller;
@@ -94,7 +95,7 @@ fn captures<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     }
 }
 
-pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Answer {
+pub(super) async fn answer(request: Request<Incoming>, context: &Context, busy: &Busy) -> Answer {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let (action, names) = match find(&method, &path) {
         Found::Action(action, names) => (action, names),
@@ -120,7 +121,7 @@ pub(super) async fn answer(request: Request<Incoming>, context: &Context) -> Ans
         Action::Reload => reload(&context.commands).await,
         Action::PatchServer => {
             let [pool, server] = names[..] else { return wrong_method("PATCH") };
-            servers::patch(request, context, pool, server).await
+            servers::patch(request, context, busy, pool, server).await
         }
     }
 }

@@ -5,6 +5,7 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::answers::{Answer, JSON, error};
+use super::places::Busy;
 use super::{Context, body};
 use crate::config::keys::nearest;
 use crate::control::operator;
@@ -17,6 +18,7 @@ const WEIGHTS: std::ops::RangeInclusive<u64> = 1..=1_000;
 pub(super) async fn patch(
     request: Request<Incoming>,
     context: &Context,
+    busy: &Busy,
     pool: &str,
     server: &str,
 ) -> Answer {
@@ -26,7 +28,10 @@ pub(super) async fn patch(
         Ok(id) => id,
         Err(detail) => return error(StatusCode::NOT_FOUND, "not-found", &detail),
     };
-    let wanted = match body::json(request).await {
+    let waiting = busy.waits();
+    let body = body::json(request).await;
+    drop(waiting);
+    let wanted = match body {
         Ok(body) => wanted(&body),
         Err(answer) => return answer,
     };
