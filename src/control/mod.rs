@@ -252,8 +252,8 @@ fn run(
     // Whoever started us may have gone; then nobody will stop us but a signal.
     let _ = ready.send(started.instance.clone());
     let result = runtime.block_on(async {
-        if options.signals {
-            tokio::task::spawn_local(signals::listen(commands.clone(), options.log.clone()));
+        if let Some(caught) = options.signals.then(|| signals::catch(&options.log)).flatten() {
+            tokio::task::spawn_local(signals::listen(caught, commands.clone()));
         }
         life::live(started, options, commands, receiver).await
     });
