@@ -264,8 +264,9 @@ impl<D: Driver> Session<D> {
         let reaching = pin!(self.office.reach(pool, place, fresh, &self.peers, patience));
         match unless_gone(&mut self.stream, reaching).await {
             Some(Ok(upstream)) => Ok(upstream),
-            Some(Err(Failed::Tls)) => Err(Attempt::Again(Reason::TlsFailed)),
-            Some(Err(Failed::Connect(result))) => Err(Attempt::Again(result.reason())),
+            // Another server takes a descriptor as well.
+            Some(Err(Failed::Descriptor)) => Err(Attempt::Failed(Reason::FdLimit)),
+            Some(Err(failed)) => Err(Attempt::Again(failed.reason())),
             None => Err(Attempt::Failed(Reason::ClientReset)),
         }
     }

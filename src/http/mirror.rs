@@ -30,7 +30,7 @@ use super::reply::Passage;
 use super::retry::Attempt;
 use super::session::{Peers, Session};
 use super::site::SiteRef;
-use super::upstream::{Failed, Patience, Upstream};
+use super::upstream::{Patience, Upstream};
 use super::watch::Watch;
 use crate::limits::Permit;
 use crate::observe::reason::Reason;
@@ -220,8 +220,7 @@ impl<D: Driver> Copy<D> {
             }
             let tried = match reached {
                 Ok(upstream) => self.exchange(upstream, &mut flow, &mut watch).await,
-                Err(Failed::Tls) => Try::Failed(Reason::TlsFailed),
-                Err(Failed::Connect(result)) => Try::Failed(result.reason()),
+                Err(failed) => Try::Failed(failed.reason()),
             };
             match tried {
                 Try::Answered => return Mirrored::Ok,

@@ -202,6 +202,11 @@ impl<D: Driver> Office<D> {
         });
     }
 
+    /// Closes so many connections that nobody uses, as far as there are any; how many.
+    pub fn spare(&self, count: usize) -> usize {
+        self.kept().spare(count)
+    }
+
     pub(super) fn kept(&self) -> RefMut<'_, Connections<D>> {
         self.kept.borrow_mut()
     }

@@ -194,6 +194,9 @@ impl<D: Driver> SharedLimits<D> {
         let until = self.line.borrow().deadline();
         let options = StreamOptions { source: None };
         let opening = async {
+            if !self.shell.room(until).await {
+                return Err((ConnectResult::Local, Unavailable::Connect));
+            }
             let socket = self.shell.connect(&self.target.endpoint, &options).await;
             let socket =
                 socket.map_err(|errno| (ConnectResult::of(errno), Unavailable::Connect))?;

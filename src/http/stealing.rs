@@ -97,10 +97,10 @@ impl<D: Driver> Office<D> {
     pub fn on_stolen(self: &Rc<Self>, stolen: Stolen) {
         let Stolen { steal: Steal { server, ticket, generation, .. }, fd, since } = stolen;
         if let (Some(fd), Some(state)) = (fd, self.server(server)) {
-            let socket = self.shell().adopt(fd, state.address.is_unix());
-            // What was sent again before was counted there.
-            socket.path();
-            if self.shares(&state) {
+            let socket = self.shell().adopt_shared(fd, state.address.is_unix());
+            if let Some(socket) = socket.filter(|_| self.shares(&state)) {
+                // What was sent again before was counted there.
+                socket.path();
                 self.count_stolen(server);
                 self.kept().put(&state, Stream::plain(socket), since);
             }

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::office::{Office, ServerRef};
 use super::session::Peers;
 use crate::config::plan::{KeepAlive, Protocol, SendProxy, Timeouts};
 use crate::l4::proxy_protocol::Header;
 use crate::observe::counters::ConnectResult;
+use crate::observe::reason::Reason;
 use crate::registry::{PoolId, ServerId, ServerState};
 use crate::runtime::driver::{Driver, StreamOptions};
 use crate::runtime::time::Time;
@@ -235,6 +238,21 @@ impl<D: Driver> Kept<D> {
         given.map(|Idle { stream, since }| (stream, since))
     }
 
+    /// Closes those that have been unused the longest, whatever their servers: `count` of them, or
+    /// all. How many.
+    pub fn spare(&mut self, count: usize) -> usize {
+        let (bit, count) = (self.bit(), count.min(self.count));
+        for _ in 0..count {
+            let first = |rack: &Rack<D>| rack.list.first().map_or(Time::NEVER, |idle| idle.since);
+            if let Some(rack) = self.by_server.iter_mut().min_by_key(|rack| first(rack)) {
+                drop(rack.list.remove(0));
+                rack.settle_hint(bit);
+            }
+        }
+        self.count -= count;
+        count
+    }
+
     /// Another worker that may have an unused connection to the server, chosen by `random`; none
     /// while it is too soon to ask again.
     pub fn whom_to_ask(&self, server: &ServerState, now: Time, random: u64) -> Option<u16> {
@@ -283,6 +301,36 @@ impl<D: Driver> Kept<D> {
 pub enum Failed {
     Connect(ConnectResult),
     Tls,
+    /// No descriptor is left: the server was not asked.
+    Descriptor,
+}
+
+impl Failed {
+    /// What a connect(2) has come to that failed.
+    const fn of(errno: Errno) -> Self {
+        match errno {
+            Errno::EMFILE | Errno::ENFILE => Self::Descriptor,
+            errno => Self::Connect(ConnectResult::of(errno)),
+        }
+    }
+
+    /// As counted at the server.
+    pub const fn result(self) -> ConnectResult {
+        match self {
+            Self::Connect(result) => result,
+            Self::Tls => ConnectResult::Reset,
+            Self::Descriptor => ConnectResult::Local,
+        }
+    }
+
+    /// The reason of a request that has come no further.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Connect(result) => result.reason(),
+            Self::Tls => Reason::TlsFailed,
+            Self::Descriptor => Reason::FdLimit,
+        }
+    }
 }
 
 impl<D: Driver> Office<D> {
@@ -338,11 +386,7 @@ impl<D: Driver> Office<D> {
             self.shell().timeout(patience.end(), connecting).await
         };
         let result = opened.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
-        let word = match &result {
-            Ok(_) => ConnectResult::Ok,
-            Err(Failed::Connect(result)) => *result,
-            Err(Failed::Tls) => ConnectResult::Reset,
-        };
+        let word = result.as_ref().map_or_else(|failed| failed.result(), |_| ConnectResult::Ok);
         self.count_connect(server, word, started);
         result
     }
@@ -355,13 +399,16 @@ impl<D: Driver> Office<D> {
         patience: Patience,
     ) -> Result<Stream<D>, Failed> {
         let shell = Rc::clone(self.shell());
+        if !shell.room(patience.connect).await {
+            return Err(Failed::Descriptor);
+        }
         let options = StreamOptions { source: self.next_source(pool, &server.address) };
         let socket = {
             let connecting = pin!(shell.connect(&server.address, &options));
             shell.timeout(patience.connect, connecting).await
         };
         let socket = socket.map_err(|_| Failed::Connect(ConnectResult::Timeout))?;
-        let socket = socket.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;
+        let socket = socket.map_err(Failed::of)?;
         socket.keep_alive(&self.tcp_options(pool));
         let sent = socket.send(proxy.as_bytes()).await;
         sent.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;

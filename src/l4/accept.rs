@@ -1,12 +1,15 @@
-//! The doors: listening sockets, the descriptor budget, the hand-over to a less busy worker.
+//! The doors: listening sockets, the hand-over to a less busy worker, what is done when
+//! descriptors run short.
 //!
 //! While plenty of descriptors are free a door accepts in multishot. Below [`PLENTY`] it waits
 //! for word of a client and takes it in when there is a descriptor pair for it: a door that
-//! nobody comes to holds nothing that another one needs. With none left clients wait in the
-//! backlog until a session ends.
+//! nobody comes to holds nothing that another one needs. With none left, connections to servers
+//! that nobody uses give way, here and on other workers; then clients wait in the backlog until a
+//! session ends.
 
 use std::os::fd::IntoRawFd as _;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -35,38 +38,14 @@ const SHUT: Duration = Duration::from_millis(100);
 /// Between the two looks at the queue of a door that closes for good: a handshake under way.
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
+/// Pairs that unused connections to servers give back at a time: what one word lets in.
+const SPARED_MAX: u32 = TAKEN_MAX;
+
+/// Other workers are asked to spare some no more often than this.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
 /// How much busier than another worker this one must be to hand a connection over.
 const IMBALANCE_MIN: u32 = 16;
-
-/// Descriptor pairs that are left for sessions, over all workers.
-#[derive(Debug)]
-pub struct Budget(AtomicI64);
-
-impl Budget {
-    #[must_use]
-    pub const fn new(pairs: u32) -> Self {
-        Self(AtomicI64::new(pairs as i64))
-    }
-
-    pub(super) fn free(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Takes a pair for a client that is here already.
-    fn take(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Takes a pair if one is left.
-    fn reserve(&self) -> bool {
-        let less = |free: i64| (free > 0).then(|| free - 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
-    }
-
-    pub fn give(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepting {
@@ -144,8 +123,7 @@ impl<D: Driver> Gate<D> {
                 self.driver.submit_poll(fd, Interest::Readable, token);
                 Accepting::Waiting
             } else {
-                self.doors_at = Some(self.driver.now() + SHUT);
-                return;
+                return self.shut();
             };
         }
     }
@@ -178,8 +156,7 @@ impl<D: Driver> Gate<D> {
     fn take_in(&mut self, at: usize) {
         for _ in 0..TAKEN_MAX {
             if !self.shared.budget.reserve() {
-                self.doors_at = Some(self.driver.now() + SHUT);
-                return;
+                return self.shut();
             }
             match self.driver.accept_now(self.doors[at].fd) {
                 Ok(fd) => self.enter(at, fd),
@@ -189,6 +166,44 @@ impl<D: Driver> Gate<D> {
                 }
             }
         }
+    }
+
+    /// Lets nobody in for a while, and until there is room again.
+    fn shut(&mut self) {
+        self.doors_at = Some(self.driver.now() + SHUT);
+        self.short = self.shared.budget.is_used_up();
+    }
+
+    /// Gives pairs back that no connection to a server needs, and makes those give way that nobody
+    /// uses where descriptors are short.
+    pub(super) fn settle_descriptors(&mut self) {
+        let shell = Rc::clone(self.tasks.shell());
+        let came = shell.cover().settle();
+        if came && self.doors_at.is_some() {
+            self.open_doors();
+        }
+        let short = std::mem::take(&mut self.short);
+        if !short && !shell.cover().has_waiting() {
+            return;
+        }
+        let lacks = shell.cover().lacks(if short { SPARED_MAX } else { 0 });
+        let spared = self.office.spare(lacks);
+        let (now, enough) = (self.driver.now(), spared > 0 && spared == lacks);
+        if !enough && shell.cover().others_have_some() && now >= self.ask_at {
+            self.ask_at = now + ASK_EVERY;
+            let own = usize::from(self.worker);
+            for (_, other) in self.shared.workers.iter().enumerate().filter(|(at, _)| *at != own) {
+                // A worker that is so far behind has other worries.
+                let _ = other.mailbox.post(Mail::Spare);
+            }
+        }
+    }
+
+    /// Another worker lacks descriptors.
+    pub fn on_spare(&mut self) {
+        let lacks = self.tasks.shell().cover().lacks(SPARED_MAX);
+        // As many as there are.
+        let _ = self.office.spare(lacks);
     }
 
     /// Nobody was accepted, and perhaps nobody can be for a while.

@@ -392,7 +392,9 @@ impl<D: Driver> Gate<D> {
         if session.holds.listener {
             self.snapshot.listeners[listener].active.fetch_sub(1, Ordering::Relaxed);
         }
-        if session.holds.descriptor {
+        if session.holds.covers {
+            self.tasks.shell().cover().end_session();
+        } else if session.holds.descriptor {
             self.shared.budget.give();
         }
     }

@@ -53,6 +53,10 @@ pub struct Gate<D: Driver> {
     /// When the doors are looked at again after the descriptors ran out; not in the wheel,
     /// whose ids are sessions.
     pub(super) doors_at: Option<Time>,
+    /// A door is shut because all descriptors are taken, and nothing was done about it yet.
+    pub(super) short: bool,
+    /// Other workers are asked to spare descriptors from then on.
+    pub(super) ask_at: Time,
     /// When the next door that closes is looked at.
     pub(super) closing_at: Option<Time>,
     pub(super) snapshot: Arc<Snapshot>,
@@ -100,7 +104,7 @@ impl<D: Driver> Gate<D> {
     ) -> Self {
         let now = driver.now();
         let counts = Arc::clone(&shared.workers[usize::from(worker)].counts);
-        let tasks = Tasks::new(now);
+        let tasks = Tasks::new(now, Arc::clone(&shared.budget));
         let office = Office::new(
             Rc::clone(tasks.shell()),
             worker,
@@ -118,6 +122,8 @@ impl<D: Driver> Gate<D> {
             timers: Wheel::new(now),
             doors: Vec::new(),
             doors_at: None,
+            short: false,
+            ask_at: now,
             closing_at: None,
             listeners: Vec::new(),
             pools: Vec::new(),

@@ -228,6 +228,8 @@ impl<D: Driver> Gate<D> {
         };
         let idle = Rc::new(Cell::new(false));
         self.seat(slot).idle = Some(Rc::clone(&idle));
+        self.sessions[slot].holds.covers = true;
+        self.tasks.shell().cover().begin_session();
         let socket = self.lend(slot, Side::Client, fd);
         let office = Rc::clone(&self.office);
         let job = Box::pin(async move {
@@ -278,6 +280,7 @@ impl<D: Driver> Gate<D> {
                 }
             }
         }
+        self.settle_descriptors();
     }
 
     /// Another worker wants one of our unused connections.
@@ -331,6 +334,9 @@ impl<D: Driver> Gate<D> {
         let Upgrade { fd, unix, pool, server, inbox, bytes_in, bytes_out, epilogue } = upgrade;
         let session = &mut self.sessions[slot];
         (session.pool, session.server, session.holds.server) = (pool, Some(server), true);
+        if std::mem::take(&mut session.holds.covers) {
+            self.tasks.shell().cover().leave_session();
+        }
         let socket = session.socket_mut(Side::Upstream);
         (socket.fd, socket.unix) = (Some(fd), unix);
         let counts = self.counts.listener(session.listener);

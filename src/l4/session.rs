@@ -304,6 +304,8 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Holds {
     pub descriptor: bool,
+    /// One of its descriptors covers a connection to a server that HTTP sessions share.
+    pub covers: bool,
     pub listener: bool,
     pub per_ip: bool,
     /// At its server: `load` was raised.

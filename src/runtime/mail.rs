@@ -36,6 +36,8 @@ pub enum Mail {
     Steal(Steal),
     /// What came of that. A descriptor in it is the reader's, whether anybody still waits or not.
     Stolen(Stolen),
+    /// Another worker lacks descriptors: unused connections to servers are to close.
+    Spare,
     /// The membership changed. The worker posts the old one back to be dropped.
     Snapshot(Arc<Snapshot>),
     /// Asks whether everything that was posted before has been read.

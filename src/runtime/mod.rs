@@ -1,6 +1,7 @@
 //! What a worker stands on: the seam to the kernel, memory, time, mail.
 
 pub mod async_runtime;
+pub mod budget;
 pub mod buffers;
 mod calls;
 pub mod cpus;

@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::budget::Budget;
 use super::driver::{Completion, Driver, Interest};
 use super::engine::Engine;
 use super::epoll::Epoll;
@@ -27,7 +28,6 @@ use super::uring::{Uring, UringConfig};
 use crate::config::plan::{Outlier, Plan};
 use crate::control::notice::{Notice, Notices};
 use crate::http::Passwords;
-use crate::l4::accept::Budget;
 use crate::l4::gate::Gate;
 use crate::limits::{ENTRIES_MAX, LimitTable, PerIp};
 use crate::observe::clock::WallClock;
@@ -73,7 +73,7 @@ pub struct Shared {
     /// Every worker, by id.
     pub workers: Vec<WorkerHandle>,
     /// Descriptor pairs left for sessions.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// By listener: its table of client addresses, once a limit needs one.
     per_ip: Box<[OnceLock<PerIp>]>,
     /// What policies have let pass, over all workers.
@@ -111,7 +111,7 @@ impl Shared {
             records: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             requests: cpus.iter().map(|_| ArrayQueue::new(RECORDS_MAX)).collect(),
             workers: workers?,
-            budget: Budget::new(plan.runtime.max_conns.unwrap_or_else(pairs_max)),
+            budget: Arc::new(Budget::new(pairs_max(), plan.runtime.max_conns)),
             per_ip: (0..LISTENERS_MAX).map(|_| OnceLock::new()).collect(),
             limits: LimitTable::new(sys::secret()),
             passwords: Passwords::default(),
@@ -384,6 +384,7 @@ impl<D: Driver> Worker<D> {
             Mail::Told(told) => self.gate.on_told(told),
             Mail::Steal(steal) => self.gate.on_steal(steal),
             Mail::Stolen(stolen) => self.gate.on_stolen(stolen),
+            Mail::Spare => self.gate.on_spare(),
             Mail::Snapshot(snapshot) => {
                 let old = self.gate.use_snapshot(snapshot);
                 self.gate.post_old(old);

@@ -56,14 +56,14 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-fn request(stream: u32, method: &str, path: &str, ends: bool) -> Vec<u8> {
+pub fn request(stream: u32, method: &str, path: &str, ends: bool) -> Vec<u8> {
     let fields =
         [(":method", method), (":scheme", "http"), (":path", path), (":authority", "a.test")];
     frame(1, 4 | u8::from(ends), stream, &block(&fields))
 }
 
 /// A connection of a client that says exactly what it is told to.
-struct Client {
+pub struct Client {
     stream: TcpStream,
     received: Vec<u8>,
 }
@@ -78,13 +78,13 @@ impl Client {
     }
 
     /// With the preface and empty settings sent.
-    fn greet(gate: &Gate) -> Self {
+    pub fn greet(gate: &Gate) -> Self {
         let mut client = Self::new(gate);
         client.send(&[PREFACE, &frame(4, 0, 0, &[])].concat());
         client
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("it is sent");
     }
 

@@ -38,6 +38,7 @@ mod dashboard_changes;
 mod dashboards;
 mod deadline;
 mod demo;
+mod descriptors;
 #[allow(dead_code, reason = "offered to the tests of each feature")]
 mod ends;
 mod engine;

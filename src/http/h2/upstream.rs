@@ -202,11 +202,7 @@ impl<D: Driver> Office<D> {
             let opening = Box::pin(self.open(pool, &place, patience));
             let line = self.shell().timeout(patience.end(), opening).await;
             let line = line.unwrap_or(Err(Failed::Connect(ConnectResult::Timeout)));
-            let word = match &line {
-                Ok(_) => ConnectResult::Ok,
-                Err(Failed::Connect(result)) => *result,
-                Err(Failed::Tls) => ConnectResult::Reset,
-            };
+            let word = line.as_ref().map_or_else(|failed| failed.result(), |_| ConnectResult::Ok);
             self.count_connect(&place.state, word, started);
             match line {
                 Ok(line) => {

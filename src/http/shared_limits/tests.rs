@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use sluicegate_l7::policy::rate::Rate;
 
 use super::*;
+use crate::runtime::budget::Budget;
 use crate::runtime::driver::Completion;
 use crate::runtime::sim::tests::SIZES;
 use crate::runtime::sim::{Behaviour, Far, Faults, Network, Sim};
@@ -52,7 +53,7 @@ impl Bench {
         let sim = Sim::new(7, SIZES, faults);
         let net = sim.network();
         net.listen(&server(), behaviour);
-        let tasks = Tasks::new(net.now());
+        let tasks = Tasks::new(net.now(), Arc::new(Budget::new(1_000, None)));
         let target = Target {
             endpoint: server(),
             tls: None,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::net::Endpoint;
+use crate::runtime::budget::Budget;
 use crate::runtime::driver::{Completion, Fd};
 use crate::runtime::mail::{Steal, Stolen};
 use crate::runtime::sim::tests::SIZES;
@@ -39,7 +40,7 @@ impl Bench {
         let sim = Sim::new(seed, SIZES, Faults { late_cancel: 500, ..Faults::NONE });
         let net = sim.network();
         net.listen(&address(), Behaviour::Accept);
-        let tasks = Tasks::new(net.now());
+        let tasks = Tasks::new(net.now(), Arc::new(Budget::new(1_000, None)));
         let state = Arc::new(ServerState::new(SERVER, PoolId(0), "a", address(), true));
         let kept = Rc::new(RefCell::new(Kept::new(worker)));
         Self { sim: Lent::new(sim), net, tasks, kept, state, far: Vec::new() }
@@ -146,6 +147,41 @@ fn gives_none_that_is_too_old_or_on_which_something_happened() {
     bench.settle();
     let given = bench.kept.borrow_mut().give(SERVER, at(2), at(3));
     assert_eq!(given.map(|(stream, since)| (stream.socket().fd(), since)), Some((quiet, at(3))));
+}
+
+#[test]
+fn where_descriptors_are_short_those_unused_the_longest_close_whatever_their_servers() {
+    let mut bench = Bench::new(1, 0);
+    let other = ServerState::new(ServerId(1), PoolId(0), "b", address(), true);
+    let other = Arc::new(other);
+    let last = bench.keep(at(3));
+    bench.keep(at(1));
+    let own = std::mem::replace(&mut bench.state, other);
+    bench.keep(at(2));
+    assert_eq!(bench.kept.borrow_mut().spare(2), 2);
+    bench.settle();
+    let kept = Rc::clone(&bench.kept);
+    assert_eq!((kept.borrow().count, bench.hint(), own.kept_by.load(Ordering::Relaxed)), (1, 0, 1));
+    assert!(bench.far[1].got_fin() && bench.far[2].got_fin() && !bench.far[0].got_fin());
+    assert_eq!(bench.gives(at(3)), Some((last, at(3))));
+    assert_eq!(kept.borrow_mut().spare(5), 0);
+}
+
+#[test]
+fn a_connection_that_comes_from_another_worker_closes_if_nothing_covers_it() {
+    let mut bench = Bench::new(1, 0);
+    let fd = bench.keep(at(1));
+    let (stream, since) = bench.give(at(1)).expect("one");
+    bench.part(stream, since);
+    let budget = Arc::new(Budget::new(4, None));
+    assert_eq!((0..4).filter(|_| budget.reserve()).count(), 4);
+    bench.tasks = Tasks::new(bench.net.now(), Arc::clone(&budget));
+    assert!(bench.tasks.shell().adopt_shared(fd, false).is_none());
+    bench.settle();
+    assert!(bench.far[0].got_fin() && bench.tasks.is_empty());
+    bench.tasks.shell().cover().settle();
+    assert_eq!(budget.free(), 0);
+    bench.sim.assert_quiet(0);
 }
 
 #[test]

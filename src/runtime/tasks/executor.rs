@@ -16,6 +16,7 @@ use crossbeam::queue::SegQueue;
 use super::lent::Lent;
 use super::shell::Shell;
 use super::sockets::Released;
+use crate::runtime::budget::Budget;
 use crate::runtime::driver::{Completion, Driver};
 use crate::runtime::time::Time;
 
@@ -77,9 +78,9 @@ impl<D: Driver> std::fmt::Debug for Tasks<D> {
 
 impl<D: Driver> Tasks<D> {
     #[must_use]
-    pub fn new(now: Time) -> Self {
+    pub fn new(now: Time, budget: Arc<Budget>) -> Self {
         Self {
-            shell: Shell::new(now),
+            shell: Shell::new(now, budget),
             slots: Vec::new(),
             free: Vec::new(),
             ready: Arc::new(SegQueue::new()),

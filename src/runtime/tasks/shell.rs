@@ -4,7 +4,9 @@ use std::cell::{RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -15,8 +17,16 @@ use super::socket::Socket;
 use super::sockets::Sockets;
 use super::turns::Turns;
 use crate::net::Endpoint;
+use crate::runtime::budget::{Budget, Cover};
 use crate::runtime::driver::{Driver, Fd, StreamOptions};
 use crate::runtime::time::Time;
+
+/// How long a connection to a server waits for a descriptor at most. One that is not used closes in
+/// two turns of its worker, here or elsewhere; when there is none, waiting longer helps nobody.
+const ROOM_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// Between two looks at what other workers have given back: those tell nobody.
+const ROOM_LOOK: Duration = Duration::from_millis(10);
 
 /// Shared by the tasks of one worker.
 #[derive(Debug)]
@@ -65,11 +75,11 @@ impl<D: Driver> Desk<D> {
 }
 
 impl<D: Driver> Shell<D> {
-    pub(super) fn new(now: Time) -> Rc<Self> {
+    pub(super) fn new(now: Time, budget: Arc<Budget>) -> Rc<Self> {
         let desk = Desk {
             driver: None,
             now,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(Cover::new(budget)),
             sleepers: Sleepers::new(now),
             spares: Spares::default(),
             spawned: Vec::new(),
@@ -130,10 +140,33 @@ impl<D: Driver> Shell<D> {
         poll_fn(|cx| self.desk().handshakes.poll(&mut ticket, cx.waker())).await;
     }
 
-    /// Connects to a server.
+    /// What the connections to servers are covered by.
+    pub fn cover(&self) -> RefMut<'_, Cover> {
+        RefMut::map(self.desk(), |desk| &mut desk.sockets.cover)
+    }
+
+    /// Waits a moment for the descriptor of one more connection to a server. False if none comes.
+    pub async fn room(self: &Rc<Self>, until: Time) -> bool {
+        if self.cover().has_room() {
+            return true;
+        }
+        let until = until.min(self.now() + ROOM_WAIT_MAX);
+        let place = self.cover().enter();
+        let waits = Waits { shell: Rc::clone(self), place };
+        while self.now() < until {
+            let look = until.min(self.now() + ROOM_LOOK);
+            let room = poll_fn(|cx| waits.shell.cover().poll_room(place, cx.waker()));
+            if self.timeout(look, room).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Connects to a server. Who can wait has asked for [`Shell::room`] before.
     ///
     /// # Errors
-    /// socket(2)'s, bind(2)'s and connect(2)'s.
+    /// socket(2)'s, bind(2)'s and connect(2)'s; `EMFILE` also when the budget has no descriptor.
     pub async fn connect(
         self: &Rc<Self>,
         to: &Endpoint,
@@ -142,8 +175,11 @@ impl<D: Driver> Shell<D> {
         let socket = {
             let mut desk = self.desk();
             let (driver, sockets, _) = desk.parts();
+            if !sockets.cover.has_room() {
+                return Err(Errno::EMFILE);
+            }
             let fd = driver.open_now(to, options)?;
-            let slot = sockets.insert(fd, to.is_unix());
+            let slot = sockets.insert_shared(fd, to.is_unix());
             sockets.connect(slot, to, driver);
             drop(desk);
             Socket::new(Rc::clone(self), slot)
@@ -155,7 +191,15 @@ impl<D: Driver> Shell<D> {
         connected.map(|()| socket)
     }
 
-    /// Takes over a descriptor on which nothing is in flight.
+    /// Takes over a connection to a server from another worker; it closes if nothing covers it.
+    pub fn adopt_shared(self: &Rc<Self>, fd: Fd, unix: bool) -> Option<Socket<D>> {
+        let slot = self.desk().sockets.insert_shared(fd, unix);
+        let socket = Socket::new(Rc::clone(self), slot);
+        let is_enough = self.cover().is_enough();
+        is_enough.then_some(socket)
+    }
+
+    /// Takes over a descriptor on which nothing is in flight, and which stays its session's.
     #[must_use]
     pub fn adopt(self: &Rc<Self>, fd: Fd, unix: bool) -> Socket<D> {
         let slot = self.desk().sockets.insert(fd, unix);
@@ -176,5 +220,17 @@ impl<D: Driver> Shell<D> {
     /// Makes room in an inbox; false if it has reached its bound.
     pub fn reserve(&self, inbox: &mut Inbox, more: usize) -> bool {
         inbox.reserve(more, &mut self.desk().spares)
+    }
+}
+
+/// A place among those who wait for a descriptor, given back when dropped.
+struct Waits<D: Driver> {
+    shell: Rc<Shell<D>>,
+    place: u64,
+}
+
+impl<D: Driver> Drop for Waits<D> {
+    fn drop(&mut self) {
+        self.shell.cover().leave(self.place);
     }
 }

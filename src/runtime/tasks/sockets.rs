@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use nix::errno::Errno;
 
 use crate::net::Endpoint;
+use crate::runtime::budget::Cover;
 use crate::runtime::buffers::ChunkId;
 use crate::runtime::driver::{Completion, Driver, Fd, Interest};
 use crate::runtime::mail::Stolen;
@@ -102,6 +103,8 @@ struct Entry {
     fd: Fd,
     generation: u32,
     unix: bool,
+    /// A connection to a server, which the worker's tasks share: [`Cover`] counts it.
+    shared: bool,
     used: bool,
     recv: Operation<Got>,
     /// The receive in flight only waits for readability.
@@ -113,20 +116,34 @@ struct Entry {
 }
 
 /// All sockets of a worker's tasks, by slot.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     entries: Vec<Entry>,
     free: Vec<u32>,
     /// Orphans that [`Sockets::sweep`] has to look at.
     orphans: Vec<u32>,
+    pub cover: Cover,
 }
 
 impl Sockets {
+    pub const fn new(cover: Cover) -> Self {
+        Self { entries: Vec::new(), free: Vec::new(), orphans: Vec::new(), cover }
+    }
+
+    /// A connection to a server.
+    pub fn insert_shared(&mut self, fd: Fd, unix: bool) -> u32 {
+        let slot = self.insert(fd, unix);
+        self.entries[slot as usize].shared = true;
+        self.cover.opened();
+        slot
+    }
+
     pub fn insert(&mut self, fd: Fd, unix: bool) -> u32 {
         let entry = |generation| Entry {
             fd,
             generation,
             unix,
+            shared: false,
             used: true,
             recv: Operation::default(),
             recv_polls: false,
@@ -239,6 +256,9 @@ impl Sockets {
         entry.end = Some(end);
         entry.recv.waker = None;
         entry.write.waker = None;
+        if entry.shared {
+            self.cover.closes();
+        }
         self.orphans.push(slot);
     }
 
@@ -298,6 +318,9 @@ impl Sockets {
                 End::Close => driver.close_now(entry.fd),
             }
             entry.used = false;
+            if entry.shared {
+                self.cover.closed();
+            }
             self.free.push(slot);
         }
     }
