@@ -207,12 +207,13 @@ fn check_segment(segment: &[u8]) -> Result<(), Reject> {
     // Slashes are in here only if they are kept; then each piece is a segment to someone.
     for piece in pieces(segment, *b"%2F") {
         // A server that decodes before it cuts parameters cuts at an escaped `;`, too.
-        let name = pieces(cut_parameters(piece), *b"%3B").next().unwrap_or_default();
+        let cut = cut_parameters(piece);
+        let name = pieces(cut, *b"%3B").next().unwrap_or_default();
         let is_whole = name.len() == segment.len();
         if !is_whole && name.iter().all(|&byte| byte == b'.') {
             return Err(Reject::PathParameters);
         }
-        if has_space_at_edge(piece) || has_space_at_edge(name) {
+        if [piece, cut, name].into_iter().any(has_space_at_edge) {
             return Err(Reject::PathSpace);
         }
     }
@@ -362,7 +363,9 @@ mod tests {
         refuses("/x\\y", Reject::PathBackslash);
         refuses("/x%5cy", Reject::PathBackslash);
         refuses("/caf\u{e9}", Reject::PathNonAscii);
-        for bad in ["/admin%20", "/%20admin/x", "/admin%20;x", "/admin;x%20", "/a%20%3bx"] {
+        for bad in
+            ["/admin%20", "/%20admin/x", "/admin%20;x", "/admin;x%20", "/a%20%3bx", "/a%3b%20;"]
+        {
             refuses(bad, Reject::PathSpace);
         }
         for bad in ["/;x/admin", "/a/..;/b", "/.;x", "/...;", "/a/..%3bx/b", "/%2e%2e;/b"] {

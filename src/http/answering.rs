@@ -8,11 +8,12 @@ use std::time::Duration;
 use sluicegate_l7::http1::response::ResponseHead;
 use sluicegate_l7::http1::{Body, Fields, Framing, Method};
 
+use super::account::{Account, Passed};
 use super::bodies::{self, Fit};
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::reply;
-use super::session::{Account, Passed, Session, Then};
+use super::session::{Session, Then};
 use super::upstream::Upstream;
 use crate::l4::Outcome;
 use crate::observe::reason::Reason;
@@ -76,12 +77,8 @@ impl<D: Driver> Session<D> {
         reply::write_head(&self.site, errand, bytes, &head, fields, terms, &mut out);
         inbox.consume(head.len);
         if head.status == 101 {
-            let sent = self.send_in_time(&out, errand.timeouts.body).await;
-            self.office.put_away(out);
-            return match sent {
-                Ok(()) => Box::pin(self.become_other(pool, errand, upstream, inbox, account)).await,
-                Err(reason) => Then::Abort(reason),
-            };
+            let becoming = self.become_other(pool, errand, upstream, inbox, out, account);
+            return Box::pin(becoming).await;
         }
         let body = Body::new(head.framing, &self.site.limits.of_answers());
         let squeezer = terms.compress.map(|algorithm| self.office.encoders().add(algorithm));
@@ -240,15 +237,21 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// The connection has become something else than HTTP.
+    /// The connection becomes something else than HTTP, once the client has `said`, a 101.
     async fn become_other(
         &mut self,
         pool: PoolId,
         errand: &Errand,
         upstream: Upstream<D>,
         mut early: Inbox,
+        said: Vec<u8>,
         account: &mut Account,
     ) -> Then {
+        let sent = self.send_in_time(&said, errand.timeouts.body).await;
+        self.office.put_away(said);
+        if let Err(reason) = sent {
+            return Then::Abort(reason);
+        }
         if !early.is_empty() {
             // What the server said right behind its 101.
             let bytes = early.bytes().to_vec();

@@ -8,9 +8,10 @@ use std::time::Duration;
 use sluicegate_l7::http1::{Body, Fields, Framing, Known, Lines, Reject, ResponseHead};
 use sluicegate_l7::policy::transform::{BodyChanges, is_json};
 
+use super::account::Account;
 use super::errand::Errand;
 use super::exchange::Flow;
-use super::session::{Account, Session};
+use super::session::Session;
 use super::upstream::Upstream;
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;

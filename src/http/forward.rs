@@ -13,13 +13,14 @@ use sluicegate_l7::http1::{Fields, Framing, Limits, Reject, Version};
 use sluicegate_l7::policy::spec::Fallback;
 use sluicegate_l7::route::spec::RetrySpec;
 
+use super::account::Account;
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::flow::Asker;
 use super::made_here::answer_to;
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
-use super::session::{Account, Session, Then, reason_of};
+use super::session::{Session, Then, reason_of};
 use super::upstream::{Failed, Patience, Place, Upstream};
 use super::watch::Watch;
 use crate::balance::{Nobody, TRIED_MAX};
@@ -308,8 +309,8 @@ impl<D: Driver> Session<D> {
             match got {
                 Ok(head) if head.is_interim() => {
                     interim += 1;
-                    let passed =
-                        self.pass_interim(interim, errand, &mut inbox, &head, &fields).await;
+                    let passing = self.pass_interim(interim, errand, &mut inbox, &head, &fields);
+                    let passed = Box::pin(passing).await;
                     if let Err(reason) = passed {
                         let attempt = Attempt::Failed(reason);
                         self.count_failed(&attempt, &upstream);

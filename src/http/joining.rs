@@ -8,8 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::account::{Account, Origin, record};
 use super::errand::Errand;
-use super::session::{Account, Origin, Session, record};
+use super::session::Session;
 use super::upstream::{Place, Upstream};
 use crate::l4::{Epilogue, Outcome, Upgrade};
 use crate::registry::PoolId;

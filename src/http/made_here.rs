@@ -7,9 +7,10 @@ use sluicegate_l7::answer::{self, Answer, Content, How as Manner};
 use sluicegate_l7::http1::{Framing, Reject, Version};
 use sluicegate_l7::route::spec::ActionSpec;
 
+use super::account::Account;
 use super::errand::{Act, Verdict};
 use super::policies::Refusal;
-use super::session::{Account, Session, Then, reason_of};
+use super::session::{Session, Then, reason_of};
 use crate::observe::reason::Reason;
 use crate::runtime::driver::Driver;
 use crate::runtime::time::Time;

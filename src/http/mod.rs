@@ -24,6 +24,7 @@
 //! - `trailers` what of a request's trailers it gets
 //! - `forward` a request on its way to a server, attempt by attempt
 //! - `answering` its answer on its way back
+//! - `account` what the log and the counters are told of it
 //! - `joining` a session that becomes a relay after a 101
 //! - `made_here` answers without a server
 //! - `exchange` one request and its answer on two connections, both bodies streaming
@@ -36,6 +37,7 @@
 //! - `explain` what would become of a request, without one
 //! - `h2` HTTP/2: its connections, and its streams as sessions
 
+mod account;
 mod answering;
 mod bodies;
 mod errand;

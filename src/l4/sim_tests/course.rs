@@ -386,7 +386,7 @@ fn plan(rng: &mut Rng) -> Plan {
     ]);
     let pool = plan::Pool {
         balance,
-        hold: rng.chance(500).then_some(Duration::from_millis(500)),
+        hold: rng.chance(500).then(|| Duration::from_millis(rng.pick(&[20, 500]))),
         max_held: 8,
         defaults: timeouts,
         ..plan::Pool::of("back", Vec::new())
