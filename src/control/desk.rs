@@ -40,8 +40,6 @@ pub(super) struct Desk {
     names_open: Cell<usize>,
     /// Rings when the last of them has.
     names_answered: Notify,
-    /// Workers whose last session has ended.
-    pub workers_done: Cell<usize>,
     /// Workers that have ended, for whatever reason: they make no turns any more.
     pub workers_ended: RefCell<BTreeSet<u16>>,
     /// Rings with each of them, and with a failure.
@@ -73,7 +71,6 @@ impl Desk {
             told: RefCell::new(told),
             names_open: Cell::new(names_of(&instance.plan()).count()),
             names_answered: Notify::new(),
-            workers_done: Cell::new(0),
             workers_ended: RefCell::default(),
             worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
@@ -99,8 +96,11 @@ impl Desk {
         }
     }
 
-    /// Posts to one worker, later if its box is full.
+    /// Posts to one worker, later if its box is full; to one that has ended, nothing.
     pub fn post(&self, worker: u16, mail: Mail) {
+        if self.workers_ended.borrow().contains(&worker) {
+            return;
+        }
         let at = usize::from(worker);
         let mailbox = &self.instance.shared.workers[at].mailbox;
         let unsent = &mut self.unsent.borrow_mut()[at];

@@ -318,7 +318,7 @@ async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
         }
         _ => tell_manager(desk, "STOPPING=1"),
     }
-    if desk.workers_done.get() < desk.instance.shared.workers.len() {
+    if desk.workers_ended.borrow().len() < desk.instance.shared.workers.len() {
         desk.post_all(|| Mail::Stop { timed_out });
         if timeout(STOP_DEADLINE, workers_done(desk)).await.is_err() {
             desk.log.warn("not every worker ended in time");
@@ -350,7 +350,7 @@ async fn drain_in_time(desk: &Desk, commands: &mut Commands) -> bool {
 }
 
 async fn workers_done(desk: &Desk) {
-    while desk.workers_done.get() < desk.instance.shared.workers.len() {
+    while desk.workers_ended.borrow().len() < desk.instance.shared.workers.len() {
         desk.worker_news.notified().await;
     }
 }
@@ -382,7 +382,6 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
             Notice::WorkerDone { worker } => {
                 desk.log.debug(format_args!("worker {worker} has no session left"));
                 desk.workers_ended.borrow_mut().insert(worker);
-                desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }
             Notice::WorkerFailed { worker, error } => {
@@ -390,7 +389,6 @@ async fn hear(desk: Rc<Desk>, checks: Rc<Checks>) {
                 failed.get_or_insert_with(|| format!("worker {worker}: its ring failed: {error}"));
                 drop(failed);
                 desk.workers_ended.borrow_mut().insert(worker);
-                desk.workers_done.set(desk.workers_done.get() + 1);
                 desk.worker_news.notify_one();
             }
         }

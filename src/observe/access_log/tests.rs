@@ -183,17 +183,22 @@ fn a_file_that_cannot_be_opened_anew_goes_on_where_it_is(engine: Engine) {
     state.reopen();
     let said = log.clone();
     let running = AccessLog::start(shared, file, state, log, move || snapshot.clone()).unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
-    while said.lines().is_empty() {
-        assert!(Instant::now() < until, "never said so");
-        pause(Duration::from_millis(5));
-    }
+    until_said(&said);
     running.finish();
     let (line, path) = (&said.lines()[0], path.display().to_string());
     let told = [path.as_str(), "make the directory", "lines go where they went before"];
     assert!(told.iter().all(|words| line.contains(words)), "{line}");
     let text = std::fs::read_to_string(dir.path().join("moved/access.log")).unwrap();
     assert_eq!(text.lines().count(), 3);
+}
+
+/// Waits for the first word of a log.
+fn until_said(log: &Log) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while log.lines().is_empty() {
+        assert!(Instant::now() < until, "never said so");
+        pause(Duration::from_millis(5));
+    }
 }
 
 fn pipe_in(dir: &Path) -> std::path::PathBuf {
@@ -237,11 +242,7 @@ fn a_pipe_that_nobody_reads_takes_no_lines_from_the_file_before_it(engine: Engin
     state.reopen();
     let said = log.clone();
     let running = AccessLog::start(shared, file, state, log, move || snapshot.clone()).unwrap();
-    let until = Instant::now() + Duration::from_secs(30);
-    while said.lines().is_empty() {
-        assert!(Instant::now() < until, "never said so");
-        pause(Duration::from_millis(5));
-    }
+    until_said(&said);
     in_time(move || running.finish());
     let line = &said.lines()[0];
     assert!(line.contains("nobody reads") && line.contains("went before"), "{line}");
