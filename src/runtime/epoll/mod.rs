@@ -17,6 +17,9 @@
 //! - E2: a completion is made only in a turn, never in a submit (D1).
 //! - E3: one descriptor makes at most [`TRIES_MAX`] completions a turn of one operation; then the
 //!   others have their go, and it stays due.
+//! - E4: when the ring buffers run out in the turn that gave some away, whoever comes too late
+//!   waits for the next turn, before which most of them are back. `ENOBUFS` is for a turn that
+//!   begins with none.
 //!
 //! Ring buffers are those of the same [`Buffers`]; here they stand in a plain list, the one that
 //! was used last first, because it is in the cache.
@@ -71,6 +74,8 @@ pub struct Epoll {
     buffers: Buffers,
     /// Ring buffers that nobody has.
     free: Vec<ChunkId>,
+    /// Some were given out in this turn.
+    gave: bool,
     pipes: Pipes,
     ports: Ports,
     now: Time,
@@ -91,6 +96,7 @@ impl Epoll {
             due: VecDeque::new(),
             buffers,
             free,
+            gave: false,
             pipes: Pipes::new(pipes_max, pipe_bytes),
             ports: Ports::of_host(),
             now: Time(sys::monotonic_ns()),
@@ -210,6 +216,7 @@ impl Driver for Epoll {
         let begun = sys::monotonic_ns();
         let end = deadline.0.min(begun + WAIT_MAX_NS);
         let mut wait = end.saturating_sub(begun);
+        self.gave = false;
         loop {
             self.wait(wait)?;
             self.now = Time(sys::monotonic_ns());

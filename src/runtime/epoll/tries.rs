@@ -125,7 +125,13 @@ impl Epoll {
     }
 
     fn receive(&mut self, fd: Fd, many: bool) -> Step {
-        let Some(chunk) = self.free.pop() else { return Step::failed(Errno::ENOBUFS) };
+        let Some(chunk) = self.free.pop() else {
+            if self.gave {
+                self.make_due(fd);
+                return Step::Wait;
+            }
+            return Step::failed(Errno::ENOBUFS);
+        };
         self.buffers.set(chunk, 0, 0);
         let asked = self.buffers.sizes().ring_size;
         let result = sys::recv(fd.0, self.buffers.tail_mut(chunk));
@@ -133,6 +139,7 @@ impl Epoll {
         match self.spent(fd, ready::READ, result) {
             Ok(n) if n > 0 => {
                 self.buffers.extend(chunk, n);
+                self.gave = true;
                 self.socket(fd).has_read(n, asked);
                 Step::good(many, n, Some(chunk))
             }

@@ -171,3 +171,29 @@ fn a_busy_socket_does_not_silence_another(bench: &mut Bench<impl Driver>) {
     bench.driver.reset_now(busy);
     writer.join().unwrap();
 }
+
+/// E4: a ring cannot know, its buffers are chosen by the kernel.
+#[test]
+fn who_comes_too_late_for_a_buffer_of_this_turn_has_one_in_the_next() {
+    let mut bench = on_epoll();
+    let all = 3 * SIZES.ring_count as usize;
+    let pairs: Vec<_> = (0..all).map(|_| bench.accepted()).collect();
+    for (_, far) in &pairs {
+        (&mut &*far).write_all(b"x").unwrap();
+    }
+    for (at, (fd, _)) in pairs.iter().enumerate() {
+        bench.driver.submit_recv(*fd, false, token(16 + at as u8));
+    }
+    let mut got = 0;
+    while got < all {
+        bench.turn(Duration::from_secs(1));
+        for one in std::mem::take(&mut bench.seen) {
+            assert_eq!(one.result, Ok(1));
+            assert_eq!(bench.take(one.chunk.expect("a byte")), b"x");
+            got += 1;
+        }
+    }
+    for (fd, _far) in pairs {
+        bench.close(fd);
+    }
+}
