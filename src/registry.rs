@@ -170,6 +170,12 @@ impl ServerState {
         }
     }
 
+    /// It gets traffic again, and its failures count anew.
+    pub fn end_ejection(&self) {
+        self.ejected_until.store(0, Ordering::Relaxed);
+        self.errors_in_row.store(0, Ordering::Relaxed);
+    }
+
     #[must_use]
     pub fn is_ejected(&self, now: Time) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > now.0

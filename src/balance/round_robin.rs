@@ -39,7 +39,8 @@ impl Policy for RoundRobin {
     }
 
     /// A server that stays keeps its credit: if it began anew at every change somewhere, pools
-    /// with few sessions would send them all to the first server.
+    /// with few sessions would send them all to the first server. Not more of it than the weights
+    /// of now let it have: what was earned by larger ones would take as many turns to spend.
     fn rebuild(&mut self, candidates: &[Candidate]) {
         let old = std::mem::take(&mut self.turns);
         let credit_of = |index: usize, key| {
@@ -47,9 +48,12 @@ impl Policy for RoundRobin {
             let same = old.get(index).filter(|turn| turn.key == key);
             same.or_else(|| old.iter().find(|turn| turn.key == key)).map_or(0, |turn| turn.credit)
         };
-        let new = candidates.iter().enumerate();
-        self.turns =
-            new.map(|(at, one)| Turn { key: one.key, credit: credit_of(at, one.key) }).collect();
+        let most: i64 = candidates.iter().map(|one| i64::from(one.weight)).sum();
+        let turn = |(at, one): (usize, &Candidate)| Turn {
+            key: one.key,
+            credit: credit_of(at, one.key).clamp(-most, most),
+        };
+        self.turns = candidates.iter().enumerate().map(turn).collect();
     }
 
     fn compares_loads(&self) -> bool {
@@ -93,6 +97,20 @@ mod tests {
             picks.push((b'a' + pick.unwrap().index as u8) as char);
         }
         assert_eq!(picks, sequence(Balance::RoundRobin, &pool, 20));
+    }
+
+    #[test]
+    fn smaller_weights_hold_from_the_first_turn_on() {
+        let mut policy = RoundRobin::default();
+        let mut next = |pool: &[Candidate]| {
+            policy.rebuild(pool);
+            let key = FlowKey::of(None, &mut Rng::new(0));
+            policy.pick(PoolView::new(pool, &[]), key, &mut Rng::new(0)).unwrap().index
+        };
+        assert_eq!([0; 3].map(|_| next(&pool_of(&[1_000, 1_000]))), [0, 1, 0]);
+        let small = pool_of(&[1, 1]);
+        let first = (0..20).filter(|_| next(&small) == 0).count();
+        assert!((9..=11).contains(&first), "{first} of 20");
     }
 
     #[test]

@@ -169,6 +169,9 @@ impl Membership {
                 // Nobody finds out otherwise any more.
                 state.up.store(true, Ordering::Release);
             }
+            if pool.outlier.is_none() {
+                state.end_ejection();
+            }
         }
         Ok((change, ended))
     }

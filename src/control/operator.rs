@@ -59,8 +59,10 @@ pub(super) fn change(desk: &Desk, checks: &Checks, id: &NameId, wanted: Wanted) 
         for state in &states {
             // Down first: nobody may see it ready before its check has passed.
             state.up.store(false, Ordering::Release);
-            state.ejected_until.store(0, Ordering::Relaxed);
         }
+    }
+    if leaves_maint || wanted.state == Some(AdminState::Ready) {
+        states.iter().for_each(|state| state.end_ejection());
     }
     let (after, snapshot) = membership.change(id, wanted);
     desk.tell_membership(&snapshot);

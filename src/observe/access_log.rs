@@ -289,7 +289,13 @@ impl Writer {
         self.reopens = false;
         let access = &snapshot.plan.log.access;
         match open(access) {
-            Ok(target) => self.use_target(target),
+            Ok(target) => {
+                if target.is_none() {
+                    // Where they were to go is no log any more, and another is not theirs.
+                    self.drop_pending();
+                }
+                self.use_target(target);
+            }
             Err(error) => self.log.error(format_args!(
                 "{}; until then lines go where they went before",
                 explain(access, &error)
@@ -392,10 +398,13 @@ impl Writer {
             }
             Ok(()) => {}
             Err(error) => {
+                // No line is empty: this one ends what another write has left.
+                let mended = bytes.first() == Some(&b'\n');
+                let lines = &bytes[taken.max(usize::from(mended))..];
                 #[allow(clippy::naive_bytecount)] // only after a failure
-                let lost = bytes[taken..].iter().filter(|&&byte| byte == b'\n').count();
+                let lost = lines.iter().filter(|&&byte| byte == b'\n').count();
                 self.state.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-                self.torn = taken > 0 && bytes[taken - 1] != b'\n';
+                self.torn = if taken == 0 { mended } else { bytes[taken - 1] != b'\n' };
                 if !std::mem::replace(&mut self.failing, true) {
                     self.log.error(format_args!(
                         "the access log cannot be written ({error}); lines are lost and counted \

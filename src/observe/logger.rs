@@ -3,11 +3,13 @@
 //! A line never makes its caller wait: it goes through a bounded queue to a thread of its
 //! own, because a terminal that is stopped or a pipe that nobody reads must not stop health
 //! checks. What does not fit is counted, and said when there is room again. Sessions are not
-//! logged here but in the access log.
+//! logged here but in the access log. The journal gets no time and no word, for it has its own:
+//! the level goes there as sd-daemon(3) says.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +40,8 @@ struct Inner {
     /// As a number.
     level: AtomicU8,
     sink: Sink,
+    /// Stderr is the journal.
+    journal: bool,
     dropped: AtomicU64,
 }
 
@@ -81,7 +85,8 @@ impl Log {
 
     fn with(level: Level, sink: Sink) -> Self {
         let level = AtomicU8::new(level as u8);
-        Self(Arc::new(Inner { level, sink, dropped: AtomicU64::new(0) }))
+        let journal = is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
+        Self(Arc::new(Inner { level, sink, journal, dropped: AtomicU64::new(0) }))
     }
 
     /// From now on lines of `level` and graver.
@@ -124,6 +129,10 @@ impl Log {
         }
     }
 
+    fn line(&self, level: Level, text: impl Display) -> Line {
+        Line::Text(if self.0.journal { journal_lines(level, text) } else { line(level, text) })
+    }
+
     fn say(&self, level: Level, text: impl Display) {
         if level as u8 > self.0.level.load(Ordering::Relaxed) {
             return;
@@ -138,11 +147,11 @@ impl Log {
                 let lost = self.0.dropped.swap(0, Ordering::Relaxed);
                 if lost > 0 {
                     let text = format!("{lost} log lines were lost: stderr did not take them");
-                    if sender.try_send(Line::Text(line(Level::Warn, text))).is_err() {
+                    if sender.try_send(self.line(Level::Warn, text)).is_err() {
                         self.0.dropped.fetch_add(lost, Ordering::Relaxed);
                     }
                 }
-                if sender.try_send(Line::Text(line(level, text))).is_err() {
+                if sender.try_send(self.line(level, text)).is_err() {
                     self.0.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -170,6 +179,24 @@ fn line(level: Level, text: impl Display) -> String {
     format!("{} {on}{:<5}{off} {text}\n", clock::rfc3339(SystemTime::now()), word(level))
 }
 
+/// Whether stderr is the stream of the journal that `variable` names (systemd.exec(5)): somebody
+/// may have led it elsewhere since.
+fn is_journal(variable: Option<&str>) -> bool {
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    variable == Some(&format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Each line with its priority (syslog(3)).
+fn journal_lines(level: Level, text: impl Display) -> String {
+    let priority = match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug => 7,
+    };
+    text.to_string().lines().map(|line| format!("<{priority}>{line}\n")).collect()
+}
+
 fn run(lines: &Receiver<Line>) {
     while let Ok(line) = lines.recv() {
         match line {
@@ -188,6 +215,16 @@ mod tests {
     fn an_empty_no_color_asks_for_nothing() {
         assert!(says_no_color(Some(OsStr::new("1"))));
         assert!(!says_no_color(Some(OsStr::new(""))) && !says_no_color(None));
+    }
+
+    #[test]
+    fn the_journal_gets_the_level_of_each_line_and_neither_time_nor_word() {
+        assert_eq!(journal_lines(Level::Error, "a\nb"), "<3>a\n<3>b\n");
+        assert_eq!(journal_lines(Level::Info, "ready"), "<6>ready\n");
+        let stderr = std::fs::metadata("/proc/self/fd/2").unwrap();
+        assert!(is_journal(Some(&format!("{}:{}", stderr.dev(), stderr.ino()))));
+        assert!(!is_journal(Some(&format!("{}:{}", stderr.dev(), stderr.ino() + 1))));
+        assert!(!is_journal(None));
     }
 
     #[test]

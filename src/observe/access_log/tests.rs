@@ -263,6 +263,20 @@ fn the_end_waits_for_no_thread_that_waits_for_ever(engine: Engine) {
     in_time(move || running.finish());
 }
 
+fn a_torn_line_is_ended_once_and_counts_as_no_other_however_long_the_disk_is_full(engine: Engine) {
+    let (state, log) = (Arc::new(LogState::default()), Log::memory());
+    let mut writer = Writer::new(shared(engine, 0), None, state.clone(), log);
+    let full = || Err(io::ErrorKind::StorageFull.into());
+    let mut after = |bytes: &[u8], taken, torn, lost| {
+        writer.on_written((bytes.to_vec(), taken, full()));
+        assert_eq!((writer.torn, state.dropped.load(Ordering::Relaxed)), (torn, lost));
+    };
+    after(b"{1}\n{2}\n", 6, true, 1);
+    after(b"\n{3}\n{4}\n", 0, true, 3);
+    after(b"\n{5}\n", 1, false, 4);
+    after(b"{6}\n", 0, false, 5);
+}
+
 fn half_a_line_of_somebody_who_was_killed_is_ended_first(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.log");
@@ -307,5 +321,6 @@ on_both_engines! {
     a_file_that_cannot_be_opened_anew_goes_on_where_it_is,
     a_pipe_that_nobody_reads_takes_no_lines_from_the_file_before_it,
     the_end_waits_for_no_thread_that_waits_for_ever,
+    a_torn_line_is_ended_once_and_counts_as_no_other_however_long_the_disk_is_full,
     half_a_line_of_somebody_who_was_killed_is_ended_first,
 }

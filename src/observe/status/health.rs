@@ -9,6 +9,10 @@ use crate::registry::ServerState;
 
 /// What the last check of an address said.
 pub(super) fn of_one(pool: &plan::Pool, state: &ServerState) -> HealthStatus {
+    if pool.check.is_none() {
+        // There may be what one said that a reload has taken away.
+        return HealthStatus { ok: true, detail: "not checked".into(), at: None };
+    }
     let last = state.last_check.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     match &*last {
         Some(check) => HealthStatus {
@@ -16,9 +20,6 @@ pub(super) fn of_one(pool: &plan::Pool, state: &ServerState) -> HealthStatus {
             detail: check.detail.clone(),
             at: Some(clock::rfc3339(check.at)),
         },
-        None if pool.check.is_none() => {
-            HealthStatus { ok: true, detail: "not checked".into(), at: None }
-        }
         None => HealthStatus { ok: false, detail: "not checked yet".into(), at: None },
     }
 }
