@@ -26,6 +26,8 @@ pub struct SharedKeys {
     /// Counts what was published. Written while `keys` is locked.
     generation: AtomicU64,
     keys: Mutex<Option<Arc<KeySet>>>,
+    /// When those were fetched.
+    fetched_at: Mutex<Option<std::time::Instant>>,
     /// A token named a key that is not among them.
     wanted: AtomicBool,
     /// A fetch is on its way, or an unknown key would cause one now.
@@ -58,7 +60,7 @@ impl SharedKeys {
     #[must_use]
     pub fn fixed(keys: KeySet) -> Self {
         let shared = Self::default();
-        shared.publish(Some(Arc::new(keys)));
+        shared.publish(Some(Arc::new(keys)), None);
         shared
     }
 
@@ -95,7 +97,14 @@ impl SharedKeys {
         (self.fetched.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
-    fn publish(&self, newer: Option<Arc<KeySet>>) {
+    /// What was published last, and when it was fetched.
+    fn held(&self) -> Option<(Arc<KeySet>, std::time::Instant)> {
+        let fetched_at = *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read().keys.zip(fetched_at)
+    }
+
+    fn publish(&self, newer: Option<Arc<KeySet>>, fetched_at: Option<std::time::Instant>) {
+        *self.fetched_at.lock().unwrap_or_else(PoisonError::into_inner) = fetched_at;
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         *keys = newer;
         self.generation.fetch_add(1, Ordering::Release);
@@ -119,9 +128,13 @@ pub struct Jwks {
     pub timeout: Duration,
 }
 
-/// Keeps one key set up to date, for ever.
+/// Keeps one key set up to date, for ever. Keys that are there already serve on as long as the
+/// schedule lets them.
 pub async fn keep_fetched(jwks: Jwks, names: Names, shared: Arc<SharedKeys>, log: Log) {
     let mut ring = Keyring::new(jwks.schedule, now());
+    if let Some((keys, fetched_at)) = shared.held() {
+        ring = ring.holding(keys, fetched_at);
+    }
     let mut reporter = Reporter { jwks: &jwks, log: &log, trouble: None, remarks: Vec::new() };
     let mut step = ring.on_time(now());
     loop {
@@ -141,7 +154,7 @@ pub async fn keep_fetched(jwks: Jwks, names: Names, shared: Arc<SharedKeys>, log
 
 fn publish(step: Step, ring: &Keyring, shared: &SharedKeys, reporter: &Reporter<'_>) {
     if step.publish {
-        shared.publish(ring.keys().cloned());
+        shared.publish(ring.keys().cloned(), ring.fetched_at());
         if ring.keys().is_none() {
             reporter.on_end();
         }

@@ -68,6 +68,7 @@ pub struct Keyring {
 #[derive(Debug)]
 struct Held {
     keys: Arc<KeySet>,
+    fetched_at: Instant,
     until: Instant,
 }
 
@@ -77,6 +78,24 @@ impl Keyring {
     pub fn new(schedule: Schedule, now: Instant) -> Self {
         let (due, warm) = (now, now);
         Self { schedule, held: None, fetching: false, due, failures: 0, warm, wanted: false }
+    }
+
+    /// The same with keys that were fetched before, under another schedule perhaps.
+    #[must_use]
+    pub fn holding(mut self, keys: Arc<KeySet>, fetched_at: Instant) -> Self {
+        self.hold(keys, fetched_at);
+        self
+    }
+
+    fn hold(&mut self, keys: Arc<KeySet>, fetched_at: Instant) {
+        let until = fetched_at + self.schedule.refresh + self.schedule.grace;
+        self.held = Some(Held { keys, fetched_at, until });
+    }
+
+    /// When [`Keyring::keys`] were fetched.
+    #[must_use]
+    pub fn fetched_at(&self) -> Option<Instant> {
+        self.held.as_ref().map(|held| held.fetched_at)
     }
 
     /// The keys to verify with. `None` means that no token can be judged: the answer is 503.
@@ -128,8 +147,7 @@ impl Keyring {
         };
         self.failures = 0;
         self.due = now + self.schedule.refresh;
-        let until = self.due + self.schedule.grace;
-        self.held = Some(Held { keys: Arc::new(keys), until });
+        self.hold(Arc::new(keys), now);
         Step { publish: true, fetch: self.begin_if_due(now) }
     }
 

@@ -62,11 +62,12 @@ impl Rules {
         }
     }
 
-    /// The keys of a policy, if it was here and fetched them as `spec` says.
+    /// The keys of a policy, if it was here and fetched them from where `spec` says. When they are
+    /// fetched may be another matter now.
     fn same_keys(&self, policy: usize, spec: &PolicySpec) -> Option<&Arc<SharedKeys>> {
-        let fetched = |spec: &PolicySpec| spec.fetched_keys().cloned();
-        let old = self.specs.get(policy).and_then(fetched)?;
-        (fetched(spec)? == old).then(|| self.keys(policy)).flatten()
+        let (old, new) = (self.specs.get(policy)?.fetched_keys()?, spec.fetched_keys()?);
+        let same = old.url == new.url && old.verify == new.verify;
+        same.then(|| self.keys(policy)).flatten()
     }
 
     #[must_use]

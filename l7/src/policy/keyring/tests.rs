@@ -125,6 +125,21 @@ fn old_keys_serve_through_an_outage_as_long_as_the_grace() {
 }
 
 #[test]
+fn keys_of_before_serve_under_another_schedule_for_as_long_as_that_lets_them() {
+    let keys = Arc::new(KeySet::of_secret(&[1; 32]).expect("keys"));
+    let fetched_at = Instant::now();
+    let schedule = Schedule { refresh: Duration::from_secs(60), ..SCHEDULE };
+    let start = fetched_at + Duration::from_secs(600);
+    let ring = Keyring::new(schedule, start).holding(keys, fetched_at);
+    let mut life = Life { start, ring };
+    assert_eq!(life.time(0), FETCH);
+    assert_eq!(life.failed(1), NOTHING);
+    assert_eq!(life.ring.fetched_at(), Some(fetched_at));
+    assert!(!life.time(3_059).publish && life.ring.keys().is_some());
+    assert!(life.time(3_060).publish && life.ring.keys().is_none());
+}
+
+#[test]
 fn keys_end_while_a_fetch_hangs() {
     let mut life = Life::with_keys();
     assert_eq!(life.time(600), FETCH);
