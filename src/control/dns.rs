@@ -9,10 +9,12 @@
 //! - N4: the time to live is kept within `min_ttl` and `max_ttl`. The resolver's own cache is
 //!   off, so that there is one clock.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
@@ -270,10 +272,7 @@ impl Lookup<'_> {
         if let (true, Some(trouble), 0) = (found.is_empty(), trouble, self.refused) {
             return Err(trouble);
         }
-        found.sort();
-        found.dedup_by(|one, other| one.address == other.address);
-        found.truncate(MEMBERS_MAX);
-        Ok(found)
+        Ok(distinct(found))
     }
 
     async fn ask(&self, name: &str, kind: RecordType) -> Result<(Vec<RData>, Duration), Trouble> {
@@ -331,6 +330,24 @@ impl From<NetError> for Trouble {
             other => Self::Failed(other.to_string()),
         }
     }
+}
+
+/// Each address once, as the best record says it; of too many the best, in the order of addresses.
+fn distinct(mut found: Vec<Found>) -> Vec<Found> {
+    found.sort_by_key(|one| (one.address.clone(), one.backup, Reverse(one.weight)));
+    found.dedup_by(|one, other| one.address == other.address);
+    found.sort_by_key(|one| one.backup);
+    found.truncate(MEMBERS_MAX);
+    found.sort();
+    found
+}
+
+/// What the host says of names, by when it was said: a resolver reads it once.
+pub(super) fn of_host() -> [Option<(SystemTime, u64)>; 2] {
+    ["/etc/resolv.conf", "/etc/hosts"].map(|path| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.ino()))
+    })
 }
 
 /// SRV weights go to 65,535, ours from 1 to 1,000.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use sluicegate_l7::policy::keyring::Schedule;
 use sluicegate_l7::policy::spec::{Authority, JwksSpec};
@@ -22,6 +23,9 @@ use super::{certificates, dns};
 use crate::config::plan::{Dns, Plan, Server, Verify};
 use crate::http::Rules;
 
+/// See [`dns::of_host`].
+type OfHost = [Option<(SystemTime, u64)>; 2];
+
 #[derive(Debug)]
 pub(super) struct Followers {
     desk: Rc<Desk>,
@@ -31,8 +35,8 @@ pub(super) struct Followers {
     /// By policy.
     keys: RefCell<HashMap<usize, Follower<JwksSpec>>>,
     certificates: RefCell<Option<AbortHandle>>,
-    /// How names are looked up, by all of them.
-    dns: RefCell<Option<Dns>>,
+    /// How names are looked up, by all of them, and what the host said then.
+    dns: RefCell<Option<(Dns, OfHost)>>,
 }
 
 #[derive(Debug)]
@@ -62,11 +66,11 @@ impl Followers {
     /// Starts and ends what the plan in use asks for.
     pub fn follow(&self) {
         let plan = self.desk.instance.plan();
-        let dns = &plan.runtime.dns;
-        if self.dns.borrow().as_ref() != Some(dns) {
+        let dns = Some((plan.runtime.dns.clone(), dns::of_host()));
+        if *self.dns.borrow() != dns {
             self.names.borrow_mut().clear();
             self.keys.borrow_mut().clear();
-            *self.dns.borrow_mut() = Some(dns.clone());
+            *self.dns.borrow_mut() = dns;
         }
         self.follow_names(&plan);
         self.follow_keys(&plan);

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::plan::{Plan, Server};
+use crate::config::plan::{Plan, Server, ServerAddr};
 use crate::registry::AdminState;
 
 /// What was changed about one server.
@@ -67,7 +67,10 @@ impl Overrides {
         }
         if let Some(weight) = wanted.weight {
             let file = server.weight;
-            holds.weight = (weight != file).then_some(WeightOverride { weight, file });
+            // Where records give it, no weight is that of the file.
+            let of_records = matches!(server.address, ServerAddr::Srv { .. });
+            let differs = of_records || weight != file;
+            holds.weight = differs.then_some(WeightOverride { weight, file });
         }
         let key = (pool.to_owned(), server.name.clone());
         if holds.is_nothing() {
@@ -123,6 +126,15 @@ mod tests {
 
     fn weight(weight: u16) -> Wanted {
         Wanted { state: None, weight: Some(weight) }
+    }
+
+    #[test]
+    fn a_weight_of_a_service_overrides_its_records_whatever_the_file_says() {
+        let (plan, mut overrides) = (plan(), Overrides::default());
+        let address = ServerAddr::Srv { name: "_a._tcp.b".into() };
+        let server = Server { address, ..plan.pools[0].servers[0].clone() };
+        let after = overrides.change("back", &server, weight(1));
+        assert_eq!(after.weight, Some(WeightOverride { weight: 1, file: 1 }));
     }
 
     #[test]

@@ -331,3 +331,18 @@ fn weights_of_any_size_become_ours() {
     assert_eq!([scaled(0, 10), scaled(10, 10), scaled(1_000, 1_000)], [1, 10, 1_000]);
     assert_eq!([scaled(65_535, 65_535), scaled(1, 65_535)], [1_000, 1]);
 }
+
+#[test]
+fn an_address_of_two_records_is_what_the_better_one_says() {
+    let found = |port: u16, weight, backup| Found {
+        address: Endpoint::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        weight,
+        backup,
+    };
+    let all = vec![found(1, 1, true), found(1, 5, false), found(1, 3, false), found(2, 1, true)];
+    assert_eq!(distinct(all), [found(1, 5, false), found(2, 1, true)]);
+    let backups = (0..MEMBERS_MAX as u16).map(|port| found(port, 1, true));
+    let many = distinct(backups.chain([found(9_999, 1, false)]).collect());
+    assert_eq!(many.len(), MEMBERS_MAX);
+    assert_eq!(many.last(), Some(&found(9_999, 1, false)), "no backup in place of it");
+}
