@@ -42,6 +42,8 @@ pub(super) struct Desk {
     names_answered: Notify,
     /// Workers that have ended, for whatever reason: they make no turns any more.
     pub workers_ended: RefCell<BTreeSet<u16>>,
+    /// Another process has taken over.
+    pub handed_over: Cell<bool>,
     /// Rings with each of them, and with a failure.
     pub worker_news: Notify,
     pub worker_failed: RefCell<Option<String>>,
@@ -72,6 +74,7 @@ impl Desk {
             names_open: Cell::new(names_of(&instance.plan()).count()),
             names_answered: Notify::new(),
             workers_ended: RefCell::default(),
+            handed_over: Cell::default(),
             worker_news: Notify::new(),
             worker_failed: RefCell::new(None),
             stores_silent: RefCell::default(),
@@ -252,7 +255,8 @@ impl Desk {
         let standings: Vec<_> = roster.candidates().iter().map(|one| one.standing).collect();
         match ejection(&standings, at, outlier.max_ejected_percent) {
             Ejection::Eject => self.eject(state, &outlier),
-            Ejection::NotUp => {}
+            // What was under way when it was ejected says nothing of how it does afterwards.
+            Ejection::NotUp => state.errors_in_row.store(0, Ordering::Relaxed),
             Ejection::LastOne | Ejection::ShareOut => {
                 // Start counting anew, so that the question comes back if it goes on failing.
                 state.errors_in_row.store(0, Ordering::Relaxed);

@@ -68,6 +68,7 @@ pub(super) async fn live(
         let serving = admin::serve(socket, desk.clone(), checks.clone(), sender.clone());
         tokio::task::spawn_local(serving).abort_handle()
     });
+    let told_again = sender.clone();
     let upgrader = Upgrader::new(desk.clone(), reloader.clone(), admin_copy, sender.clone());
     tokio::task::spawn_local(pulse::watch(desk.clone()));
     followers.follow();
@@ -89,13 +90,21 @@ pub(super) async fn live(
         }
         serve(&desk, &reloader, &upgrader, &workers, &mut commands).await
     };
-    reloader.release_sockets();
-    upgrader.give_up();
-    drop(upgrader);
+    let command = match (upgrader.give_up(), command) {
+        // Its word has been overtaken by one to stop, which comes behind it.
+        (Some(pid), stop @ (Command::Stop | Command::StopNow)) => {
+            // Full of others that say so.
+            let _ = told_again.try_send(stop);
+            Command::HandedOver { pid }
+        }
+        (_, command) => command,
+    };
+    drop((upgrader, told_again));
     if let (Command::HandedOver { .. }, Some(admin)) = (&command, admin) {
         admin.abort();
     }
     let handed_over = matches!(command, Command::HandedOver { .. });
+    reloader.release_sockets(handed_over);
     tokio::select! {
         () = drain(&desk, command, &mut commands) => {}
         () = keep_house(&desk) => {}
@@ -106,15 +115,12 @@ pub(super) async fn live(
     farewell(&desk, handed_over)
 }
 
-/// Removes socket files and says how it went.
+/// Removes the socket file of the admin API and says how it went.
 fn farewell(desk: &Desk, handed_over: bool) -> Result<(), ServeError> {
     let instance = &desk.instance;
-    for bind in instance.bound().iter().flatten().chain(&instance.admin) {
-        // The files are another process's now.
-        if let (BindAddr::Unix(path), false) = (bind, handed_over) {
-            // Nobody listens there any more; the next start would remove it too.
-            let _ = std::fs::remove_file(path);
-        }
+    if let (Some(BindAddr::Unix(path)), false) = (&instance.admin, handed_over) {
+        // Nobody listens there any more; the next start would remove it too.
+        let _ = std::fs::remove_file(path);
     }
     instance.set_phase(Phase::Stopped);
     if let Some(error) = desk.worker_failed.take() {
@@ -299,6 +305,7 @@ async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
     let mut timed_out = false;
     match first {
         Command::HandedOver { pid } => {
+            desk.handed_over.set(true);
             desk.log.info(format_args!(
                 "process {pid} has taken over; this one serves the sessions it has to their end"
             ));

@@ -32,6 +32,7 @@ pub mod reload;
 mod scrape;
 mod signals;
 mod start;
+mod successor;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;

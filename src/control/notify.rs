@@ -19,6 +19,11 @@ pub(super) fn notify(state: &str) -> io::Result<()> {
     }
 }
 
+/// There is a service manager that wants to be told.
+pub(super) fn has_manager() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// How long the service manager waits for a `WATCHDOG=1` before it kills; `None`: it does not.
 #[must_use]
 pub(super) fn watchdog() -> Option<Duration> {

@@ -90,8 +90,10 @@ pub(super) async fn watch(desk: Rc<Desk>) {
             look(&desk, &mut pulse);
             look_at = Instant::now() + LOOK_EVERY;
         }
-        // Left unfed while a worker is stuck: the manager starts us anew if it lasts.
+        // Left unfed while a worker is stuck: the manager starts us anew if it lasts. One that has
+        // handed over speaks for the other no more.
         if watchdog.is_some()
+            && !desk.handed_over.get()
             && pulse.stuck().is_empty()
             && let Err(error) = notify::notify("WATCHDOG=1")
         {

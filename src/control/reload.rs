@@ -8,7 +8,6 @@
 //! the new snapshot between two events; then its doors change. Sessions stay on what they have.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use std::time::SystemTime;
 
 use super::desk::Desk;
 use super::followers::Followers;
-use super::upgrade::Place;
+use super::upgrade::Handed;
 use crate::config::plan::Plan;
 use crate::config::{self, Loaded, Outline};
 use crate::fronts::Fronts;
@@ -114,6 +113,12 @@ impl Reloader {
     /// This process accepts: closes what it was handed and does not want, and lets the one
     /// before it go.
     pub fn finish_inheriting(&self) {
+        for address in self.sockets.borrow().unused() {
+            self.desk.log.warn(format_args!(
+                "the service manager listens on {address} for this process, and no listener \
+                 binds it: who connects there is not served"
+            ));
+        }
         if let Some(successor) = self.sockets.borrow_mut().finish_inheriting() {
             successor.ready();
         }
@@ -123,13 +128,14 @@ impl Reloader {
     ///
     /// # Errors
     /// dup(2)'s.
-    pub fn copies(&self) -> std::io::Result<Vec<(Place, Vec<OwnedFd>)>> {
+    pub fn copies(&self) -> std::io::Result<Vec<Handed>> {
         self.sockets.borrow().copies(&self.desk.instance.plan())
     }
 
-    /// The listening sockets are the workers' alone from now on.
-    pub fn release_sockets(&self) {
-        self.sockets.borrow_mut().release();
+    /// The listening sockets are the workers' alone from now on. Unless they were handed over,
+    /// nobody comes any more.
+    pub fn release_sockets(&self, handed_over: bool) {
+        self.sockets.borrow_mut().release(handed_over);
     }
 
     /// The configuration's files, the first one that was named, and the patterns that may come

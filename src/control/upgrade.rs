@@ -15,14 +15,11 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -32,14 +29,16 @@ use socket2::SockRef;
 use super::Command as Told;
 use super::commands::Teller;
 use super::desk::Desk;
+use super::notify;
 use super::reload::Reloader;
+use super::successor::{Expected, hand_over};
 use crate::config::plan::BindAddr;
 use crate::observe::events::EventKind;
 use crate::observe::view::bind_text;
 use crate::runtime::sys;
 
 /// Says to a new process that its standard input brings sockets.
-const VARIABLE: &str = "SLUICEGATE_TAKE_OVER";
+pub(super) const VARIABLE: &str = "SLUICEGATE_TAKE_OVER";
 
 /// Descriptors in one message: the kernel takes 253 (`SCM_MAX_FD`).
 const BATCH: usize = 200;
@@ -47,10 +46,7 @@ const BATCH: usize = 200;
 /// The list of sockets; a listener has a name of at most some hundred bytes.
 const LIST_BYTES_MAX: u64 = 16 << 20;
 
-/// How long the new process may take until it accepts.
-const READY_DEADLINE: Duration = Duration::from_secs(120);
-
-const READY: &[u8] = b"ready\n";
+pub(super) const READY: &[u8] = b"ready\n";
 
 /// Where sockets belong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,16 +76,35 @@ impl Place {
 }
 
 /// Sockets of one address.
+#[derive(Debug)]
+pub struct Handed {
+    pub place: Place,
+    pub fds: Vec<OwnedFd>,
+    /// A service manager has them too, and listens on when we have ended.
+    pub managed: bool,
+}
+
+impl Handed {
+    /// Other descriptors of the same; none if there are none left.
+    pub fn copy(&self) -> Option<Self> {
+        let (place, managed) = (self.place.clone(), self.managed);
+        Some(Self { place, fds: copies(&self.fds).ok()?, managed })
+    }
+}
+
+/// The same in the list that goes before them.
 #[derive(Debug, Serialize, Deserialize)]
 struct Listed {
     place: Place,
     count: usize,
+    #[serde(default)]
+    managed: bool,
 }
 
 /// What a process was started with.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(Place, Vec<OwnedFd>)>,
+    sockets: Vec<Handed>,
     /// To tell when we accept.
     parent: Option<UnixStream>,
 }
@@ -117,7 +132,9 @@ impl Inherited {
                 (None, None) => continue,
             };
             SockRef::from(&fd).set_nonblocking(true)?;
-            inherited.add(Place::of("", &bind), fd);
+            // One that was killed may have left it so.
+            sys::pass_syns(fd.as_raw_fd());
+            inherited.add(Place::of("", &bind), fd, true);
         }
         Ok(inherited)
     }
@@ -129,35 +146,44 @@ impl Inherited {
         let mut fds = receive_fds(&parent, list.iter().map(|one| one.count).sum())?.into_iter();
         for one in list {
             for fd in fds.by_ref().take(one.count) {
-                inherited.add(one.place.clone(), fd);
+                inherited.add(one.place.clone(), fd, one.managed);
             }
         }
         inherited.parent = Some(parent);
         Ok(inherited)
     }
 
-    fn add(&mut self, place: Place, fd: OwnedFd) {
-        match self.sockets.iter_mut().find(|(known, _)| *known == place) {
-            Some((_, fds)) => fds.push(fd),
-            None => self.sockets.push((place, vec![fd])),
+    fn add(&mut self, place: Place, fd: OwnedFd, managed: bool) {
+        match self.sockets.iter_mut().find(|known| known.place == place) {
+            Some(known) => known.fds.push(fd),
+            None => self.sockets.push(Handed { place, fds: vec![fd], managed }),
         }
     }
 
-    /// The sockets of a place, or of its address if another listener had it, once; none if it
-    /// was not handed over.
-    pub fn take(&mut self, place: &Place) -> Vec<OwnedFd> {
-        let same = |(known, _): &(Place, Vec<OwnedFd>)| known == place;
-        let moved = |(known, _): &(Place, Vec<OwnedFd>)| {
-            known.address == place.address && !place.is_any_port()
-        };
+    /// The sockets of a place, or of its address if another listener had it; none if it was not
+    /// handed over. Once, unless a service manager listens there for as long as it likes: after
+    /// a reload the place may be wanted again.
+    pub fn take(&mut self, place: &Place) -> Option<Handed> {
+        let same = |known: &Handed| known.place == *place;
+        let moved = |known: &Handed| known.place.address == place.address && !place.is_any_port();
         let at = self.sockets.iter().position(same);
         let at = at.or_else(|| self.sockets.iter().position(moved));
-        at.map(|at| self.sockets.swap_remove(at).1).unwrap_or_default()
+        let handed = self.sockets.swap_remove(at?);
+        if handed.managed {
+            self.sockets.extend(handed.copy());
+        }
+        Some(handed)
+    }
+
+    /// Other descriptors of what a service manager has, also where no listener is now.
+    pub fn managed(&self) -> impl Iterator<Item = &Handed> {
+        self.sockets.iter().filter(|one| one.managed)
     }
 
     /// Closes what nobody wanted, and returns who is to be told that this process accepts.
-    pub fn finish(self) -> Option<Successor> {
-        self.parent.map(Successor)
+    pub fn finish(&mut self) -> Option<Successor> {
+        self.sockets.retain(|one| one.managed);
+        self.parent.take().map(Successor)
     }
 }
 
@@ -205,19 +231,27 @@ impl Upgrader {
         self.busy.get()
     }
 
-    /// No other process is wanted any more: one that is on its way ends now.
-    pub fn give_up(&self) {
-        self.successor.give_up();
+    /// No other process is wanted any more: one that is on its way ends now. If it accepts
+    /// already, which it is.
+    pub fn give_up(&self) -> Option<u32> {
+        self.successor.give_up()
     }
 
     /// Starts another process; [`Told::HandedOver`] comes when it accepts.
     pub fn begin(&self) {
+        if std::process::id() == 1 {
+            let text = "upgrade: this is process 1, whose end is that of its container: start \
+                        another container instead; this process serves on";
+            self.desk.log.error(text);
+            return self.desk.instance.events.push(EventKind::UpgradeFailed, text);
+        }
         if self.busy.replace(true) {
             return;
         }
         let sockets = self.reloader.copies().and_then(|mut sockets| {
-            let admin = self.admin.as_ref().map(OwnedFd::try_clone).transpose()?;
-            sockets.extend(admin.map(|fd| (Place::admin(), vec![fd])));
+            let given = self.admin.as_ref().map(OwnedFd::try_clone).transpose()?;
+            let admin = |fd| Handed { place: Place::admin(), fds: vec![fd], managed: false };
+            sockets.extend(given.map(admin));
             Ok(sockets)
         });
         let (desk, commands, busy) = (self.desk.clone(), self.commands.clone(), self.busy.clone());
@@ -228,7 +262,7 @@ impl Upgrader {
             let work = move || {
                 let sockets = sockets.map_err(|error| format!("no descriptor: {error}"))?;
                 let program = program.ok_or("the program's file is not known")?;
-                hand_over(&program, &sockets, &expected)
+                hand_over(&program, &sockets, &expected, notify::has_manager())
             };
             let done = tokio::task::spawn_blocking(work).await;
             match done.unwrap_or_else(|_| Err("a defect in handing over".to_owned())) {
@@ -248,133 +282,18 @@ impl Upgrader {
     }
 }
 
-/// Starts another process of the program, hands it the sockets and waits until it accepts.
-/// Takes as long as that takes, or until `expected` is given up. Returns the process.
-///
-/// # Errors
-/// Why it does not accept, in a sentence; it is not running then.
-fn hand_over(
-    program: &Path,
-    sockets: &[(Place, Vec<OwnedFd>)],
-    expected: &Expected,
-) -> Result<u32, String> {
-    let said = |what: &str| {
-        let program = program.display().to_string();
-        let what = what.to_owned();
-        move |error: io::Error| format!("{program}: {what}: {error}")
+/// Sends the list of sockets, and the sockets.
+pub(super) fn send(mut to: UnixStream, sockets: &[Handed]) -> io::Result<UnixStream> {
+    let listed = |Handed { place, fds, managed }: &Handed| Listed {
+        place: place.clone(),
+        count: fds.len(),
+        managed: *managed,
     };
-    let (ours, theirs) = UnixStream::pair().map_err(said("no socket to hand over with"))?;
-    let line = ours.try_clone().map_err(said("no socket to hand over with"))?;
-    let mut command = Command::new(program);
-    command
-        .args(std::env::args_os().skip(1))
-        .env(VARIABLE, "1")
-        .env_remove("LISTEN_FDS")
-        .env_remove("LISTEN_PID")
-        // The watchdog of the service is to be fed by whoever is its main process.
-        .env_remove("WATCHDOG_PID")
-        .stdin(Stdio::from(OwnedFd::from(theirs)));
-    expected.start(&mut command, line).map_err(said("cannot be started"))?;
-    // It has the other end too; only the child may, so that its end is seen.
-    drop(command);
-    let done = send(ours, sockets).and_then(await_ready);
-    // Whoever gave it up has ended it.
-    let given_up = || format!("{}: given up", program.display());
-    let mut child = expected.take().ok_or_else(given_up)?;
-    done.map_err(|error| {
-        let status = end(&mut child);
-        let status = status.map_or_else(String::new, |status| format!(" ({status})"));
-        format!("{} does not get ready{status}: {error}", program.display())
-    })?;
-    Ok(child.id())
-}
-
-/// The new process, while a thread waits for it that only a word of the process or its end wakes.
-#[derive(Debug, Default)]
-struct Expected(Mutex<Expectation>);
-
-#[derive(Debug, Default)]
-enum Expectation {
-    #[default]
-    Nobody,
-    /// The line is the one that the thread reads.
-    Started { child: Child, line: UnixStream },
-    /// For good: this process is at its end.
-    GivenUp,
-}
-
-impl Expected {
-    fn state(&self) -> MutexGuard<'_, Expectation> {
-        // It is whole at every moment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts the process, unless it is given up already.
-    fn start(&self, command: &mut Command, line: UnixStream) -> io::Result<()> {
-        let mut state = self.state();
-        if matches!(*state, Expectation::GivenUp) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        *state = Expectation::Started { child: command.spawn()?, line };
-        Ok(())
-    }
-
-    /// The process, which is its taker's from now on; `None` if it was given up.
-    fn take(&self) -> Option<Child> {
-        let mut state = self.state();
-        match std::mem::take(&mut *state) {
-            Expectation::Started { child, .. } => Some(child),
-            other => {
-                *state = other;
-                None
-            }
-        }
-    }
-
-    /// Ends the process, if there is one that does not accept yet, and lets the thread go.
-    fn give_up(&self) {
-        let before = std::mem::replace(&mut *self.state(), Expectation::GivenUp);
-        if let Expectation::Started { mut child, line } = before {
-            kill(&mut child);
-            // A process that it has started may have its end of the line too.
-            let _ = line.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn is_given_up(&self) -> bool {
-        matches!(*self.state(), Expectation::GivenUp)
-    }
-}
-
-/// Ends a process that does not get ready; how it ended, if it did by itself.
-fn end(child: &mut Child) -> Option<String> {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let mut status = None;
-    while status.is_none() && Instant::now() < deadline {
-        status = child.try_wait().ok().flatten();
-        std::thread::yield_now();
-    }
-    if status.is_none() {
-        // It is ours, and it hangs.
-        kill(child);
-    }
-    status.map(|status| status.to_string())
-}
-
-fn kill(child: &mut Child) {
-    // It may have ended by itself.
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-fn send(mut to: UnixStream, sockets: &[(Place, Vec<OwnedFd>)]) -> io::Result<UnixStream> {
-    let listed =
-        |(place, fds): &(Place, Vec<OwnedFd>)| Listed { place: place.clone(), count: fds.len() };
     let list: Vec<Listed> = sockets.iter().map(listed).collect();
     let list = serde_json::to_vec(&list)?;
     to.write_all(&(list.len() as u64).to_le_bytes())?;
     to.write_all(&list)?;
-    let fds: Vec<_> = sockets.iter().flat_map(|(_, fds)| fds).map(AsRawFd::as_raw_fd).collect();
+    let fds: Vec<_> = sockets.iter().flat_map(|one| &one.fds).map(AsRawFd::as_raw_fd).collect();
     for batch in fds.chunks(BATCH) {
         let rights = [ControlMessage::ScmRights(batch)];
         sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"+")], &rights, MsgFlags::empty(), None)?;
@@ -414,14 +333,6 @@ fn receive_fds(from: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
     Ok(fds)
 }
 
-fn await_ready(from: UnixStream) -> io::Result<()> {
-    let mut from = from;
-    from.set_read_timeout(Some(READY_DEADLINE))?;
-    let mut said = [0; READY.len()];
-    from.read_exact(&mut said)?;
-    if said == READY { Ok(()) } else { Err(io::Error::other("it said something else")) }
-}
-
 /// Another descriptor of each.
 ///
 /// # Errors
@@ -446,13 +357,29 @@ mod tests {
         let mut inherited = Inherited::default();
         let fixed = Place { listener: "a".to_owned(), address: "127.0.0.1:80".to_owned() };
         for place in [place("a"), place("b"), fixed.clone()] {
-            inherited.add(place, fd());
+            inherited.add(place, fd(), false);
         }
-        assert!(inherited.take(&place("c")).is_empty());
-        assert_eq!(inherited.take(&place("b")).len(), 1);
-        assert!(inherited.take(&place("b")).is_empty(), "only once");
+        assert!(inherited.take(&place("c")).is_none());
+        assert_eq!(inherited.take(&place("b")).unwrap().fds.len(), 1);
+        assert!(inherited.take(&place("b")).is_none(), "only once");
         let renamed = Place { listener: "other".to_owned(), ..fixed };
-        assert_eq!(inherited.take(&renamed).len(), 1);
+        assert_eq!(inherited.take(&renamed).unwrap().fds.len(), 1);
+    }
+
+    #[test]
+    fn what_a_service_manager_listens_on_is_there_again_and_after_the_start() {
+        let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut inherited = Inherited::default();
+        let at = |port: u16| Place::of("", &BindAddr::Ip(([127, 0, 0, 1], port).into()));
+        inherited.add(at(80), fd(), true);
+        inherited.add(at(81), fd(), false);
+        let of_listener = Place { listener: "web".to_owned(), ..at(80) };
+        for _ in 0..2 {
+            let handed = inherited.take(&of_listener).expect("again");
+            assert!(handed.managed && handed.fds.len() == 1);
+        }
+        assert!(inherited.finish().is_none());
+        assert!(inherited.take(&at(80)).is_some() && inherited.take(&at(81)).is_none());
     }
 
     #[test]
@@ -462,56 +389,23 @@ mod tests {
         let addresses: Vec<_> = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
         let mut fds = listeners.into_iter().map(OwnedFd::from);
         let sockets = vec![
-            (place("first"), fds.by_ref().take(3).collect()),
-            (place("none"), vec![]),
-            (place("rest"), fds.collect::<Vec<_>>()),
+            ("first", fds.by_ref().take(3).collect()),
+            ("none", vec![]),
+            ("rest", fds.collect::<Vec<_>>()),
         ];
+        let handed = |(name, fds)| Handed { place: place(name), fds, managed: name == "first" };
+        let sockets: Vec<_> = sockets.into_iter().map(handed).collect();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let sender = std::thread::spawn(move || drop(send(ours, &sockets).unwrap()));
         let list: Vec<Listed> = receive_list(&mut theirs).unwrap();
         let counts: Vec<_> =
-            list.iter().map(|one| (one.place.listener.as_str(), one.count)).collect();
-        assert_eq!(counts, [("first", 3), ("none", 0), ("rest", BATCH + 4)]);
+            list.iter().map(|one| (one.place.listener.as_str(), one.count, one.managed)).collect();
+        let wanted = [("first", 3, true), ("none", 0, false), ("rest", BATCH + 4, false)];
+        assert_eq!(counts, wanted);
         let received = receive_fds(&theirs, BATCH + 7).unwrap();
         sender.join().unwrap();
         let of = |fd: OwnedFd| TcpListener::from(fd).local_addr().unwrap();
         assert_eq!(received.into_iter().map(of).collect::<Vec<_>>(), addresses);
         assert!(receive_fds(&theirs, 1).is_err(), "the end is no socket");
-    }
-
-    #[test]
-    fn a_program_that_does_not_get_ready_is_an_error_that_names_it() {
-        for (program, words) in
-            [("/nonexistent/sg", "cannot be started"), ("/bin/true", "exit status: 0")]
-        {
-            let error = hand_over(Path::new(program), &[], &Expected::default()).unwrap_err();
-            assert!(error.contains(program) && error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_program_that_hangs_ends_when_it_is_given_up_and_none_is_started_after() {
-        use std::os::unix::fs::PermissionsExt as _;
-
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("hangs");
-        // The second one has the line too, and outlives the first.
-        std::fs::write(&program, "#!/bin/sh\nsleep 30 > /dev/null 2>&1 &\nexec sleep 600\n")
-            .unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let expected = Arc::new(Expected::default());
-        let (waited, handing) = (expected.clone(), program.clone());
-        let (done, over) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(hand_over(&handing, &[], &waited)));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !matches!(*expected.state(), Expectation::Started { .. }) {
-            assert!(Instant::now() < deadline, "never started");
-            std::thread::yield_now();
-        }
-        expected.give_up();
-        let error = over.recv_timeout(Duration::from_secs(10)).expect("it ends").unwrap_err();
-        assert!(error.contains("given up"), "{error}");
-        let error = hand_over(&program, &[], &expected).unwrap_err();
-        assert!(error.contains("cannot be started"), "{error}");
     }
 }

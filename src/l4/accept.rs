@@ -62,6 +62,8 @@ pub struct Door {
     listener: ListenerId,
     fd: Fd,
     unix: bool,
+    /// See [`Listening::managed`].
+    managed: bool,
     accepting: Accepting,
     /// Nobody new gets into its queue; from then on it closes.
     closing: Option<Time>,
@@ -70,9 +72,15 @@ pub struct Door {
 
 impl<D: Driver> Gate<D> {
     /// Adds a listening socket; [`Gate::open_doors`] begins to accept.
-    pub fn add_door(&mut self, id: SocketId, listener: ListenerId, fd: Fd, unix: bool) {
-        let accepting = Accepting::No;
-        let door = Door { id, listener, fd, unix, accepting, closing: None, closed: false };
+    pub fn add_door(
+        &mut self,
+        id: SocketId,
+        listener: ListenerId,
+        fd: Fd,
+        [unix, managed]: [bool; 2],
+    ) {
+        let (accepting, closing, closed) = (Accepting::No, None, false);
+        let door = Door { id, listener, fd, unix, managed, accepting, closing, closed };
         // A door that is closed has no accept in flight (its place may be another's).
         match self.doors.iter_mut().find(|door| door.closed) {
             Some(free) => *free = door,
@@ -82,8 +90,8 @@ impl<D: Driver> Gate<D> {
 
     /// Adds the sockets that this worker was given.
     pub fn add_doors(&mut self, listening: Vec<Listening>) {
-        for Listening { id, listener, fd, unix } in listening {
-            self.add_door(id, listener, Fd(fd.into_raw_fd()), unix);
+        for Listening { id, listener, fd, unix, managed } in listening {
+            self.add_door(id, listener, Fd(fd.into_raw_fd()), [unix, managed]);
         }
     }
 
@@ -279,12 +287,14 @@ impl<D: Driver> Gate<D> {
         }
     }
 
-    /// Begins to close a door: nobody new gets into its queue.
+    /// Begins to close a door: nobody new gets into its queue, unless that is another's too.
     fn bar_door(&mut self, at: usize) {
         if self.doors[at].closed || self.doors[at].closing.is_some() || self.handed_over {
             return;
         }
-        self.driver.bar_now(self.doors[at].fd);
+        if !self.doors[at].managed {
+            self.driver.bar_now(self.doors[at].fd);
+        }
         self.empty_queue(at);
         let at_last = self.driver.now() + LAST_LOOK;
         self.doors[at].closing = Some(at_last);

@@ -15,8 +15,9 @@ use super::mail::DoorChanges;
 use super::sys;
 use super::worker::{Listening, SocketId};
 use crate::config::plan::{BindAddr, Listener, Plan};
-use crate::control::upgrade::{Inherited, Place, Successor, copies};
+use crate::control::upgrade::{Handed, Inherited, Place, Successor, copies};
 use crate::l4::gate::tcp_options;
+use crate::observe::view::bind_text;
 use crate::registry::ListenerId;
 
 /// What could not be bound, and why, in a sentence.
@@ -49,6 +50,8 @@ struct Socket {
     /// With the real port where the plan says 0.
     real: BindAddr,
     fds: Vec<OwnedFd>,
+    /// See [`Handed::managed`].
+    managed: bool,
 }
 
 /// All listening sockets of the process.
@@ -78,24 +81,38 @@ impl Sockets {
 
     /// Closes what was handed over and is not in the plan; who is to be told that we accept.
     pub fn finish_inheriting(&mut self) -> Option<Successor> {
-        std::mem::take(&mut self.inherited).finish()
+        self.inherited.finish()
     }
 
     /// What was handed over for this place.
     pub fn inherit(&mut self, place: &Place) -> Vec<OwnedFd> {
-        self.inherited.take(place)
+        self.inherited.take(place).map(|handed| handed.fds).unwrap_or_default()
     }
 
     /// Other descriptors of all sockets, to hand over. `plan` is the one they were rearranged for.
     ///
     /// # Errors
     /// dup(2)'s.
-    pub fn copies(&self, plan: &Plan) -> std::io::Result<Vec<(Place, Vec<OwnedFd>)>> {
+    pub fn copies(&self, plan: &Plan) -> std::io::Result<Vec<Handed>> {
         let copy = |socket: &Socket| {
             let listener = &plan.listeners[usize::from(socket.listener.0)].name;
-            Ok((Place::of(listener, &socket.planned), copies(&socket.fds)?))
+            let place = Place::of(listener, &socket.planned);
+            Ok(Handed { place, fds: copies(&socket.fds)?, managed: socket.managed })
         };
-        self.all.iter().map(copy).collect()
+        let unused = self.inherited.managed().filter(|one| !self.has(&one.place));
+        let unused = unused.filter_map(Handed::copy).map(Ok);
+        self.all.iter().map(copy).chain(unused).collect()
+    }
+
+    /// A listener is bound to the address of `place`.
+    fn has(&self, place: &Place) -> bool {
+        self.all.iter().any(|socket| bind_text(&socket.planned) == place.address)
+    }
+
+    /// Addresses at which a service manager listens for us and no listener is.
+    pub fn unused(&self) -> Vec<String> {
+        let unused = self.inherited.managed().filter(|one| !self.has(&one.place));
+        unused.map(|one| one.place.address.clone()).collect()
     }
 
     /// Binds what is new in `plan` and listens; nobody accepts there yet, so clients that come
@@ -120,10 +137,10 @@ impl Sockets {
         }
         // Kept ones are only marked until everything new is bound.
         let kept: Vec<Option<usize>> = self.keep(&wanted);
-        let mut fresh = Vec::new();
+        let mut fresh: Vec<Socket> = Vec::new();
         for (&(id, listener, address), kept) in wanted.iter().zip(&kept) {
             if kept.is_none() {
-                let bound = self.bind(plan, (id, listener), address, &mut doors);
+                let bound = self.bind(plan, (id, listener), address, &fresh, &mut doors);
                 fresh.push(bound.map_err(|error| error.to_string())?);
             }
         }
@@ -149,10 +166,7 @@ impl Sockets {
             for doors in &mut doors {
                 doors.closed.push(gone.id);
             }
-            if let BindAddr::Unix(path) = &gone.real {
-                // Who connects from now on finds nobody; who is in the queue is served.
-                let _ = std::fs::remove_file(path);
-            }
+            gone.leave_file();
         }
         Ok((Rearranged { doors, addresses }, committed))
     }
@@ -184,6 +198,7 @@ impl Sockets {
         plan: &Plan,
         (listener, planned): (ListenerId, &Listener),
         address: &BindAddr,
+        fresh: &[Socket],
         doors: &mut [DoorChanges],
     ) -> Result<Socket, BindError> {
         let failed = |error: std::io::Error| BindError {
@@ -191,12 +206,12 @@ impl Sockets {
             address: display(address),
             detail: explain(&error, address),
         };
-        let given = self.inherited.take(&Place::of(&planned.name, address));
-        if !given.is_empty() {
+        if let Some(given) = self.inherited.take(&Place::of(&planned.name, address)) {
             return self.adopt(plan, (listener, planned), address, given, doors).map_err(failed);
         }
         // Ours may overlap, as a wildcard address and one of an interface do.
-        let ours = |ip: &SocketAddr| self.all.iter().any(|socket| socket.has_port(ip.port()));
+        let ours =
+            |ip: &SocketAddr| self.all.iter().chain(fresh).any(|socket| socket.has_port(ip.port()));
         let (real, sockets, unix) = match address {
             BindAddr::Ip(ip) => {
                 let alone = !ours(ip);
@@ -215,9 +230,10 @@ impl Sockets {
         let mut fds = Vec::new();
         for (fd, doors) in sockets.into_iter().zip(doors) {
             fds.push(fd.try_clone().map_err(failed)?);
-            doors.opened.push(Listening { id, listener, fd, unix });
+            let managed = false;
+            doors.opened.push(Listening { id, listener, fd, unix, managed });
         }
-        Ok(Socket { id, listener, planned: address.clone(), real, fds })
+        Ok(Socket { id, listener, planned: address.clone(), real, fds, managed: false })
     }
 
     /// Puts sockets to use that another process has bound. Each worker has one; where there were
@@ -228,15 +244,16 @@ impl Sockets {
         plan: &Plan,
         (listener, planned): (ListenerId, &Listener),
         address: &BindAddr,
-        given: Vec<OwnedFd>,
+        given: Handed,
         doors: &mut [DoorChanges],
     ) -> std::io::Result<Socket> {
-        let first = SockRef::from(&given[0]);
+        let Handed { mut fds, managed, .. } = given;
+        let first = SockRef::from(&fds[0]);
         let local = first.local_addr()?;
         let unix = matches!(address, BindAddr::Unix(_));
         let shared = !unix && first.reuse_port()?;
         let real = local.as_socket().map_or_else(|| address.clone(), BindAddr::Ip);
-        let mut fds = given;
+        let given = fds.len();
         while !unix && fds.len() < doors.len() {
             let more = match (&real, shared) {
                 (BindAddr::Ip(ip), true) => bind_tcp(plan, planned, *ip, 1, false)?.1,
@@ -251,18 +268,32 @@ impl Sockets {
             if let BindAddr::Ip(_) = real {
                 sys::set_no_delay(fd.as_raw_fd())?;
             }
-            doors[at % workers].opened.push(Listening { id, listener, fd, unix });
+            // One that was bound here is nobody else's.
+            let managed = managed && (at < given || !shared);
+            doors[at % workers].opened.push(Listening { id, listener, fd, unix, managed });
         }
-        Ok(Socket { id, listener, planned: address.clone(), real, fds })
+        Ok(Socket { id, listener, planned: address.clone(), real, fds, managed })
     }
 
-    /// Lets go of all: what workers have is what there is.
-    pub fn release(&mut self) {
+    /// Lets go of all: what workers have is what there is, and they are about to close it unless
+    /// it was handed over.
+    pub fn release(&mut self, handed_over: bool) {
+        if !handed_over {
+            self.all.iter().for_each(Socket::leave_file);
+        }
         self.all.clear();
     }
 }
 
 impl Socket {
+    /// Who connects from now on finds nobody; who is in the queue is served. Later the file may be
+    /// another process's.
+    fn leave_file(&self) {
+        if let (BindAddr::Unix(path), false) = (&self.real, self.managed) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     fn has_port(&self, port: u16) -> bool {
         matches!(self.real, BindAddr::Ip(address) if address.port() == port)
     }
@@ -399,7 +430,7 @@ pub fn explain(error: &std::io::Error, address: &BindAddr) -> String {
     let BindAddr::Ip(address) = address else { return error.to_string() };
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => match owner(*address) {
-            Some(owner) => format!("the port is in use by {owner}; stop it or choose another port"),
+            Some(owner) => format!("the port is in use by {owner}, or choose another port"),
             None => "the port is in use; stop who has it or choose another port".to_owned(),
         },
         Some(libc::EADDRNOTAVAIL) => {
@@ -431,8 +462,16 @@ fn owner(address: SocketAddr) -> Option<String> {
         let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
         let mut fds = fds.flatten();
         if fds.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*wanted)) {
+            if process.file_name().to_str() == Some(&std::process::id().to_string()) {
+                let own = "this process, on another address; bind that one";
+                return Some(own.to_owned());
+            }
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {})", name.trim(), process.file_name().display()));
+            return Some(format!(
+                "{} (pid {}); stop it",
+                name.trim(),
+                process.file_name().display()
+            ));
         }
     }
     None

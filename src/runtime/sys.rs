@@ -5,6 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 
 use libc::c_int;
@@ -322,12 +324,72 @@ pub(crate) fn drop_syns(listener: c_int) {
     }
 }
 
+/// Takes away what [`drop_syns`] of another process has left on a listening socket.
+pub(crate) fn pass_syns(listener: c_int) {
+    let nothing: c_int = 0;
+    // SAFETY: the value is ignored, and outlives the call. Mostly there is no filter (ENOENT).
+    unsafe {
+        libc::setsockopt(
+            listener,
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const nothing).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        );
+    }
+}
+
 /// A descriptor that the kernel has just given to this process.
 #[must_use]
 pub fn own(fd: c_int) -> OwnedFd {
     // SAFETY: it came out of a message that was received (SCM_RIGHTS), or stands at a number that
     // the service manager says is ours (sd_listen_fds(3)); nobody else closes it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Makes what `command` starts an orphan, so that it is the child of whoever takes those up (a
+/// service manager), and has it write its number to `tell`. The child in between ends at once.
+pub(crate) fn orphan(command: &mut Command, tell: OwnedFd) {
+    let last = || io::Error::last_os_error();
+    let fork = move || {
+        // SAFETY: no function that is called between here and exec(2) takes a lock or memory
+        // (signal-safety(7)): this is the child of a process that had other threads. `_exit` and
+        // `write` have live arguments; clone(2) without a stack is fork(2).
+        unsafe {
+            match libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) {
+                -1 => Err(last()),
+                0 => {
+                    let pid = libc::getpid().to_ne_bytes();
+                    let told = libc::write(tell.as_raw_fd(), pid.as_ptr().cast(), pid.len());
+                    if told < 0 { Err(last()) } else { Ok(()) }
+                }
+                _ => libc::_exit(0),
+            }
+        }
+    };
+    // SAFETY: see `fork`.
+    unsafe { command.pre_exec(fork) };
+}
+
+/// pidfd_open(2).
+pub(crate) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: it takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(own(fd as c_int)) }
+}
+
+/// Whether the process has ended; its descriptor is readable then.
+pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
+    poll_mask(pidfd.as_raw_fd(), libc::POLLIN) != 0
+}
+
+/// SIGKILL, to a process that may have ended.
+pub(crate) fn kill(pidfd: &OwnedFd) {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: without information the kernel makes its own.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGKILL, none, 0);
+    }
 }
 
 /// The descriptors that a service manager passes, from number 3 on.

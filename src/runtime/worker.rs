@@ -58,6 +58,8 @@ pub struct Listening {
     pub listener: ListenerId,
     pub fd: OwnedFd,
     pub unix: bool,
+    /// A service manager listens on when we have ended: its queue is not to be shut.
+    pub managed: bool,
 }
 
 /// What all workers and control have in common, made once at start.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,21 +14,21 @@ use super::deadline::until;
 use super::gate::{Gate, descriptors, resident};
 use super::load::{Load, is_full, until_part};
 use super::named_echo::{echo, open, say};
-use super::peers::{free_address, need};
+use super::peers::free_address;
 
 /// The process that answers for the gate now; ends with the test.
-struct Reign<'g> {
+pub struct Reign<'g> {
     gate: &'g Gate,
-    pid: Pid,
+    pub pid: Pid,
 }
 
 impl<'g> Reign<'g> {
-    fn of(gate: &'g Gate) -> Self {
+    pub fn of(gate: &'g Gate) -> Self {
         Self { gate, pid: gate.pid() }
     }
 
     /// Tells it to upgrade and waits until another process answers alone.
-    fn upgrade(&mut self) {
+    pub fn upgrade(&mut self) {
         kill(self.pid, Signal::SIGUSR2).expect("it runs");
         let before = self.pid.as_raw();
         self.pid = until("another process answers", || {
@@ -130,10 +131,23 @@ fn a_new_process_that_cannot_start_leaves_the_old_one_serving() {
 
 #[test]
 fn the_word_to_stop_ends_a_new_process_that_hangs_and_then_the_old_one() {
+    stop_while_the_new_one_hangs("");
+}
+
+/// Then it is not the old one's child.
+#[test]
+fn the_word_to_stop_ends_a_new_process_that_hangs_under_a_service_manager_too() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("notify");
+    let _manager = UnixDatagram::bind(&path).expect("a socket");
+    stop_while_the_new_one_hangs(&format!("NOTIFY_SOCKET={} ", path.display()));
+}
+
+fn stop_while_the_new_one_hangs(environment: &str) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let program = dir.path().join("program");
     std::fs::copy(env!("CARGO_BIN_EXE_sluicegate"), &program).expect("a copy to be replaced");
-    let run = format!("exec {} \"$@\"", program.display());
+    let run = format!("{environment}exec {} \"$@\"", program.display());
     let address = free_address();
     let mut gate =
         Gate::start_wrapped(&["sh", "-c", &run], &config(dir.path(), echo("e"), address));
@@ -148,43 +162,9 @@ fn the_word_to_stop_ends_a_new_process_that_hangs_and_then_the_old_one() {
     });
     gate.signal(Signal::SIGTERM);
     assert!(gate.wait_exit().success(), "long before the new one is late");
-    assert!(kill(Pid::from_raw(pid), None).is_err(), "the new one has ended too");
+    until("the new one has ended too", || {
+        kill(Pid::from_raw(pid), None).map_or(Ok(()), |()| Err("it lives"))
+    });
     let said = gate.diagnostics();
     assert!(said.contains("upgrade: given up"), "{said}");
-}
-
-/// Binds the address in its first argument, and becomes the command in the others, with the
-/// socket where sd_listen_fds(3) has it.
-const LISTENS: &str = "
-import os, socket, sys
-host, port = sys.argv[1].rsplit(':', 1)
-listener = socket.create_server((host, int(port)))
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)  # it may have been 3 already
-os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
-os.execv(sys.argv[2], sys.argv[2:])
-";
-
-#[test]
-fn a_socket_that_a_service_manager_listens_on_is_used_by_all_workers() {
-    let python = "/usr/bin/python3";
-    if !need(&[python]) {
-        return;
-    }
-    let at = free_address().to_string();
-    let config = format!(
-        "version = 1\n[runtime]\nworkers = 2\n[admin]\nbind = \"{{admin}}\"\n[log]\n\
-         access = \"off\"\n[listener.raw]\nbind = \"{at}\"\npool = \"p\"\n[pool.p]\n\
-         servers = {{ s = \"{}\" }}\n",
-        echo("e")
-    );
-    let gate = Gate::start_wrapped(&[python, "-c", LISTENS, &at], &config);
-    let mut sessions: Vec<_> =
-        (0..64).map(|_| open(gate.address("raw")).expect("a session").0).collect();
-    for stream in &mut sessions {
-        say(stream, b"hello").expect("it is served");
-    }
-    let workers = gate.status()["workers"].clone();
-    let busy = workers.as_array().expect("a list").iter().filter(|it| it["sessions"] != 0).count();
-    assert_eq!(busy, 2, "{workers}");
 }

@@ -99,7 +99,7 @@ impl Course {
             net.limit_fds(rng.between(8, 40));
         }
         let mut gate = Gate::new(sim, 0, Arc::clone(&snapshot), Arc::clone(&shared), seed);
-        gate.add_door(SocketId(0), ListenerId(0), listener, false);
+        gate.add_door(SocketId(0), ListenerId(0), listener, [false; 2]);
         gate.open_doors();
         let clients_max = rng.between(1, 24);
         let (pairs, strays, completions) = (Vec::new(), Vec::new(), Vec::new());
