@@ -35,6 +35,8 @@ pub enum StreamError {
     TooLarge,
     /// The peer has not looked at this message, and says so: it may be sent again.
     Refused,
+    /// The peer's protocol has no form for this message.
+    Unsayable,
 }
 
 impl From<Errno> for StreamError {
@@ -132,6 +134,11 @@ pub trait Message: std::fmt::Debug {
 
     /// See [`Stream::poll_gone`].
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// See [`Stream::lives_on`].
+    fn lives_on(&self) -> bool {
+        false
+    }
 
     /// See [`Stream::abort`].
     fn abort(&mut self);
@@ -277,6 +284,15 @@ impl<D: Driver> Stream<D> {
             if got == 0 {
                 return Err(StreamError::Truncated);
             }
+        }
+    }
+
+    /// The connection of a message takes others still, whatever became of this one.
+    #[must_use]
+    pub fn lives_on(&self) -> bool {
+        match &self.line {
+            Line::Message(message) => message.lives_on(),
+            Line::Socket(_) => false,
         }
     }
 

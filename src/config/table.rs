@@ -312,7 +312,7 @@ static POOL: Section = Section {
         Key::new(
             "on_down",
             word(&["keep", "close-sessions"]),
-            "What happens to the sessions of a server that goes down.",
+            "What happens to the sessions of a server that goes down. Requests in flight there are tried again elsewhere, if their route lets them, or end with 502.",
         )
         .or("keep"),
         Key::new("outlier", Kind::Table(&OUTLIER), "Takes out servers that fail real clients. Without it, none is."),

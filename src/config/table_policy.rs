@@ -301,7 +301,7 @@ static HEADERS_POLICY: Section = kind_of(
 
 static TRANSFORM: Section = kind_of(
     "[policy.NAME] type = \"transform\"",
-    "Changes to bodies of JSON objects, and to the query. Bodies of other types, and parts of bodies (206), pass unchanged. JSON that is encoded: 415, too large: 413, malformed: 400; from servers: 502 for each.",
+    "Changes to bodies of JSON objects, and to the query. Bodies of other types, and parts of bodies (206), pass unchanged; where answers are changed, servers are not asked for parts (Range). JSON that is encoded, or of a second type too: 415, too large: 413, malformed: 400; from servers: 502 for each.",
     &[
         Key::new("type", word(&["transform"]), TYPE).required(),
         Key::new("request", Kind::Table(&BODY_CHANGES), "The body of the request."),

@@ -12,10 +12,11 @@ use super::account::{Account, Passed};
 use super::bodies::{self, Fit};
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
+use super::made_here::after;
 use super::reply;
 use super::session::{Session, Then};
 use super::upstream::Upstream;
-use crate::l4::Outcome;
+use crate::l4::{Outcome, Watchers};
 use crate::observe::reason::Reason;
 use crate::registry::PoolId;
 use crate::runtime::driver::Driver;
@@ -63,7 +64,7 @@ impl<D: Driver> Session<D> {
                 return Box::pin(changing).await;
             }
             Fit::Unseen | Fit::Other => {}
-            Fit::Encoded => {
+            Fit::Opaque => {
                 return self.fail(Reason::BadUpstream, errand, flow.has_all(), account).await;
             }
         }
@@ -163,11 +164,7 @@ impl<D: Driver> Session<D> {
         }
         let sent = self.say(&out, account).await;
         self.office.put_away(out);
-        if !sent {
-            account.reason = Reason::ClientReset;
-            return Then::Abort(Reason::ClientReset);
-        }
-        if terms.closes { Then::Close } else { Then::Next }
+        after(sent, terms.closes, account)
     }
 
     /// The cookie value that keeps the client at this server, unless it has that already.
@@ -249,15 +246,16 @@ impl<D: Driver> Session<D> {
     ) -> Then {
         let sent = self.send_in_time(&said, errand.timeouts.body).await;
         self.office.put_away(said);
-        if let Err(reason) = sent {
-            return Then::Abort(reason);
+        if sent.is_err() {
+            return after(sent, true, account);
         }
         if !early.is_empty() {
             // What the server said right behind its 101.
             let bytes = early.bytes().to_vec();
             early.consume(bytes.len());
-            if let Err(reason) = self.send_in_time(&bytes, errand.timeouts.body).await {
-                return Then::Abort(reason);
+            let sent = self.send_in_time(&bytes, errand.timeouts.body).await;
+            if sent.is_err() {
+                return after(sent, true, account);
             }
             account.bytes_out += bytes.len() as u64;
         }
@@ -268,8 +266,15 @@ impl<D: Driver> Session<D> {
         let timeouts = self.office.timeouts(self.site.listener, pool);
         let now = self.office.now();
         let pending = std::mem::take(&mut self.inbox);
-        let outcome =
-            crate::l4::tunnel(&mut self.stream, &mut stream, pending, timeouts, now, None).await;
+        let outcome = crate::l4::tunnel(
+            &mut self.stream,
+            &mut stream,
+            pending,
+            timeouts,
+            now,
+            Watchers::default(),
+        )
+        .await;
         drop(place);
         match outcome {
             Outcome::Ended { how, reason, bytes_in, bytes_out } => {
@@ -279,6 +284,7 @@ impl<D: Driver> Session<D> {
                 Then::Over(how, reason)
             }
             Outcome::Ready(_) | Outcome::Refused { .. } | Outcome::Upgraded(_) => {
+                account.reason = Reason::Internal;
                 Then::Abort(Reason::Internal)
             }
         }

@@ -26,22 +26,25 @@ pub enum Fit {
     Unseen,
     /// It goes on as it is.
     Other,
-    /// JSON that would have to be decoded first.
-    Encoded,
+    /// JSON that would have to be decoded first, or that has another type beside.
+    Opaque,
 }
 
 /// Whether a message has a body that changes are meant for.
 #[must_use]
 pub fn fit(lines: &Lines<'_>, framing: Framing) -> Fit {
-    let kind = lines.fields.first(lines.bytes, Known::ContentType);
-    if framing == Framing::None || !kind.is_some_and(is_json) {
+    let kinds = || lines.fields.values(lines.bytes, Known::ContentType);
+    if framing == Framing::None || !kinds().any(is_json) {
         return Fit::Other;
+    }
+    if kinds().count() > 1 {
+        return Fit::Opaque;
     }
     let coding = lines.fields.first(lines.bytes, Known::ContentEncoding);
     match coding {
         None => Fit::Json,
         Some(coding) if coding.eq_ignore_ascii_case(b"identity") => Fit::Json,
-        Some(_) => Fit::Encoded,
+        Some(_) => Fit::Opaque,
     }
 }
 

@@ -475,7 +475,7 @@ fn decide(
         match bodies::fit(&case.lines, case.head.framing) {
             Fit::Json => errand.changes_body = true,
             Fit::Unseen | Fit::Other => {}
-            Fit::Encoded => return Err(Reject::BodyCoding),
+            Fit::Opaque => return Err(Reject::BodyCoding),
         }
     }
     server_head::write_head(bench, case, spec, errand, draft)?;

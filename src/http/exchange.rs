@@ -42,6 +42,8 @@ pub struct Flow {
     /// Framed for the target, and how much of it is sent.
     pending: Vec<u8>,
     sent: usize,
+    /// What is sent is not all with the target's kernel: its TLS holds the rest.
+    unflushed: bool,
     /// What was sent is kept as long as it is no more than this: to be sent again.
     kept_max: usize,
     /// Something that was sent is gone.
@@ -71,6 +73,7 @@ impl Flow {
             squeezer,
             pending,
             sent: 0,
+            unflushed: false,
             kept_max: 0,
             forgotten: false,
             framed,
@@ -134,18 +137,19 @@ impl Flow {
     pub fn rewind(&mut self) {
         debug_assert!(!self.forgotten);
         self.sent = 0;
+        self.unflushed = false;
     }
 
     /// The target is slow to take what is here.
     #[must_use]
     pub fn waits_for_target(&self) -> bool {
-        self.sent < self.pending.len()
+        self.sent < self.pending.len() || self.unflushed
     }
 
-    /// Every byte is with the target's kernel, or its TLS.
+    /// Every byte is with the target's kernel.
     #[must_use]
     pub fn is_through(&self) -> bool {
-        self.framed && self.sent == self.pending.len()
+        self.framed && !self.waits_for_target()
     }
 
     /// The whole body has come in.
@@ -279,7 +283,9 @@ impl Flow {
             self.pending.clear();
             self.sent = 0;
         }
-        to.poll_flush(cx)
+        let flushed = to.poll_flush(cx);
+        self.unflushed = flushed.is_pending();
+        flushed
     }
 }
 

@@ -17,7 +17,7 @@ use super::account::Account;
 use super::errand::Errand;
 use super::exchange::{Broken, Flow};
 use super::flow::Asker;
-use super::made_here::answer_to;
+use super::made_here::{after, answer_to};
 use super::reply::{self, Passage};
 use super::retry::{Attempt, Tries, is_connect, repeatable};
 use super::session::{Session, Then, reason_of};
@@ -105,7 +105,8 @@ impl<D: Driver> Session<D> {
         let route = self.site.table.spec(errand.route).timeout;
         // That of a fallback is its own.
         let own = self.office.http_timeouts(&self.site, usize::from(pool.0)).request;
-        let until = self.office.now() + route.unwrap_or(own);
+        let total = errand.timeouts.total.map_or(Time::NEVER, |total| account.started_at + total);
+        let until = total.min(self.office.now() + route.unwrap_or(own));
         let mut tried: Vec<ServerId> = Vec::new();
         let mut stale = 0;
         self.office.retry_budget(pool).request(self.office.worker(), self.office.now());
@@ -170,9 +171,10 @@ impl<D: Driver> Session<D> {
         let site = Rc::clone(&self.site);
         let mut lines = self.office.draft();
         errand.write_own_lines(&mut lines);
-        self.answer(&answer_to(reject), errand.manner(&site, true, &lines), account).await;
+        let manner = errand.manner(&site, true, &lines);
+        let sent = self.answer(&answer_to(reject), manner, account).await;
         self.office.put_away(lines);
-        Then::Close
+        after(sent, true, account)
     }
 
     /// The gateway's own answer in place of a server's.
@@ -194,18 +196,18 @@ impl<D: Driver> Session<D> {
         errand.write_own_lines(&mut lines);
         let manner = errand.manner(&site, closes, &lines);
         let pool = PoolId(errand.pool as u16);
-        if let Some(Fallback::Respond(spec)) = self.office.fallback(pool, reason) {
+        let sent = if let Some(Fallback::Respond(spec)) = self.office.fallback(pool, reason) {
             let content = Content { content_type: &spec.content_type, body: spec.body.as_bytes() };
-            self.made(spec.status, content, manner, account).await;
+            self.made(spec.status, content, manner, account).await
         } else {
             let mut answer = Answer::of(reason.as_str());
             if reason == Reason::BreakerOpen {
                 answer = answer.with_retry_after(self.office.breaker_opens_in(pool));
             }
-            self.answer(&answer, manner, account).await;
-        }
+            self.answer(&answer, manner, account).await
+        };
         self.office.put_away(lines);
-        if closes { Then::Close } else { Then::Next }
+        after(sent, closes, account)
     }
 
     /// Whether clients stay with a server that drains.
@@ -313,17 +315,18 @@ impl<D: Driver> Session<D> {
                     let passed = Box::pin(passing).await;
                     if let Err(reason) = passed {
                         let attempt = Attempt::Failed(reason);
-                        self.count_failed(&attempt, &upstream);
+                        self.count_failed(&attempt, reused, &upstream);
                         return (attempt, reused);
                     }
                 }
                 Ok(head) => break head,
                 Err(attempt) => {
+                    let reused = upstream.may_be_stale(&attempt);
                     if !reused && matches!(attempt, Attempt::Again(_)) {
                         self.office.suspect(&upstream.place.state);
                     }
                     let attempt = repeatable(attempt, interim > 0, errand, flow, tries);
-                    self.count_failed(&attempt, &upstream);
+                    self.count_failed(&attempt, reused, &upstream);
                     return (attempt, reused);
                 }
             }
@@ -344,8 +347,8 @@ impl<D: Driver> Session<D> {
     }
 
     /// Counts an attempt without an answer, unless the connection had only been kept too long.
-    fn count_failed(&self, attempt: &Attempt, upstream: &Upstream<D>) {
-        if !attempt.is_stale(upstream.reused) {
+    fn count_failed(&self, attempt: &Attempt, reused: bool, upstream: &Upstream<D>) {
+        if !attempt.is_stale(reused) {
             self.office.count_attempt(&upstream.place.state, attempt.is_servers());
         }
     }
@@ -491,6 +494,7 @@ pub(super) fn poll_head<D: Driver>(
             Poll::Ready(_) if !inbox.is_empty() => Attempt::Failed(Reason::BadUpstream),
             Poll::Ready(Err(StreamError::TooLarge)) => Attempt::Failed(Reason::BadUpstream),
             Poll::Ready(Err(StreamError::Refused)) => Attempt::Unseen(Reason::ServerReset),
+            Poll::Ready(Err(StreamError::Unsayable)) => Attempt::Refused(Reject::Target),
             Poll::Ready(_) => Attempt::Again(Reason::ServerReset),
         }));
     }

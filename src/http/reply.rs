@@ -211,7 +211,8 @@ fn tells_length(head: &ResponseHead) -> bool {
     head.framing == Framing::None && head.status >= 200 && head.status != 204
 }
 
-fn is_cors(name: &[u8]) -> bool {
+/// Whether a field, or the line of one, is of CORS.
+pub(super) fn is_cors(name: &[u8]) -> bool {
     const PREFIX: &[u8] = b"access-control-";
     name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }

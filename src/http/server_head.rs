@@ -109,8 +109,9 @@ fn write_fields(bench: &Bench<'_>, case: &Case<'_>, errand: &Errand, out: &mut V
     let chain = site.chain(Some(errand.route));
     for field in case.lines.fields.end_to_end() {
         let name = field.name.of(bytes);
-        // An encoded answer could not be changed.
-        let for_us = field.known == Some(Known::AcceptEncoding)
+        // An encoded answer could not be changed, nor could a part of one.
+        let for_us = (matches!(field.known, Some(Known::AcceptEncoding | Known::Range))
+            || name.eq_ignore_ascii_case(b"if-range"))
             && site.rules.answer_changes(chain).next().is_some();
         let passes = !for_us
             && site.sieve.passes(field.known, name)

@@ -29,7 +29,7 @@ use super::errand::{self, Act, Bench, Errand, RequestId, Scratch, Verdict};
 use super::h2::{self, Preface};
 use super::joining::Joined;
 use super::log_text;
-use super::made_here::answer_to;
+use super::made_here::{after, answer_to};
 use super::office::Office;
 use super::policies::{self, Gate};
 use super::site::{Site, SiteRef};
@@ -362,19 +362,17 @@ impl<D: Driver> Session<D> {
             match got {
                 Ok(Ok(1..)) => {}
                 Ok(Ok(0)) if began.is_none() => return Err(Then::Close),
-                // A head that ends in the middle has nobody who waits for an answer.
-                Ok(
-                    Ok(0) | Err(StreamError::Reset | StreamError::Truncated | StreamError::Refused),
-                ) => {
-                    return Err(match began {
-                        None if !first => Then::Close,
-                        _ => Then::Abort(Reason::ClientReset),
-                    });
-                }
                 Ok(Err(StreamError::Tls)) => return Err(Then::Abort(Reason::TlsFailed)),
                 Ok(Err(StreamError::TooLarge)) => {
                     let began = began.unwrap_or_else(|| shell.now());
                     return Err(self.refuse_head(Reject::HeaderTooLarge, began).await);
+                }
+                // A head that ends in the middle has nobody who waits for an answer.
+                Ok(Ok(0) | Err(_)) => {
+                    return Err(match began {
+                        None if !first => Then::Close,
+                        _ => Then::Abort(Reason::ClientReset),
+                    });
                 }
                 Err(_) => {
                     let Some(began) = began else { return Err(Then::Close) };
@@ -415,11 +413,12 @@ impl<D: Driver> Session<D> {
         let mut own = self.office.draft();
         id.write_line(&mut own);
         let manner = Manner { is_head, closes: true, lines: &own, ..Manner::default() };
-        self.answer(&answer_to(reject), manner, account).await;
+        let sent = self.answer(&answer_to(reject), manner, account).await;
         self.office.put_away(own);
+        let then = after(sent, true, account);
         let taken = std::mem::replace(account, Account::new(Time::ZERO));
         self.record(&taken, version, text, &Gate::default());
-        Then::Close
+        then
     }
 
     fn asks_grpc(&self) -> bool {

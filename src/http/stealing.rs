@@ -101,6 +101,7 @@ impl<D: Driver> Office<D> {
             if let Some(socket) = socket.filter(|_| self.shares(&state)) {
                 // What was sent again before was counted there.
                 socket.path();
+                socket.belongs_to(server.0);
                 self.count_stolen(server);
                 self.kept().put(&state, Stream::plain(socket), since);
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::office::{Office, ServerRef};
+use super::retry::Attempt;
 use super::session::Peers;
 use crate::config::plan::{KeepAlive, Protocol, SendProxy, Timeouts};
 use crate::l4::proxy_protocol::Header;
@@ -62,6 +63,15 @@ pub struct Upstream<D: Driver> {
     pub reused: bool,
     /// How the pool's servers were spoken to when it was opened.
     pub manner: Manner,
+}
+
+impl<D: Driver> Upstream<D> {
+    /// That an attempt failed on it may only mean that the server had closed it. A server that
+    /// gives up one message of a connection has not, unless it says that it has not looked.
+    pub(super) fn may_be_stale(&self, attempt: &Attempt) -> bool {
+        let unseen = matches!(attempt, Attempt::Unseen(_));
+        self.reused && (unseen || !self.stream.lives_on())
+    }
 }
 
 /// How long to try to reach a server.
@@ -191,7 +201,7 @@ impl<D: Driver> Kept<D> {
         let list = &mut self.by_server.get_mut(server.0 as usize)?.list;
         while let Some(idle) = list.pop() {
             self.count -= 1;
-            if idle.since >= oldest && idle.stream.socket().is_quiet() {
+            if idle.since >= oldest && idle.stream.socket().look_quiet() {
                 return Some(idle.stream);
             }
         }
@@ -409,6 +419,7 @@ impl<D: Driver> Office<D> {
         };
         let socket = socket.map_err(|_| Failed::Connect(ConnectResult::Timeout))?;
         let socket = socket.map_err(Failed::of)?;
+        socket.belongs_to(server.id.0);
         socket.keep_alive(&self.tcp_options(pool));
         let sent = socket.send(proxy.as_bytes()).await;
         sent.map_err(|errno| Failed::Connect(ConnectResult::of(errno)))?;

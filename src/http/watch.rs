@@ -58,6 +58,8 @@ impl Watch {
             return;
         };
         let error = match reason {
+            // This host's.
+            Reason::PortsExhausted => return,
             reason if is_connect(*reason) => self.counts.connect,
             Reason::ServerReset | Reason::BadUpstream => self.counts.reset,
             Reason::RequestTimeout => self.counts.timeout,

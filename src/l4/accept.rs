@@ -365,8 +365,10 @@ impl<D: Driver> Gate<D> {
         self.close_where(reason, |_| true);
     }
 
-    /// `on_down = "close-sessions"`: the server went down.
+    /// `on_down = "close-sessions"`: the server went down. Requests there find their connection
+    /// reset, and go to another server where they may be sent again.
     pub fn close_sessions_on(&mut self, server: ServerId) {
+        self.tasks.reset_server(server.0, &mut self.driver);
         self.close_where(Reason::ServerDown, |on| on == Some(server));
     }
 

@@ -321,9 +321,13 @@ impl<D: Driver> Gate<D> {
 
     /// Brings the counters of bytes up to now: a relay may last for days.
     pub(super) fn count_relays(&mut self) {
+        let tunnels = self.sessions.live().filter(|&(slot, _)| self.has_passing(slot));
+        let tunnels: Vec<u32> = tunnels.map(|(slot, _)| slot).collect();
+        tunnels.iter().for_each(|&slot| self.take_passing(slot));
         let mut counted = std::mem::take(&mut self.counted);
         let relays = self.sessions.live().filter(|(_, one)| one.phase == Phase::Relaying);
-        for (slot, session) in relays {
+        let tunnels = tunnels.iter().map(|&slot| (slot, &self.sessions[slot]));
+        for (slot, session) in relays.chain(tunnels) {
             let at = slot as usize;
             self.count_bytes(slot, counted[at]);
             counted[at] = SIDES.map(|side| session.half(side).total);
@@ -334,6 +338,7 @@ impl<D: Driver> Gate<D> {
     /// Counters, histogram and log line of an ended session.
     fn account(&mut self, slot: u32, reason: Reason) {
         let now = self.driver.now();
+        self.take_passing(slot);
         let session = self.sessions[slot];
         let (sent, received) =
             (session.half(Side::Client).total, session.half(Side::Upstream).total);

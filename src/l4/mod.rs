@@ -22,4 +22,4 @@ mod tunnel;
 
 pub(crate) use prologue::connect_tls;
 pub(crate) use seats::{Epilogue, How, Outcome, Upgrade};
-pub(crate) use tunnel::tunnel;
+pub(crate) use tunnel::{Watchers, tunnel};

@@ -11,8 +11,7 @@ use rustls::pki_types::ServerName;
 
 use super::proxy_header::{self, Header};
 use super::seats::{How, Outcome, Stage, Welcome};
-use super::trust::Witness;
-use super::tunnel::tunnel as run_tunnel;
+use super::tunnel::{Watchers, tunnel as run_tunnel};
 use crate::config::plan::{self, SniRoutes, Timeouts};
 use crate::fronts::Front;
 use crate::http::Site;
@@ -294,7 +293,7 @@ pub(super) async fn tunnel<D: Driver>(
     back: Option<(Arc<ClientTls>, ServerName<'static>, bool)>,
     timeouts: Timeouts,
     accepted_at: Time,
-    witness: Option<Witness>,
+    watchers: Watchers,
 ) -> Outcome {
     let mut upstream = Stream::plain(upstream);
     if let Some((tls, name, starttls)) = back {
@@ -306,13 +305,13 @@ pub(super) async fn tunnel<D: Driver>(
         };
         if let Err(reason) = connected.unwrap_or(Err(Reason::TlsFailed)) {
             // A reset is counted at the session's end, like any before an answer.
-            if let (Reason::TlsFailed, Some(witness)) = (reason, &witness) {
+            if let (Reason::TlsFailed, Some(witness)) = (reason, &watchers.witness) {
                 witness.suspect();
             }
             return Outcome::Ended { how: How::Reset, reason, bytes_in: 0, bytes_out: 0 };
         }
     }
-    run_tunnel(&mut client, &mut upstream, pending, timeouts, accepted_at, witness).await
+    run_tunnel(&mut client, &mut upstream, pending, timeouts, accepted_at, watchers).await
 }
 
 /// The client's side of a handshake.

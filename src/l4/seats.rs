@@ -18,7 +18,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::gate::{Gate, tcp_options};
-use super::session::{Flow, Op, Phase, Side};
+use super::session::{Flow, Op, Phase, SIDES, Side};
+use super::tunnel::{Passing, Watchers};
 use crate::http::{Peers, Site};
 use crate::net::Peer;
 use crate::observe::counters::HandshakeResult;
@@ -145,6 +146,8 @@ pub struct Seat {
     names: Option<Box<SessionNames>>,
     /// The prologue has left a pool.
     placed: bool,
+    /// Of its tunnel.
+    passing: Passing,
 }
 
 impl<D: Driver> Gate<D> {
@@ -163,6 +166,7 @@ impl<D: Driver> Gate<D> {
                 epilogue: None,
                 names: None,
                 placed: false,
+                passing: Passing::default(),
             })
         })
     }
@@ -508,13 +512,29 @@ impl<D: Driver> Gate<D> {
         let client = self.lend(slot, Side::Client, client);
         let upstream = self.lend(slot, Side::Upstream, upstream);
         let accepted_at = session.accepted_at;
-        let witness = self.witness(slot);
+        let watchers = Watchers { witness: self.witness(slot), passing: Passing::default() };
+        self.seat(slot).passing = watchers.passing.clone();
         let job = Box::pin(async move {
             let client = Stream::new(client, tls);
-            super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at, witness)
+            super::prologue::tunnel(client, upstream, inbox, back, timeouts, accepted_at, watchers)
                 .await
         });
         self.begin_task(slot, job);
+    }
+
+    /// A tunnel has moved something.
+    pub(super) fn has_passing(&self, slot: u32) -> bool {
+        let seat = self.seats.get(slot as usize).and_then(Option::as_ref);
+        seat.is_some_and(|seat| seat.passing.is_some())
+    }
+
+    /// Takes over what a tunnel has moved so far.
+    pub(super) fn take_passing(&mut self, slot: u32) {
+        let Some(seat) = self.seats.get(slot as usize).and_then(Option::as_ref) else { return };
+        let bytes = seat.passing.take();
+        for side in SIDES {
+            self.sessions[slot].half_mut(side).total += bytes[side as usize];
+        }
     }
 
     /// Makes the session's task end: what it borrowed comes back.

@@ -9,7 +9,9 @@
 //! state anyway, and a direction that may have to write before it can read is plain to follow
 //! only as straight-line code.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -43,36 +45,63 @@ struct End<'s, D: Driver> {
     eof: bool,
     /// Our end is with it.
     finished: bool,
-    total: u64,
+    /// What its peer had not acknowledged at the last look.
+    unsent: u32,
 }
 
 impl<'s, D: Driver> End<'s, D> {
-    fn new(stream: &'s mut Stream<D>, inbox: Inbox) -> Self {
-        let total = inbox.len() as u64;
-        Self { stream, inbox, eof: false, finished: false, total }
+    const fn new(stream: &'s mut Stream<D>, inbox: Inbox) -> Self {
+        Self { stream, inbox, eof: false, finished: false, unsent: 0 }
     }
+}
+
+/// Bytes that each side has sent and that nobody has counted yet: a tunnel may last for days.
+#[derive(Clone, Debug, Default)]
+pub struct Passing(Rc<Cell<[u64; 2]>>);
+
+impl Passing {
+    fn add(&self, side: Side, n: usize) {
+        let mut bytes = self.0.get();
+        bytes[side as usize] += n as u64;
+        self.0.set(bytes);
+    }
+
+    pub fn is_some(&self) -> bool {
+        self.0.get() != [0; 2]
+    }
+
+    pub fn take(&self) -> [u64; 2] {
+        self.0.take()
+    }
+}
+
+/// Who wants to know how a tunnel goes.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    /// Is told of the server's first byte.
+    pub witness: Option<Witness>,
+    pub passing: Passing,
 }
 
 struct Tunnel<'s, D: Driver> {
     ends: [End<'s, D>; 2],
     moved_at: Time,
-    /// Until the server has answered.
-    witness: Option<Witness>,
+    watchers: Watchers,
 }
 
-/// Runs a session to its end. `pending` is what the client sent already, `witness` is told of the
-/// server's first byte.
+/// Runs a session to its end. `pending` is what the client sent already.
 pub async fn tunnel<D: Driver>(
     client: &mut Stream<D>,
     upstream: &mut Stream<D>,
     pending: Inbox,
     timeouts: Timeouts,
     accepted_at: Time,
-    witness: Option<Witness>,
+    watchers: Watchers,
 ) -> Outcome {
-    let shell = std::rc::Rc::clone(client.socket().shell());
+    watchers.passing.add(Side::Client, pending.len());
+    let shell = Rc::clone(client.socket().shell());
     let ends = [End::new(client, pending), End::new(upstream, Inbox::default())];
-    let mut tunnel = Tunnel { ends, moved_at: shell.now(), witness };
+    let mut tunnel = Tunnel { ends, moved_at: shell.now(), watchers };
     let session_until = timeouts.session.map_or(Time::NEVER, |limit| accepted_at + limit);
     let (how, reason) = loop {
         let (idle_until, idle_reason) = tunnel.idle(&timeouts);
@@ -87,27 +116,23 @@ pub async fn tunnel<D: Driver>(
                 tunnel.say_goodbye().await;
                 break (How::Linger, Reason::SessionTimeout);
             }
-            Err(_) if tunnel.idle(&timeouts).0 > shell.now() => {}
+            Err(_) if tunnel.idle(&timeouts).0 > shell.now() || tunnel.moved_unseen() => {}
             Err(_) => {
                 tunnel.say_goodbye().await;
                 break (How::Linger, idle_reason);
             }
         }
     };
-    let [client, upstream] = &tunnel.ends;
-    Outcome::Ended { how, reason, bytes_in: client.total, bytes_out: upstream.total }
+    let [bytes_in, bytes_out] = tunnel.watchers.passing.take();
+    Outcome::Ended { how, reason, bytes_in, bytes_out }
 }
 
 const fn reason(dead: Side, error: StreamError) -> Reason {
     match (error, dead) {
         (StreamError::Truncated, _) => Reason::TlsTruncated,
         (StreamError::Tls, _) => Reason::TlsFailed,
-        (StreamError::Reset | StreamError::TooLarge | StreamError::Refused, Side::Client) => {
-            Reason::ClientReset
-        }
-        (StreamError::Reset | StreamError::TooLarge | StreamError::Refused, Side::Upstream) => {
-            Reason::ServerReset
-        }
+        (_, Side::Client) => Reason::ClientReset,
+        (_, Side::Upstream) => Reason::ServerReset,
     }
 }
 
@@ -119,6 +144,21 @@ impl<D: Driver> Tunnel<'_, D> {
         } else {
             (self.moved_at + timeouts.idle, Reason::IdleTimeout)
         }
+    }
+
+    /// Whether a side that takes little at a time has taken some since the last look: its socket
+    /// says that it has room only when much of it is free.
+    fn moved_unseen(&mut self) -> bool {
+        let mut moved = false;
+        for end in &mut self.ends {
+            let unsent = end.stream.socket().unsent();
+            moved |= unsent != end.unsent;
+            end.unsent = unsent;
+        }
+        if moved {
+            self.moved_at = self.ends[0].stream.socket().shell().now();
+        }
+        moved
     }
 
     /// Moves what can be moved; ready when both directions have ended, or at the first side
@@ -166,9 +206,9 @@ impl<D: Driver> Tunnel<'_, D> {
                     self.moved_at = to.stream.socket().shell().now();
                 }
                 Poll::Ready(Ok(n)) => {
-                    from.total += n as u64;
+                    self.watchers.passing.add(side, n);
                     if side == Side::Upstream
-                        && let Some(witness) = self.witness.take()
+                        && let Some(witness) = self.watchers.witness.take()
                     {
                         witness.trust();
                     }
@@ -189,7 +229,7 @@ impl<D: Driver> Tunnel<'_, D> {
     /// What `dead` sent before it broke still goes to the other side, which has only so long
     /// to take it.
     async fn flush_before_reset(&mut self, dead: Side) {
-        let shell = std::rc::Rc::clone(self.ends[0].stream.socket().shell());
+        let shell = Rc::clone(self.ends[0].stream.socket().shell());
         let until = shell.now() + RESET_FLUSH_MAX;
         let rest = poll_fn(|cx| {
             let ended = self.poll_half(cx, dead).is_err();
@@ -222,7 +262,7 @@ impl<D: Driver> Tunnel<'_, D> {
     /// Both sides hear an end in order, if their sockets take it now. Who has not got all that is for
     /// it hears none: the end would look like that of the whole.
     async fn say_goodbye(&mut self) {
-        let shell = std::rc::Rc::clone(self.ends[0].stream.socket().shell());
+        let shell = Rc::clone(self.ends[0].stream.socket().shell());
         let until = shell.now() + GOODBYE_MAX;
         let whole = [self.ends[1].inbox.is_empty(), self.ends[0].inbox.is_empty()];
         for (end, whole) in self.ends.iter_mut().zip(whole) {

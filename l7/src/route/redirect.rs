@@ -1,7 +1,7 @@
 //! Where a redirect leads: `Location`.
 //!
 //! `to` as written, or the request's own address with another scheme or port. The query goes
-//! along unless `to` has one. A location never begins with `//`, which would be another host.
+//! along unless `to` has one, before the fragment. A location never begins with `//`, which would be another host.
 
 use super::spec::RedirectSpec;
 use super::template::{Template, Variables};
@@ -52,23 +52,22 @@ fn write(
 ) -> Result<(), BadLocation> {
     let moves = spec.scheme.is_some() || spec.port.is_some();
     let start = out.len();
-    let has_query = match &spec.to {
+    match &spec.to {
         None => {
             write_origin(spec, own, out)?;
             out.extend_from_slice(own.path.as_bytes());
-            false
         }
-        Some(to) => {
-            write_to(to, spec, own, moves, variables, out)?;
-            out[start..].contains(&b'?')
-        }
-    };
+        Some(to) => write_to(to, spec, own, moves, variables, out)?,
+    }
+    let fragment = out[start..].iter().position(|&byte| byte == b'#');
+    let fragment = out.split_off(fragment.map_or(out.len(), |at| start + at));
     if let Some(query) = own.query
-        && !has_query
+        && !out[start..].contains(&b'?')
     {
         out.push(b'?');
         out.extend_from_slice(query.as_bytes());
     }
+    out.extend_from_slice(&fragment);
     Ok(())
 }
 
@@ -160,6 +159,13 @@ mod tests {
         assert_eq!(location(&to("/new/*"), Some("a/b")).as_deref(), Ok("/new/a/b?a=%20&b"));
         assert_eq!(location(&to("/new/*"), None).as_deref(), Ok("/new?a=%20&b"));
         assert_eq!(location(&to("/new?v=2"), None).as_deref(), Ok("/new?v=2"));
+    }
+
+    #[test]
+    fn the_query_goes_before_a_fragment() {
+        assert_eq!(location(&to("/new#top"), None).as_deref(), Ok("/new?a=%20&b#top"));
+        assert_eq!(location(&to("/new#a?b"), None).as_deref(), Ok("/new?a=%20&b#a?b"));
+        assert_eq!(location(&to("/new?v=2#top"), None).as_deref(), Ok("/new?v=2#top"));
     }
 
     #[test]

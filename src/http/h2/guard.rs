@@ -63,6 +63,7 @@ mod kind {
     pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
     pub const PING: u8 = 6;
+    pub const GOAWAY: u8 = 7;
     pub const WINDOW_UPDATE: u8 = 8;
     pub const CONTINUATION: u8 = 9;
 }
@@ -181,7 +182,36 @@ pub struct Guard {
     stalled_since: Option<Time>,
     /// SETTINGS came first.
     greeted: bool,
+    goodbye: Goodbye,
     verdict: Option<Verdict>,
+}
+
+/// The last GOAWAY received, read while its payload passes.
+#[derive(Debug)]
+struct Goodbye {
+    /// Bytes of the last stream's number that are still to come.
+    left: usize,
+    reading: u32,
+    last_stream: u32,
+}
+
+impl Goodbye {
+    const NONE: Self = Self { left: 0, reading: 0, last_stream: u32::MAX };
+
+    const fn begin(&mut self) {
+        (self.left, self.reading) = (4, 0);
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        for &byte in bytes.iter().take(self.left) {
+            self.reading = self.reading << 8 | u32::from(byte);
+            self.left -= 1;
+            if self.left == 0 {
+                self.last_stream = self.reading & 0x7FFF_FFFF; // one bit is reserved
+                return;
+            }
+        }
+    }
 }
 
 impl Guard {
@@ -199,6 +229,7 @@ impl Guard {
             in_data: false,
             stalled_since: None,
             greeted: false,
+            goodbye: Goodbye::NONE,
             verdict: None,
         }
     }
@@ -229,10 +260,18 @@ impl Guard {
         self.stalled_since
     }
 
+    /// The last stream that the peer has looked at or will: those behind it may be sent again
+    /// (RFC 9113 §6.8). All, while it has not said GOAWAY.
+    #[must_use]
+    pub const fn last_stream(&self) -> u32 {
+        self.goodbye.last_stream
+    }
+
     /// Looks at received bytes; how many of them may be used.
     pub fn receive(&mut self, bytes: &[u8], now: Time) -> usize {
         let mut used = 0;
         while used < bytes.len() && self.verdict.is_none() {
+            self.goodbye.read(&bytes[used..]);
             let (n, frame) = self.received.next(&bytes[used..]);
             used += n;
             if let Some(frame) = frame {
@@ -258,6 +297,7 @@ impl Guard {
         match frame.kind {
             kind::HEADERS => self.in_block = !ends_block,
             kind::CONTINUATION if ends_block => self.in_block = false,
+            kind::GOAWAY => self.goodbye.begin(),
             _ => {}
         }
         self.in_data = frame.kind == kind::DATA;
@@ -387,6 +427,24 @@ mod tests {
             assert!(!is_over(&guard), "{kind}");
             guard.receive(&flood, Time::ZERO);
             assert!(is_over(&guard), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_last_stream_of_a_goodbye_is_known_in_any_fragmentation() {
+        let goodbye = |last: u32| {
+            let mut bytes = frame(kind::GOAWAY, 0, 12);
+            bytes[FRAME_HEADER..FRAME_HEADER + 4].copy_from_slice(&last.to_be_bytes());
+            bytes
+        };
+        let said = [goodbye(u32::MAX), frame(kind::PING, 0, 8), goodbye(0x0102_0305)].concat();
+        for step in [1, 3, 5, 64] {
+            let mut guard = guard_of_server();
+            assert_eq!(guard.last_stream(), u32::MAX);
+            guard.receive(&said[..21], Time::ZERO);
+            assert_eq!(guard.last_stream(), 0x7FFF_FFFF);
+            said[21..].chunks(step).for_each(|piece| _ = guard.receive(piece, Time::ZERO));
+            assert_eq!(guard.last_stream(), 0x0102_0305, "{step}");
         }
     }
 

@@ -230,16 +230,36 @@ pub fn read_answer(bytes: &[u8]) -> Option<(Response<()>, Framed, usize)> {
     Some((answer, own.framed, own.len))
 }
 
-/// The request at the beginning of `bytes`, how its body is framed, and the length of its head.
+/// A target without what RFC 3986 has no place for, and `http` neither: HTTP/1 passes it on.
+fn escaped(target: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(target.len());
+    for &byte in target {
+        if byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte) {
+            out.push(byte);
+        } else {
+            // A Vec takes every write.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// The request at the beginning of `bytes`, how its body is framed, and the length of its head;
+/// `None` if HTTP/2 has no form for it.
 pub fn read_request(bytes: &[u8], scheme: &'static str) -> Option<(Request<()>, Framed, usize)> {
     let (first, own) = own(bytes)?;
     let mut words = first.split(|&byte| byte == b' ');
     let (method, target) = (words.next()?, words.next()?);
-    let host = own.host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-    let uri = Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(target);
+    // One of HTTP/1.0 may have none.
+    let host = own.host.filter(|host| !host.is_empty());
+    let host = host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
+    let uri = |target: &[u8]| {
+        let uri = Uri::builder().scheme(scheme).authority(host.as_bytes());
+        uri.path_and_query(target).build()
+    };
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(method).ok()?;
-    *request.uri_mut() = uri.build().ok()?;
+    *request.uri_mut() = uri(target).or_else(|_| uri(&escaped(target))).ok()?;
     *request.headers_mut() = own.fields;
     *request.version_mut() = http::Version::HTTP_2;
     if is_grpc(request.headers()) {
@@ -257,4 +277,29 @@ pub fn read_trailers(bytes: &[u8]) -> Option<HeaderMap> {
         fields.try_append(name, value).ok()?;
     }
     Some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri_of(head: &str) -> Option<String> {
+        let (request, ..) = read_request(head.as_bytes(), "http")?;
+        Some(request.uri().to_string())
+    }
+
+    #[test]
+    fn what_has_no_place_in_a_target_goes_on_escaped() {
+        let head = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(uri_of(&head("/a?q=%20{1}")).as_deref(), Some("http://a/a?q=%20{1}"));
+        let wanted = "http://a/%60a%3Cb%3E?q=%22x%22";
+        assert_eq!(uri_of(&head("/`a<b>?q=\"x\"")).as_deref(), Some(wanted));
+        assert_eq!(uri_of(&head(&format!("/{}", "a".repeat(1 << 16)))), None);
+    }
+
+    #[test]
+    fn a_request_without_a_host_asks_for_this_one() {
+        let head = "GET /a HTTP/1.1\r\nHost: \r\n\r\n";
+        assert_eq!(uri_of(head).as_deref(), Some("http://localhost/a"));
+    }
 }

@@ -107,7 +107,9 @@ fn io_error(error: StreamError) -> io::Error {
     io::Error::from(match error {
         StreamError::Reset | StreamError::Refused => io::ErrorKind::ConnectionReset,
         StreamError::Truncated => io::ErrorKind::UnexpectedEof,
-        StreamError::Tls | StreamError::TooLarge => io::ErrorKind::InvalidData,
+        StreamError::Tls | StreamError::TooLarge | StreamError::Unsayable => {
+            io::ErrorKind::InvalidData
+        }
     })
 }
 

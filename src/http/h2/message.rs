@@ -157,8 +157,7 @@ impl<D: Driver> ClientMessage<D> {
             return Poll::Ready(Err(self.refuse()));
         }
         let Some((request, framed, len)) = head::read_request(bytes, self.line.scheme) else {
-            debug_assert!(false, "our own head: {}", bytes.escape_ascii());
-            return Poll::Ready(Err(StreamError::Reset));
+            return Poll::Ready(Err(*self.failed.insert(StreamError::Unsayable)));
         };
         self.is_head = request.method() == http::Method::HEAD;
         let ends = matches!(framed, Framed::Not | Framed::Length(0));
@@ -197,7 +196,10 @@ impl<D: Driver> ClientMessage<D> {
                 if error.is_go_away() || error.is_io() {
                     self.line.close();
                 }
-                return Poll::Ready(Err(stream_error(&error)));
+                return Poll::Ready(Err(match self.is_unseen(&error) {
+                    true => StreamError::Refused,
+                    false => stream_error(&error),
+                }));
             }
         };
         let ends = answer.body().is_end_stream();
@@ -206,6 +208,12 @@ impl<D: Driver> ClientMessage<D> {
         };
         self.answer = Some(Reply::Body(Incoming::new(answer.into_body(), form)));
         Poll::Ready(self.push(inbox, &head))
+    }
+
+    /// The server has said goodbye before it came to this request.
+    fn is_unseen(&self, error: &h2::Error) -> bool {
+        let Some(Reply::Head(answer)) = &self.answer else { return false };
+        error.is_go_away() && self.line.is_behind_last(answer.stream_id().as_u32())
     }
 
     fn push(&self, inbox: &mut Inbox, bytes: &[u8]) -> Result<usize, StreamError> {
@@ -254,6 +262,10 @@ impl<D: Driver> Message for ClientMessage<D> {
     fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
         // A server that gives a request up may have answered it first.
         Poll::Pending
+    }
+
+    fn lives_on(&self) -> bool {
+        !self.line.is_closed()
     }
 
     fn abort(&mut self) {

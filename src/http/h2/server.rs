@@ -225,6 +225,8 @@ impl<D: Driver> Host<D> {
         if self.leaving.is_none() && self.house.office.is_draining() {
             self.connection.graceful_shutdown();
             self.leaving = Some(Leaving::Drain);
+            // A client that has been quiet for long has as much time to answer as others.
+            self.house.ledger.quiet_since.set(self.house.office.now());
             return Poll::Ready(Event::Changed);
         }
         match self.connection.poll_accept(cx) {

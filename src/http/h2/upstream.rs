@@ -39,6 +39,8 @@ pub struct Line {
     served: Cell<u64>,
     /// Takes no more requests.
     closed: Cell<bool>,
+    /// See [`Guard::last_stream`].
+    last_stream: Cell<u32>,
     bell: Rc<Bell>,
 }
 
@@ -46,6 +48,15 @@ impl Line {
     pub fn close(&self) {
         self.closed.set(true);
         self.bell.ring();
+    }
+
+    pub const fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The server has said that it does not look at this stream.
+    pub const fn is_behind_last(&self, stream: u32) -> bool {
+        stream > self.last_stream.get()
     }
 
     fn has_room(&self) -> bool {
@@ -254,6 +265,7 @@ impl<D: Driver> Office<D> {
             in_flight: Cell::new(0),
             served: Cell::new(0),
             closed: Cell::new(false),
+            last_stream: Cell::new(u32::MAX),
             bell: self.bells().add(),
         });
         self.shell().spawn(run(Rc::clone(self), pool, wire, connection, Rc::clone(&line)));
@@ -276,8 +288,10 @@ async fn run<D: Driver>(
         let work = poll_fn(|cx| {
             line.bell.set(cx);
             let ended = Pin::new(&mut connection).poll(cx).is_ready();
+            let guard = &wire.borrow().guard;
+            line.last_stream.set(guard.last_stream());
             // Whoever waits on the line finds it broken, and says `server-reset`.
-            let is_flood = wire.borrow().guard.verdict().is_some();
+            let is_flood = guard.verdict().is_some();
             if ended || is_flood || line.is_over(office.is_draining()) {
                 Poll::Ready(())
             } else {

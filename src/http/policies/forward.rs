@@ -166,7 +166,13 @@ fn relayed(reply: Reply) -> Refusal {
     for field in reply.fields.end_to_end() {
         if matches!(
             field.known,
-            Some(Name::ContentLength | Name::Server | Name::XPoweredBy | Name::Via)
+            Some(
+                Name::ContentLength
+                    | Name::Server
+                    | Name::XPoweredBy
+                    | Name::Via
+                    | Name::XRequestId
+            )
         ) {
             continue;
         }

@@ -7,6 +7,7 @@ use sluicegate_l7::policy::Denial;
 use sluicegate_l7::policy::consumer::Principal;
 use sluicegate_l7::policy::limit_lines::{LimitLine, write_rate_limit, write_rate_limit_policy};
 
+use super::super::reply::is_cors;
 use super::super::site::Site;
 use crate::limits::Permit;
 
@@ -67,12 +68,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Appends the lines that its answer has.
-    pub fn write_lines(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(match self {
-            Self::Denied(denial) => &denial.lines,
-            Self::Preflight(lines) | Self::Relayed { lines, .. } => lines,
-        });
+    /// Appends the lines that its answer has. With `own_cors` those of CORS are the gateway's, and
+    /// a browser takes no second ones.
+    pub fn write_lines(&self, own_cors: bool, out: &mut Vec<u8>) {
+        match self {
+            Self::Denied(denial) => out.extend_from_slice(&denial.lines),
+            Self::Relayed { lines, .. } if own_cors => {
+                let lines = lines.split_inclusive(|&byte| byte == b'\n');
+                lines.filter(|line| !is_cors(line)).for_each(|line| out.extend_from_slice(line));
+            }
+            Self::Preflight(lines) | Self::Relayed { lines, .. } => out.extend_from_slice(lines),
+        }
     }
 
     /// Bytes that it holds.

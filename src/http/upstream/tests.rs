@@ -132,7 +132,8 @@ fn gives_what_has_been_unused_the_longest_and_nothing_before_its_time() {
     assert_eq!(bench.gives(at(2)), Some((second, at(2))));
     assert_eq!(bench.gives(at(2)), None);
     assert_eq!(bench.kept.borrow().count, 1);
-    let taken = bench.kept.borrow_mut().take(SERVER, Time::ZERO);
+    let kept = Rc::clone(&bench.kept);
+    let taken = bench.done(async move { kept.borrow_mut().take(SERVER, Time::ZERO) });
     assert_eq!(taken.map(|stream| stream.socket().fd()), Some(third));
     assert_eq!(bench.kept.borrow().count, 0);
 }
@@ -147,6 +148,30 @@ fn gives_none_that_is_too_old_or_on_which_something_happened() {
     bench.settle();
     let given = bench.kept.borrow_mut().give(SERVER, at(2), at(3));
     assert_eq!(given.map(|(stream, since)| (stream.socket().fd(), since)), Some((quiet, at(3))));
+}
+
+#[test]
+fn a_watch_that_found_no_buffer_says_nothing_about_the_server() {
+    let mut bench = Bench::new(1, 0);
+    for _ in 0..SIZES.ring_count {
+        bench.keep(at(1));
+    }
+    for far in &bench.far {
+        far.send(b"HTTP/1.1 408 Too late\r\n\r\n");
+    }
+    bench.settle();
+    let good = bench.keep(at(2));
+    bench.keep(at(3));
+    bench.far.last().expect("the server's end").fin();
+    bench.settle();
+    bench.kept.borrow_mut().prune(at(3), |_| Stay::ALL);
+    assert_eq!(bench.kept.borrow().count, 2);
+    let kept = Rc::clone(&bench.kept);
+    let (first, second) = bench.done(async move {
+        let take = || kept.borrow_mut().take(SERVER, Time::ZERO);
+        (take().map(|stream| stream.socket().fd()), take().map(drop))
+    });
+    assert_eq!((first, second), (Some(good), None));
 }
 
 #[test]

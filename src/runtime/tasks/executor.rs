@@ -158,6 +158,11 @@ impl<D: Driver> Tasks<D> {
         self.sweep(driver);
     }
 
+    /// Resets what tasks have of connections to a server.
+    pub fn reset_server(&mut self, server: u32, driver: &mut Lent<D>) {
+        self.shell.desk().sockets.reset_server(server, &mut **driver);
+    }
+
     /// Polls every task once: what is told to all of them at once wakes none.
     pub fn poll_all(&mut self, driver: &mut Lent<D>) {
         for entry in self.slots.iter().filter(|entry| entry.job.is_some()) {

@@ -93,6 +93,11 @@ impl<D: Driver> Socket<D> {
         poll_fn(|cx| self.shell.desk().sockets.poll_write(self.slot, cx)).await
     }
 
+    /// It is a connection to the server of this number.
+    pub fn belongs_to(&self, server: u32) {
+        self.shell.desk().sockets.belongs_to(self.slot, server);
+    }
+
     /// Asks for the next bytes now, to be taken later: while nobody waits for them, this is
     /// how an idle connection is watched.
     pub fn arm_recv(&self) {
@@ -101,10 +106,18 @@ impl<D: Driver> Socket<D> {
         sockets.arm_recv(self.slot, driver);
     }
 
-    /// Nothing came since [`Socket::arm_recv`]: no bytes, no end, no error.
+    /// Nothing is known to have come since [`Socket::arm_recv`]: no bytes, no end, no error.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.shell.desk().sockets.is_quiet(self.slot)
+    }
+
+    /// As [`Socket::is_quiet`], to be relied upon; for tasks only.
+    #[must_use]
+    pub fn look_quiet(&self) -> bool {
+        let mut desk = self.shell.desk();
+        let (driver, sockets, _) = desk.parts();
+        sockets.look_quiet(self.slot, driver)
     }
 
     /// The next bytes, behind those in `inbox`; 0 is the peer's FIN. An empty inbox gives its

@@ -105,6 +105,8 @@ struct Entry {
     unix: bool,
     /// A connection to a server, which the worker's tasks share: [`Cover`] counts it.
     shared: bool,
+    /// The number of that server, once somebody has said it.
+    server: Option<u32>,
     used: bool,
     recv: Operation<Got>,
     /// The receive in flight only waits for readability.
@@ -144,6 +146,7 @@ impl Sockets {
             generation,
             unix,
             shared: false,
+            server: None,
             used: true,
             recv: Operation::default(),
             recv_polls: false,
@@ -158,6 +161,19 @@ impl Sockets {
         }
         self.entries.push(entry(1));
         self.entries.len() as u32 - 1
+    }
+
+    pub fn belongs_to(&mut self, slot: u32, server: u32) {
+        self.entries[slot as usize].server = Some(server);
+    }
+
+    /// Resets the connections to a server, whatever is in flight on them.
+    pub fn reset_server(&mut self, server: u32, driver: &mut impl Driver) {
+        let own = |entry: &&mut Entry| entry.used && entry.server == Some(server);
+        for entry in self.entries.iter_mut().filter(own) {
+            entry.reset_seen = true;
+            driver.reset_now(entry.fd);
+        }
     }
 
     pub fn fd(&self, slot: u32) -> Fd {
@@ -203,9 +219,21 @@ impl Sockets {
         self.entries[slot as usize].recv.poll(cx)
     }
 
-    /// Whether something came of the receive already: bytes, an end, an error.
+    /// Nothing is known to have come of the receive: no bytes, no end, no error. That no ring
+    /// buffer was free for it says nothing about the peer.
     pub fn is_quiet(&self, slot: u32) -> bool {
-        !matches!(self.entries[slot as usize].recv.state, State::Done(_))
+        let state = &self.entries[slot as usize].recv.state;
+        !matches!(state, State::Done(_)) || is_unknown(state)
+    }
+
+    /// As [`Sockets::is_quiet`], of the socket itself where the receive cannot say.
+    pub fn look_quiet(&mut self, slot: u32, driver: &mut impl Driver) -> bool {
+        let entry = &mut self.entries[slot as usize];
+        if is_unknown(&entry.recv.state) {
+            entry.recv.state = State::Idle;
+            return driver.recv_bytes_now(entry.fd, &mut [0]) == Err(Errno::EAGAIN);
+        }
+        self.is_quiet(slot)
     }
 
     /// No receive is in flight or has brought something.
@@ -324,6 +352,11 @@ impl Sockets {
             self.free.push(slot);
         }
     }
+}
+
+/// The receive has found no buffer, and whether there was something for it is not known.
+const fn is_unknown(state: &State<Got>) -> bool {
+    matches!(state, State::Done(Got::Failed(Errno::ENOBUFS)))
 }
 
 impl Entry {
