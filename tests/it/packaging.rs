@@ -34,6 +34,7 @@ fn the_package_has_what_it_promises() {
     for path in [
         "/usr/bin/sluicegate",
         "/usr/lib/systemd/system/sluicegate.service",
+        "/usr/lib/systemd/system/sluicegate.socket",
         "/etc/sluicegate/main.toml",
         "/usr/share/man/man1/sluicegate.1.gz",
         "/usr/share/bash-completion/completions/sluicegate",
@@ -65,23 +66,42 @@ fn the_package_has_what_it_promises() {
 fn cargo_deb_and_the_script_pack_the_same_files() {
     let manifest = text("Cargo.toml");
     let assets = manifest.split_once("[package.metadata.deb]").expect("the section").1;
-    for file in ["sluicegate.service", "main.toml", "seccomp.json", "alerts.yml", "grafana.json"] {
+    for file in [
+        "sluicegate.service",
+        "sluicegate.socket",
+        "main.toml",
+        "seccomp.json",
+        "alerts.yml",
+        "grafana.json",
+    ] {
         assert!(assets.contains(file), "cargo deb does not pack {file}");
         assert!(text("scripts/package").contains(file), "scripts/package does not pack {file}");
     }
 }
 
 #[test]
-fn systemd_has_nothing_to_say_about_the_unit() {
+fn the_socket_unit_listens_where_the_packages_configuration_binds() {
+    let socket = text("scripts/packaging/sluicegate.socket");
+    let address = socket.lines().find_map(|line| line.strip_prefix("ListenStream="));
+    let bind = format!("bind = \"{}\"", address.expect("an address"));
+    let config = text("scripts/packaging/main.toml");
+    assert!(config.lines().any(|line| line == bind), "no {bind} in\n{config}");
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
     if !need(&["systemd-analyze"]) {
         return;
     }
     // It looks whether the program is there.
     let dir = tempfile::tempdir().expect("a temporary directory");
     let unit = text("scripts/packaging/sluicegate.service").replace("/usr/bin/sluicegate", BINARY);
-    let path = dir.path().join("sluicegate.service");
-    std::fs::write(&path, unit).expect("written");
-    let output = command("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    let service = dir.path().join("sluicegate.service");
+    std::fs::write(&service, unit).expect("written");
+    let socket = dir.path().join("sluicegate.socket");
+    std::fs::write(&socket, text("scripts/packaging/sluicegate.socket")).expect("written");
+    let mut verify = command("systemd-analyze");
+    let output = verify.args(["verify", "--man=no"]).arg(&service).arg(&socket).output();
     let output = output.expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     // Of a newer systemd than that of Debian 12, which says so and goes on.
