@@ -1,10 +1,12 @@
 # The image: the binary on a small Debian, run by a user of its own.
 #
 #   docker build --tag sluicegate .
-#   docker run --security-opt seccomp=scripts/packaging/seccomp.json \
+#   docker run --stop-timeout 45 --security-opt seccomp=scripts/packaging/seccomp.json \
 #       --volume ./main.toml:/etc/sluicegate/main.toml:ro --publish 8080:8080 sluicegate
 #
-# Docker's own seccomp profile refuses io_uring; the one named above allows what the binary needs.
+# Docker's own seccomp profile refuses io_uring from version 25 on; the one named above allows what
+# the binary needs. The file that is mounted has to bind 0.0.0.0: the image's own one, an example,
+# binds 127.0.0.1, where `--publish` reaches nothing.
 FROM rust:1-slim-bookworm AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends cmake g++ make perl pkg-config \
