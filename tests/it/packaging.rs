@@ -89,6 +89,16 @@ fn the_socket_unit_listens_where_the_packages_configuration_binds() {
 }
 
 #[test]
+fn the_operators_page_shows_lines_of_the_packages_unit() {
+    let page = text("docs/operations.md");
+    let shown = page.split_once("```ini\n[Service]\n").expect("an example").1;
+    let unit = text("scripts/packaging/sluicegate.service");
+    for shown in shown.lines().take_while(|line| !line.starts_with("```")) {
+        assert!(unit.lines().any(|line| line == shown), "the unit does not have {shown}");
+    }
+}
+
+#[test]
 fn systemd_has_nothing_to_say_about_the_units() {
     if !need(&["systemd-analyze"]) {
         return;
