@@ -129,6 +129,24 @@ fn pool_alone(pool: &PoolDraft<'_>, has_admin: bool, found: &mut Findings) {
         );
     }
     servers_twice(pool, found);
+    records_say(pool, found);
+}
+
+/// Of a service, records say what the file may say of other servers.
+fn records_say(pool: &PoolDraft<'_>, found: &mut Findings) {
+    for (name, said) in pool.fields.named("servers") {
+        let server = pool.plan.servers.iter().find(|server| *server.name == **name);
+        let of_records = server.is_some_and(|one| matches!(one.address, ServerAddr::Srv { .. }));
+        let Some(fields) = said.fields().filter(|_| of_records) else { continue };
+        for key in ["weight", "backup"].into_iter().filter(|key| fields.has(key)) {
+            let message = format!(
+                "`{key}` of server `{}` of pool `{}` has no effect: its SRV records say it",
+                clip(name),
+                clip(pool.name)
+            );
+            add(found, code::NO_EFFECT, fields, key, message, "");
+        }
+    }
 }
 
 fn servers_twice(pool: &PoolDraft<'_>, found: &mut Findings) {

@@ -62,7 +62,9 @@ pub(super) fn change(desk: &Desk, checks: &Checks, id: &NameId, wanted: Wanted) 
         }
     }
     if leaves_maint || wanted.state == Some(AdminState::Ready) {
-        states.iter().for_each(|state| state.end_ejection());
+        for state in &states {
+            state.end_ejection();
+        }
     }
     let (after, snapshot) = membership.change(id, wanted);
     desk.tell_membership(&snapshot);

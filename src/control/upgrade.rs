@@ -86,6 +86,7 @@ pub struct Handed {
 
 impl Handed {
     /// Other descriptors of the same; none if there are none left.
+    #[must_use]
     pub fn copy(&self) -> Option<Self> {
         let (place, managed) = (self.place.clone(), self.managed);
         Some(Self { place, fds: copies(&self.fds).ok()?, managed })

@@ -323,7 +323,9 @@ impl<D: Driver> Gate<D> {
     pub(super) fn count_relays(&mut self) {
         let tunnels = self.sessions.live().filter(|&(slot, _)| self.has_passing(slot));
         let tunnels: Vec<u32> = tunnels.map(|(slot, _)| slot).collect();
-        tunnels.iter().for_each(|&slot| self.take_passing(slot));
+        for &slot in &tunnels {
+            self.take_passing(slot);
+        }
         let mut counted = std::mem::take(&mut self.counted);
         let relays = self.sessions.live().filter(|(_, one)| one.phase == Phase::Relaying);
         let tunnels = tunnels.iter().map(|&slot| (slot, &self.sessions[slot]));

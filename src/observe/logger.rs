@@ -194,7 +194,9 @@ fn journal_lines(level: Level, text: impl Display) -> String {
         Level::Info => 6,
         Level::Debug => 7,
     };
-    text.to_string().lines().map(|line| format!("<{priority}>{line}\n")).collect()
+    let text = text.to_string();
+    let lines: Vec<_> = text.lines().map(|line| format!("<{priority}>{line}\n")).collect();
+    lines.concat()
 }
 
 fn run(lines: &Receiver<Line>) {

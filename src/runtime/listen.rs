@@ -110,6 +110,7 @@ impl Sockets {
     }
 
     /// Addresses at which a service manager listens for us and no listener is.
+    #[must_use]
     pub fn unused(&self) -> Vec<String> {
         let unused = self.inherited.managed().filter(|one| !self.has(&one.place));
         unused.map(|one| one.place.address.clone()).collect()

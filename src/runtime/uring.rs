@@ -435,8 +435,9 @@ pub fn explain(error: &io::Error) -> String {
              set it to 0 (sysctl -w kernel.io_uring_disabled=0)"
         ),
         Some(libc::EPERM | libc::EACCES) => "io_uring is refused by a seccomp filter (Docker's \
-             default profile does that); run with a profile that allows io_uring_setup, \
-             io_uring_enter and io_uring_register, or --security-opt seccomp=unconfined"
+             default profile does that from version 25 on); run with a profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register, or --security-opt \
+             seccomp=unconfined"
             .to_owned(),
         Some(libc::ENOSYS | libc::EINVAL) => "this kernel has no io_uring as Sluicegate needs it \
              (DEFER_TASKRUN, buffer rings, multishot receive); use Linux 6.1 or newer, or allow \

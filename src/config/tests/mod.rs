@@ -178,6 +178,21 @@ fn a_proxy_header_on_a_unix_socket_is_warned_of_because_nobody_is_trusted_there(
 }
 
 #[test]
+fn what_only_records_say_of_a_service_is_warned_of_in_the_file() {
+    let told = rendered(
+        "a.toml",
+        "[listener.a]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n[pool.p.servers]\n\
+         s = { addr = \"srv:_a._tcp.b\", weight = 5, backup = true }\n\
+         d = { addr = \"dns:b:1\", weight = 5 }\n",
+    );
+    for key in ["weight", "backup"] {
+        let wanted = format!("warning[W415]: `{key}` of server `s` of pool `p` has no effect");
+        assert!(told.contains(&wanted), "{told}");
+    }
+    assert_eq!(told.matches("W415").count(), 2, "{told}");
+}
+
+#[test]
 fn secrets_come_from_the_environment_and_are_not_shown() {
     // PATH is the one variable that every test run has, and it is long enough.
     let plan = plan_of(

@@ -196,10 +196,9 @@ impl<D: Driver> ClientMessage<D> {
                 if error.is_go_away() || error.is_io() {
                     self.line.close();
                 }
-                return Poll::Ready(Err(match self.is_unseen(&error) {
-                    true => StreamError::Refused,
-                    false => stream_error(&error),
-                }));
+                let unseen = self.is_unseen(&error);
+                let error = if unseen { StreamError::Refused } else { stream_error(&error) };
+                return Poll::Ready(Err(error));
             }
         };
         let ends = answer.body().is_end_stream();
