@@ -9,6 +9,7 @@
 //! a hurry: end at once.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -104,9 +105,12 @@ pub(super) async fn live(
         admin.abort();
     }
     let handed_over = matches!(command, Command::HandedOver { .. });
-    reloader.release_sockets(handed_over);
+    let mut files = reloader.release_sockets();
+    if handed_over {
+        files.clear(); // they are another process's now
+    }
     tokio::select! {
-        () = drain(&desk, command, &mut commands) => {}
+        () = drain(&desk, command, &mut commands, files) => {}
         () = keep_house(&desk) => {}
     }
     end_workers(&desk, &mut workers).await;
@@ -298,8 +302,8 @@ async fn keep_house(desk: &Desk) {
     }
 }
 
-/// Lets sessions end.
-async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
+/// Lets sessions end. `files` go when nobody is let in any more.
+async fn drain(desk: &Desk, first: Command, commands: &mut Commands, mut files: Vec<PathBuf>) {
     desk.instance.set_phase(Phase::Draining);
     desk.instance.events.push(EventKind::Draining, "draining");
     let mut timed_out = false;
@@ -314,17 +318,18 @@ async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
                 () = workers_done(desk) => {}
                 command = told_to_stop(commands, "another process has taken over", None) => {
                     if matches!(command, Command::Stop) {
-                        timed_out = drain_in_time(desk, commands).await;
+                        timed_out = drain_in_time(desk, commands, &mut files).await;
                     }
                 }
             }
         }
         Command::Stop => {
             tell_manager(desk, "STOPPING=1");
-            timed_out = drain_in_time(desk, commands).await;
+            timed_out = drain_in_time(desk, commands, &mut files).await;
         }
         _ => tell_manager(desk, "STOPPING=1"),
     }
+    leave(&mut files);
     if desk.workers_ended.borrow().len() < desk.instance.shared.workers.len() {
         desk.post_all(|| Mail::Stop { timed_out });
         if timeout(STOP_DEADLINE, workers_done(desk)).await.is_err() {
@@ -333,8 +338,15 @@ async fn drain(desk: &Desk, first: Command, commands: &mut Commands) {
     }
 }
 
+/// Removes socket files. Later they may be another process's.
+fn leave(files: &mut Vec<PathBuf>) {
+    for path in files.drain(..) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// Lets sessions end, for as long as the configuration says. Whether that was too short.
-async fn drain_in_time(desk: &Desk, commands: &mut Commands) -> bool {
+async fn drain_in_time(desk: &Desk, commands: &mut Commands, files: &mut Vec<PathBuf>) -> bool {
     let runtime = &desk.instance.plan().runtime;
     desk.log.info(format_args!(
         "stopping: sessions have {:?} to end; a second signal ends them at once",
@@ -344,6 +356,7 @@ async fn drain_in_time(desk: &Desk, commands: &mut Commands) -> bool {
         if let Some(delay) = runtime.delay_shutdown {
             sleep(delay).await;
         }
+        leave(files);
         desk.post_all(|| Mail::Drain);
         timeout(runtime.timeout_drain, workers_done(desk)).await.is_err()
     };

@@ -132,10 +132,9 @@ impl Reloader {
         self.sockets.borrow().copies(&self.desk.instance.plan())
     }
 
-    /// The listening sockets are the workers' alone from now on. Unless they were handed over,
-    /// nobody comes any more.
-    pub fn release_sockets(&self, handed_over: bool) {
-        self.sockets.borrow_mut().release(handed_over);
+    /// The listening sockets are the workers' alone from now on; see [`Sockets::release`].
+    pub fn release_sockets(&self) -> Vec<PathBuf> {
+        self.sockets.borrow_mut().release()
     }
 
     /// The configuration's files, the first one that was named, and the patterns that may come

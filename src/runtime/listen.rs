@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
@@ -167,7 +167,10 @@ impl Sockets {
             for doors in &mut doors {
                 doors.closed.push(gone.id);
             }
-            gone.leave_file();
+            if let Some(path) = gone.file() {
+                // Who connects from now on finds nobody; who is in the queue is served.
+                let _ = std::fs::remove_file(path);
+            }
         }
         Ok((Rearranged { doors, addresses }, committed))
     }
@@ -276,22 +279,19 @@ impl Sockets {
         Ok(Socket { id, listener, planned: address.clone(), real, fds, managed })
     }
 
-    /// Lets go of all: what workers have is what there is, and they are about to close it unless
-    /// it was handed over.
-    pub fn release(&mut self, handed_over: bool) {
-        if !handed_over {
-            self.all.iter().for_each(Socket::leave_file);
-        }
-        self.all.clear();
+    /// Lets go of all: what workers have is what there is. The files that go when they close it,
+    /// unless it was handed over.
+    pub fn release(&mut self) -> Vec<PathBuf> {
+        self.all.drain(..).filter_map(|socket| socket.file().map(Path::to_owned)).collect()
     }
 }
 
 impl Socket {
-    /// Who connects from now on finds nobody; who is in the queue is served. Later the file may be
-    /// another process's.
-    fn leave_file(&self) {
-        if let (BindAddr::Unix(path), false) = (&self.real, self.managed) {
-            let _ = std::fs::remove_file(path);
+    /// The file of a socket that is nobody else's.
+    fn file(&self) -> Option<&Path> {
+        match &self.real {
+            BindAddr::Unix(path) if !self.managed => Some(path),
+            _ => None,
         }
     }
 

@@ -299,15 +299,15 @@ fn a_session_through_tls_that_is_too_long_says_no_goodbye_in_the_middle_of_bytes
     let inner = free_address();
     let gate = Gate::start(&format!(
         "version = 1\n[log]\naccess = \"stdout\"\n\
-         [listener.outer]\nbind = \"127.0.0.1:0\"\npool = \"inner\"\nsession_timeout = \"300ms\"\n\
+         [listener.outer]\nbind = \"127.0.0.1:0\"\npool = \"inner\"\nsession_timeout = \"2s\"\n\
          [listener.inner]\nbind = \"{inner}\"\npool = \"endless\"\naccess_log = false\n\
          tls = {{ cert = \"file:{CERTS}/www.pem\", key = \"file:{CERTS}/www.key\" }}\n\
          [pool.inner]\ntls = {{ verify = \"insecure\" }}\n[pool.inner.servers]\na = \"{inner}\"\n\
          [pool.endless.servers]\na = \"{server}\"\n"
     ));
     let mut client = gate.connect("outer");
-    // What comes of a time that is too short or too long here is no failure.
-    thread::park_timeout(Duration::from_millis(600));
+    // Until then, everything on the way is full.
+    thread::park_timeout(Duration::from_millis(2_500));
     let end = std::io::copy(&mut client, &mut std::io::sink());
     assert_eq!(end.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
     assert_eq!(gate.log(1)[0]["reason"], "session-timeout");

@@ -1,13 +1,18 @@
 //! Socket files of processes that have ended.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 
+use nix::sys::signal::Signal;
 use sluicegate::runtime::listen::remove_stale;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::deadline::until;
+use super::gate::Gate;
+use super::named_echo::echo;
 use super::peers::{PYTHON, command, need, run};
 
 /// As after `kill -9` of a process on `io_uring`: it has ended, and its socket listens on for a
@@ -43,4 +48,25 @@ fn a_socket_of_a_process_that_lives_is_left_alone() {
     assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
     drop(listener);
     remove_stale(&path).expect("nobody is there");
+}
+
+#[test]
+fn a_socket_file_goes_when_accepting_ends_and_not_with_the_last_session() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("a.sock");
+    let mut gate = Gate::start(&format!(
+        "version = 1\n[log]\naccess = \"off\"\n[listener.raw]\nbind = \"unix:{}\"\n\
+         pool = \"p\"\n[pool.p]\nservers = {{ s = \"{}\" }}\n",
+        path.display(),
+        echo("e")
+    ));
+    let mut session = UnixStream::connect(&path).expect("a session");
+    session.read_exact(&mut [0; 2]).expect("it is served");
+    gate.signal(Signal::SIGTERM);
+    until("nobody is let in", || if path.exists() { Err("it is there") } else { Ok(()) });
+    let another = UnixListener::bind(&path).expect("a free path");
+    drop(session);
+    assert!(gate.wait_exit().success());
+    assert!(path.exists(), "it is another's");
+    drop(another);
 }

@@ -220,7 +220,8 @@ fn the_hint_is_there_while_something_is_kept_and_goes_when_nothing_is() {
     assert_eq!(bench.give(at(1)).map(drop), Some(()));
     assert_eq!(bench.hint(), 0);
     bench.keep(at(1));
-    drop(bench.kept.borrow_mut().take(SERVER, Time::ZERO));
+    let kept = Rc::clone(&bench.kept);
+    bench.done(async move { drop(kept.borrow_mut().take(SERVER, Time::ZERO)) });
     // It mostly comes back. When it does not:
     bench.kept.borrow_mut().prune(at(2), |_| Stay::ALL);
     assert_eq!(bench.hint(), 0);

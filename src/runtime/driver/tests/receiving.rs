@@ -182,7 +182,8 @@ fn who_comes_too_late_for_a_buffer_of_this_turn_has_one_in_the_next() {
         (&mut &*far).write_all(b"x").unwrap();
     }
     for (at, (fd, _)) in pairs.iter().enumerate() {
-        bench.driver.submit_recv(*fd, false, token(16 + at as u8));
+        let token = Token::new(Tag::Session, RECV, at as u32, 1);
+        bench.driver.submit_recv(*fd, false, token);
     }
     let mut got = 0;
     while got < all {
