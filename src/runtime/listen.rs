@@ -463,16 +463,14 @@ fn owner(address: SocketAddr) -> Option<String> {
         let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
         let mut fds = fds.flatten();
         if fds.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == &*wanted)) {
-            if process.file_name().to_str() == Some(&std::process::id().to_string()) {
+            let number = process.file_name();
+            let ours = std::process::id().to_string();
+            if ["self", "thread-self", &*ours].iter().any(|&name| number == name) {
                 let own = "this process, on another address; bind that one";
                 return Some(own.to_owned());
             }
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!(
-                "{} (pid {}); stop it",
-                name.trim(),
-                process.file_name().display()
-            ));
+            return Some(format!("{} (pid {}); stop it", name.trim(), number.display()));
         }
     }
     None
