@@ -360,9 +360,18 @@ async fn drain_in_time(desk: &Desk, commands: &mut Commands, files: &mut Vec<Pat
         desk.post_all(|| Mail::Drain);
         timeout(runtime.timeout_drain, workers_done(desk)).await.is_err()
     };
+    // When its main process has ended, a service manager tells all others once more.
+    let is_patient = desk.handed_over.get() && notify::has_manager();
+    let again = async {
+        while matches!(told_to_stop(commands, "it is stopping", None).await, Command::Stop) {
+            if !is_patient {
+                return;
+            }
+        }
+    };
     tokio::select! {
         timed_out = delayed => timed_out,
-        _ = told_to_stop(commands, "it is stopping", None) => {
+        () = again => {
             desk.log.info("told again: ending at once");
             false
         }

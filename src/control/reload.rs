@@ -100,6 +100,7 @@ impl Reloader {
             self.note_refused().await;
         } else {
             self.refused.take();
+            self.tell_unused();
             self.desk.heard().await;
             let instance = &self.desk.instance;
             instance.shared.forget_retired(&instance.plan());
@@ -113,14 +114,19 @@ impl Reloader {
     /// This process accepts: closes what it was handed and does not want, and lets the one
     /// before it go.
     pub fn finish_inheriting(&self) {
+        self.tell_unused();
+        if let Some(successor) = self.sockets.borrow_mut().finish_inheriting() {
+            successor.ready();
+        }
+    }
+
+    /// Says where clients wait for nothing.
+    fn tell_unused(&self) {
         for address in self.sockets.borrow().unused() {
             self.desk.log.warn(format_args!(
                 "the service manager listens on {address} for this process, and no listener \
                  binds it: who connects there is not served"
             ));
-        }
-        if let Some(successor) = self.sockets.borrow_mut().finish_inheriting() {
-            successor.ready();
         }
     }
 

@@ -37,6 +37,9 @@ const MOVES_PER_POLL: usize = 4;
 /// Ours to say goodbye before the timer of a session that is too long idle resets it.
 const GOODBYE_MAX: Duration = Duration::from_millis(100);
 
+/// Bytes that moved a moment ago mostly have others behind them.
+const LULL: Duration = Duration::from_millis(20);
+
 /// One side, and what it sent that the other has not taken yet.
 struct End<'s, D: Driver> {
     stream: &'s mut Stream<D>,
@@ -264,7 +267,8 @@ impl<D: Driver> Tunnel<'_, D> {
     async fn say_goodbye(&mut self) {
         let shell = Rc::clone(self.ends[0].stream.socket().shell());
         let until = shell.now() + GOODBYE_MAX;
-        let whole = [self.ends[1].inbox.is_empty(), self.ends[0].inbox.is_empty()];
+        let is_quiet = self.moved_at + LULL <= shell.now();
+        let whole = [1, 0].map(|other: usize| is_quiet && self.ends[other].inbox.is_empty());
         for (end, whole) in self.ends.iter_mut().zip(whole) {
             if !end.finished && whole {
                 let _ = shell.timeout(until, end.stream.finish()).await;

@@ -116,6 +116,7 @@ fn the_new_process_of_an_upgrade_is_no_child_of_the_old_one_under_a_service_mana
     let variable = format!("NOTIFY_SOCKET={}", path.display());
     let (_, at) = managed();
     let mut gate = Gate::start_wrapped(&["env", &variable], &config(at, ""));
+    let mut long = open(gate.address("other")).expect("a long session").0;
     let mut reign = Reign::of(&gate);
     reign.upgrade();
     let new = reign.pid;
@@ -130,6 +131,19 @@ fn the_new_process_of_an_upgrade_is_no_child_of_the_old_one_under_a_service_mana
     });
     drop(open(gate.address("other")).expect("a session"));
     drop(reign);
+    // systemd says it to all, and once more to those who are left when the main process is gone.
+    for _ in 0..2 {
+        gate.signal(Signal::SIGTERM);
+        until("it is told", || {
+            let said = gate.diagnostics();
+            if said.contains("stopping: sessions have") { Ok(()) } else { Err(said) }
+        });
+    }
+    for _ in 0..30 {
+        say(&mut long, b"still here").expect("it has its time");
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+    drop(long);
     assert!(gate.wait_exit().success());
     let _ = kill(new, Signal::SIGKILL);
 }
