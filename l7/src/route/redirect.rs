@@ -1,7 +1,8 @@
 //! Where a redirect leads: `Location`.
 //!
 //! `to` as written, or the request's own address with another scheme or port. The query goes
-//! along unless `to` has one, before the fragment. A location never begins with `//`, which would be another host.
+//! along unless `to` has one, before the fragment. A location never begins with `//`, which would
+//! be another host.
 
 use super::spec::RedirectSpec;
 use super::template::{Template, Variables};
